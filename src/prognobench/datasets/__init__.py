@@ -1,0 +1,1 @@
+"""Cohort readers and generators: one file per family, each builder returns a Cohort."""

@@ -1,0 +1,61 @@
+"""What can go wrong, as the user should hear it: what, where, and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class PrognobenchError(Exception):
+    """An error whose message is meant for the user; shown without a traceback."""
+
+
+class FaultsError(PrognobenchError):
+    """Several faults of one thing, reported together.
+
+    Parameters
+    ----------
+    faults
+        One sentence each: what is wrong, where, and what to do.
+    """
+
+    def __init__(self, faults: Iterable[str] | str) -> None:
+        self.faults = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+    def __reduce__(self) -> tuple[type[FaultsError], tuple[tuple[str, ...]]]:
+        return type(self), (self.faults,)
+
+
+class ConfigError(FaultsError):
+    """The command or its config is wrong; nothing was started."""
+
+
+class DataError(FaultsError):
+    """A cohort's table or images are not what they should be."""
+
+
+class WeightsError(PrognobenchError):
+    """Weights were asked for and cannot be had, or are not what they say."""
+
+
+class MissingExtraError(PrognobenchError):
+    """An optional library is needed; names the extra that brings it."""
+
+    def __init__(self, extra: str, purpose: str) -> None:
+        self.extra, self.purpose = extra, purpose
+        super().__init__(f"{purpose} needs an extra: pip install 'prognobench[{extra}]'")
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), (self.extra, self.purpose)
+
+
+class NotApplicableError(PrognobenchError):
+    """A pair of model and strategy that cannot be; its message is the reason shown in tables."""
+
+
+class TrainingError(PrognobenchError):
+    """Training of one cell cannot go on (a non-finite loss, say); names fold, epoch and step."""
+
+
+class StoreError(PrognobenchError):
+    """A run folder cannot be read or written."""

@@ -1,0 +1,1 @@
+"""Decoding images, the pixel cache, augmentation."""

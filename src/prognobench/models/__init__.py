@@ -1,0 +1,1 @@
+"""Backbones: one file per family, each builder returns a BackboneSource."""

@@ -1,0 +1,408 @@
+"""The records that flow from one step to the next: data only, no behaviour to speak of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+# ------------------------------------------------------------------ data
+
+
+@dataclass(frozen=True)
+class Files:
+    """Images that lie as files below ``root``; the cohort's ``image`` column is relative to it."""
+
+    root: Path
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Images that a generator draws.
+
+    Attributes
+    ----------
+    recipe
+        Names generator, version and settings: with the image's name it stands for the pixels.
+    render
+        Picklable; image name -> uint8 array ``(height, width)``.
+    """
+
+    recipe: str
+    render: Callable[[str], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Patients, their films and outcomes.
+
+    Attributes
+    ----------
+    name
+        As tables call it.
+    table
+        One row per image, a clean range index. Columns ``patient_id`` (str), ``image`` (str),
+        ``source`` (key into ``sources``), ``label`` (int, index into ``classes``; one value per
+        patient), ``centre`` (str), ``order`` (float, position in time, NaN if unknown), then any
+        covariates and other descriptive columns.
+    classes
+        Names of the outcome's values; in a binary task the second is the positive one.
+    sources
+        Where images come from, by name.
+    covariates
+        Columns of ``table`` that the metadata baselines may read.
+    exclusions
+        Columns ``item``, ``reason``: every row or file left out.
+    risk
+        True class probabilities ``(images, classes)`` where a generator knows them.
+    synthetic
+        True when no patient stands behind the images.
+    """
+
+    name: str
+    table: pd.DataFrame
+    classes: tuple[str, ...]
+    sources: Mapping[str, Files | Rendered]
+    covariates: tuple[str, ...] = ()
+    exclusions: pd.DataFrame | None = None
+    risk: NDArray[np.float64] | None = None
+    synthetic: bool = False
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How a decoded image becomes the square of pixels that every model starts from.
+
+    Attributes
+    ----------
+    channels
+        1 for radiographs, 3 for colour images.
+    minmax
+        Stretch each image to the full range 0 to 255, as the study does.
+    equalise
+        Histogram equalisation, as the study does for AIforCOVID.
+    crop_borders
+        Cut off constant black borders first.
+    fit
+        ``stretch`` changes the aspect ratio, ``pad`` keeps it with black bars, ``crop`` keeps it
+        and takes the central square.
+    """
+
+    channels: Literal[1, 3] = 1
+    minmax: bool = True
+    equalise: bool = False
+    crop_borders: bool = False
+    fit: Literal["stretch", "pad", "crop"] = "stretch"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One split of a cohort into row numbers; no patient stands in two parts.
+
+    ``repeat`` counts repetitions of the whole cross-validation, ``draw`` the few-shot draws.
+    """
+
+    train: NDArray[np.intp]
+    validation: NDArray[np.intp]
+    test: NDArray[np.intp]
+    fold: int
+    repeat: int = 0
+    draw: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The cell's name, as its folder is called: ``r0-f2`` or ``r0-f2-d7``."""
+        draw = "" if self.draw is None else f"-d{self.draw}"
+        return f"r{self.repeat}-f{self.fold}{draw}"
+
+
+# ------------------------------------------------------------------ model
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a backbone's weights expect of a ``(channels, side, side)`` image in [0, 1]."""
+
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "area", "lanczos"] = "bicubic"
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+
+class Encoder(Protocol):
+    """What a backbone's module does, beside being an ``nn.Module``.
+
+    ``encoder(images)`` takes normalised images ``(batch, channels, side, side)`` and gives the
+    pooled feature ``(batch, width)``, which is the first tap.
+    """
+
+    def features(self, images: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        """Return each named tap as ``(batch, width of the tap)``, from one forward pass."""
+        ...
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A vision encoder, its weights loaded, and what a strategy needs to know about it.
+
+    Attributes
+    ----------
+    module
+        An ``nn.Module`` that is an :class:`Encoder`.
+    width
+        Of the pooled feature.
+    roles
+        Role -> names of submodules of ``module``, input first. Roles: ``attention_qkv`` (one
+        fused matrix, rows q, k, v), ``attention_query``, ``attention_key``, ``attention_value``,
+        ``attention_output``, ``feed_forward_in``, ``feed_forward_out``, ``convolution``,
+        ``norm``. A role that the architecture lacks is absent.
+    blocks
+        Names of the repeated blocks (transformer blocks, CNN stages), input first; what lies
+        before the first is the stem.
+    taps
+        Name -> width of what :meth:`Encoder.features` can return; the first is the pooled
+        feature. ViTs: ``last1``, ``last4`` (class tokens of the last blocks, concatenated),
+        ``last1+avg``, ``last4+avg`` (with mean patch token). CNNs: ``last1``.
+    fingerprint
+        Of the weights as loaded.
+    """
+
+    module: nn.Module
+    width: int
+    preprocessing: Preprocessing
+    roles: Mapping[str, tuple[str, ...]]
+    blocks: tuple[str, ...]
+    taps: Mapping[str, int]
+    fingerprint: str
+    report: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BackboneSource:
+    """A backbone not yet loaded: cheap to make, says what it is.
+
+    Attributes
+    ----------
+    fingerprint
+        Changes exactly when the loaded weights would: part of the run's key. Made without
+        loading the model (digest of the weights file; ``random`` and its seed).
+    preprocessing
+        So that the pixel cache can be built before the model is loaded.
+    load
+        Gives a fresh :class:`Backbone`, in eval mode, on the CPU, in fp32. Called once per cell
+        that trains; the second call does not read the disk again.
+    origin
+        Where the weights came from, for the run's record (a file's name, a hub tag).
+    """
+
+    fingerprint: str
+    preprocessing: Preprocessing
+    load: Callable[[], Backbone]
+    origin: str = ""
+
+
+# ------------------------------------------------------------------ strategy
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Trainable parameters of ``Adapted.model``, by full name, that share a learning rate."""
+
+    role: str
+    parameters: tuple[str, ...]
+    lr: float
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A backbone made trainable by a strategy, with its head.
+
+    Attributes
+    ----------
+    model
+        Normalised images ``(batch, channels, side, side)`` -> logits ``(batch, classes)``. Only
+        the parameters in ``groups`` require gradients; ``model.train()`` leaves frozen
+        normalisation statistics alone.
+    groups
+        Roles ``head``, and ``body`` or finer.
+    save
+        Writes the adapted part into a folder; ``None`` stores the trainable tensors.
+    """
+
+    model: nn.Module
+    groups: tuple[ParameterGroup, ...]
+    save: Callable[[Path], None] | None = None
+    merge: Callable[[], nn.Module] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Linear heads on frozen features, one per combination; validation chooses.
+
+    ``taps`` names taps of the backbone; a tap it lacks is left out, and an empty tuple means the
+    pooled feature.
+    """
+
+    taps: tuple[str, ...] = ()
+    learning_rates: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
+    weight_decays: tuple[float, ...] = (0.0,)
+    standardise: bool = False
+    dropout: float = 0.0
+    views: int = 0
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A classical classifier on rows of numbers.
+
+    Attributes
+    ----------
+    inputs
+        ``features`` (the backbone's), ``covariates`` (the cohort's), ``both``, or ``none``.
+    candidates
+        Label -> function from a seed to an unfitted scikit-learn classifier with
+        ``predict_proba``; where there are several, validation average log loss chooses.
+    """
+
+    inputs: Literal["features", "covariates", "both", "none"]
+    candidates: Mapping[str, Callable[[int], Any]]
+    tap: str = ""
+
+
+# ------------------------------------------------------------------ training
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Cross-entropy and what modifies it, as numbers, so that many heads can be batched.
+
+    For logits ``z`` and target ``y`` the loss of one sample is ``class_weights[y]`` times the
+    (label-smoothed, focal) cross-entropy of ``scale * (z + offset - margin[y] * onehot(y))``; a
+    batch's loss is the weighted mean, divided by the sum of the samples' weights.
+
+    Attributes
+    ----------
+    class_weights, offset, margin
+        ``(classes,)`` each.
+    balanced_sampling
+        Draw every class equally often instead of each image once an epoch.
+    """
+
+    class_weights: NDArray[np.float64]
+    offset: NDArray[np.float64]
+    margin: NDArray[np.float64]
+    scale: float = 1.0
+    focal_gamma: float = 0.0
+    label_smoothing: float = 0.0
+    balanced_sampling: bool = False
+
+
+@dataclass(frozen=True)
+class Train:
+    """The training recipe; ``configs/train/*.yaml`` sets every number of it.
+
+    Times are in epochs, learning rates before scheduling. ``head_lr`` is for heads trained with
+    the backbone; the body's rate belongs to the strategy.
+    """
+
+    epochs: int = 30
+    patience: int = 10
+    evaluate_every: int = 1
+    batch_size: int = 16
+    accumulate: int = 1
+    head_lr: float = 1e-3
+    min_lr: float = 0.0
+    weight_decay: float = 0.01
+    warmup_epochs: float = 1.0
+    schedule: Literal["cosine", "plateau", "constant"] = "cosine"
+    plateau_patience: int = 25
+    clip: float = 1.0
+    monitor: Literal["loss", "mcc", "average_precision"] = "loss"
+    augmentation: Literal["none", "light", "strong"] = "light"
+    horizontal_flip: bool = False
+    ema: float = 0.0
+    layer_decay: float = 1.0
+    checkpoint_activations: bool = False
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    save: Literal["none", "best", "all"] = "none"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came out of training one cell.
+
+    Attributes
+    ----------
+    history
+        One mapping per evaluation: ``epoch``, ``train_loss``, ``validation_loss`` and the rest.
+    cost
+        ``seconds_train``, ``seconds_inference``, ``peak_memory_bytes``, ``precision``, ... as
+        measured.
+    """
+
+    history: Sequence[Mapping[str, float]]
+    best_epoch: int
+    cost: Mapping[str, Any] = field(default_factory=dict)
+
+
+# ------------------------------------------------------------------ run
+
+
+@dataclass(frozen=True)
+class Component:
+    """One choice of a config group: which builder, with which settings, under which name."""
+
+    name: str
+    builder: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where results are written and where caches lie; no part of a run's identity."""
+
+    results: Path
+    cache: Path
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Which findings of the data desk a run accepts; recorded with the run."""
+
+    allow_leaks: bool = False
+    allow_duplicates: bool = True
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One fully resolved choice of everything that a run depends on."""
+
+    dataset: Component
+    model: Component
+    strategy: Component
+    regime: Component
+    cv: Component
+    loss: Component
+    train: Train
+    paths: Paths
+    image: ImageOptions = ImageOptions()
+    checks: Checks = Checks()
+    seed: int = 42
+    device: str = "auto"

@@ -1,0 +1,1 @@
+"""Adaptation strategies: one file per family; builders return Adapted, Probe or Estimator."""
