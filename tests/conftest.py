@@ -1,0 +1,29 @@
+"""What every test can ask for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(os.environ.get("PROGNOBENCH_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+def _beside_checkout(*parts: str) -> Path:
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"{'/'.join(parts)} does not lie beside this checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_cohort_root() -> Path:
+    """The folder of a real cohort: metadata.csv and images/."""
+    return _beside_checkout("data", "covid-chestxray")
+
+
+@pytest.fixture(scope="session")
+def real_weights() -> Path:
+    """The folder of two real pretrained backbones, as safetensors."""
+    return _beside_checkout("weights")
