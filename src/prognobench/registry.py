@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar, get_type_hints
 
 from prognobench.errors import ConfigError
@@ -52,15 +53,17 @@ class Part:
     @cached_property
     def annotations(self) -> Mapping[str, Any]:
         """The type of each setting, with its ``Annotated`` constraints."""
-        hints = get_type_hints(self.builder, include_extras=True)
-        return {name: hints.get(name, Any) for name in self.settings}
+        written = {name: p.annotation for name, p in self.settings.items()}
+        # Only these are resolved: a positional parameter's type may exist for the checker alone.
+        holder = SimpleNamespace(__annotations__=written)
+        names = getattr(self.builder, "__globals__", {})
+        return get_type_hints(holder, globalns=names, include_extras=True)
 
     @cached_property
-    def produces(self) -> type:
-        """The record that the builder returns, by its return annotation."""
-        hints = get_type_hints(self.builder)
-        produced: type = hints["return"]
-        return produced
+    def produces(self) -> str:
+        """The name of the record that the builder returns, by its return annotation."""
+        produced = inspect.signature(self.builder).return_annotation
+        return produced if isinstance(produced, str) else produced.__name__
 
     @property
     def summary(self) -> str:
