@@ -1,0 +1,92 @@
+"""The training objective, one function for a single model and for many batched heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from prognobench.records import Loss
+
+
+class Terms(NamedTuple):
+    """A :class:`~prognobench.records.Loss` as tensors that broadcast against the logits.
+
+    ``class_weights``, ``offset`` and ``margin`` are ``(classes,)``, or ``(heads, 1, classes)``
+    beside logits ``(heads, batch, classes)``; the others are ``()`` or ``(heads, 1)``.
+    """
+
+    class_weights: Tensor
+    offset: Tensor
+    margin: Tensor
+    scale: Tensor
+    focal_gamma: Tensor
+    label_smoothing: Tensor
+
+
+def loss_terms(loss: Loss, device: torch.device | str = "cpu") -> Terms:
+    """Return the tensors of one loss, in single precision."""
+    import torch
+
+    def tensor(values: object) -> Tensor:
+        return torch.as_tensor(values, dtype=torch.float32, device=device)
+
+    return Terms(
+        class_weights=tensor(loss.class_weights),
+        offset=tensor(loss.offset),
+        margin=tensor(loss.margin),
+        scale=tensor(loss.scale),
+        focal_gamma=tensor(loss.focal_gamma),
+        label_smoothing=tensor(loss.label_smoothing),
+    )
+
+
+def stacked_terms(losses: Sequence[Loss], device: torch.device | str = "cpu") -> Terms:
+    """Return the tensors of one loss per head, for logits ``(heads, batch, classes)``."""
+    import torch
+
+    each = [loss_terms(loss, device) for loss in losses]
+    return Terms(*(torch.stack(column).unsqueeze(1) for column in zip(*each, strict=True)))
+
+
+def objective(logits: Tensor, targets: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
+    """Return each sample's weighted loss and its weight, both of the targets' shape.
+
+    The loss of any set of samples is the sum of the first over the sum of the second: so batches,
+    accumulated parts of a batch and whole epochs all have the same mean.
+
+    Parameters
+    ----------
+    logits
+        ``(..., classes)``, any floating type; half precision is raised to single.
+    targets
+        Class indices ``(...)``, of the same leading shape.
+    terms
+        Broadcast against the logits.
+
+    Notes
+    -----
+    With adjusted logits ``a = scale * (logits + offset - margin[y] * onehot(y))`` and ``p`` their
+    softmax, a sample's loss is ``class_weights[y] * (1 - p[y])**gamma`` times the label-smoothed
+    cross-entropy ``-(1 - eps) * log p[y] - eps * mean(log p)``. Margins are those of LDAM (Cao et
+    al. 2019), offsets those of logit adjustment (Menon et al. 2021), ``gamma`` is the focal
+    exponent (Lin et al. 2017). Unlike ``torch.nn.CrossEntropyLoss``, a sample's weight also
+    multiplies its smoothed part, so that it is the sample that is weighted.
+    """
+    import torch
+
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    index = targets.unsqueeze(-1)
+    margin = terms.margin.expand(logits.shape).gather(-1, index).to(logits.dtype)
+    shifted = (logits + terms.offset).scatter_add(-1, index, -margin)
+    log_p = torch.log_softmax(terms.scale.unsqueeze(-1) * shifted, dim=-1)
+    surprise = -log_p.gather(-1, index).squeeze(-1)
+    smoothing = terms.label_smoothing
+    cross_entropy = (1 - smoothing) * surprise - smoothing * log_p.mean(-1)
+    # 1 - p[y]; the floor keeps the derivative of a fractional power finite at p[y] = 1.
+    miss = (-torch.expm1(-surprise)).clamp_min(1e-12)
+    weights = terms.class_weights.expand(logits.shape).gather(-1, index).squeeze(-1)
+    return weights * miss**terms.focal_gamma * cross_entropy, weights
