@@ -220,12 +220,15 @@ class BackboneSource:
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Trainable parameters of ``Adapted.model``, by full name, that share a learning rate."""
+    """Trainable parameters of ``Adapted.model``, by full name, that share a learning rate.
+
+    ``lr=None`` means the recipe's ``head_lr``, ``weight_decay=None`` the recipe's own.
+    """
 
     role: str
     parameters: tuple[str, ...]
-    lr: float
-    weight_decay: float = 0.0
+    lr: float | None = None
+    weight_decay: float | None = None
 
 
 @dataclass(frozen=True)
@@ -241,13 +244,18 @@ class Adapted:
     groups
         Roles ``head``, and ``body`` or finer.
     save
-        Writes the adapted part into a folder; ``None`` stores the trainable tensors.
+        Writes the adapted part into a folder, for a model that is in eval mode or not.
+    merge
+        Returns an equivalent model without adapters; ``None`` where there is nothing to merge.
+    head_first_epochs
+        So many epochs train the ``head`` groups alone, before all groups train together.
     """
 
     model: nn.Module
     groups: tuple[ParameterGroup, ...]
     save: Callable[[Path], None] | None = None
     merge: Callable[[], nn.Module] | None = None
+    head_first_epochs: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -337,7 +345,6 @@ class Train:
     augmentation: Literal["none", "light", "strong"] = "light"
     horizontal_flip: bool = False
     ema: float = 0.0
-    layer_decay: float = 1.0
     checkpoint_activations: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
