@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from annotated_types import Ge, Gt, Lt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -329,22 +331,22 @@ class Train:
     the backbone; the body's rate belongs to the strategy.
     """
 
-    epochs: int = 30
-    patience: int = 10
-    evaluate_every: int = 1
-    batch_size: int = 16
-    accumulate: int = 1
-    head_lr: float = 1e-3
-    min_lr: float = 0.0
-    weight_decay: float = 0.01
-    warmup_epochs: float = 1.0
+    epochs: Annotated[int, Ge(1)] = 30
+    patience: Annotated[int, Ge(1)] = 10
+    evaluate_every: Annotated[int, Ge(1)] = 1
+    batch_size: Annotated[int, Ge(1)] = 16
+    accumulate: Annotated[int, Ge(1)] = 1
+    head_lr: Annotated[float, Gt(0)] = 1e-3
+    min_lr: Annotated[float, Ge(0)] = 0.0
+    weight_decay: Annotated[float, Ge(0)] = 0.01
+    warmup_epochs: Annotated[float, Ge(0)] = 1.0
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    plateau_patience: int = 25
-    clip: float = 1.0
+    plateau_patience: Annotated[int, Ge(1)] = 25
+    clip: Annotated[float, Gt(0)] = 1.0
     monitor: Literal["loss", "mcc", "average_precision"] = "loss"
     augmentation: Literal["none", "light", "strong"] = "light"
     horizontal_flip: bool = False
-    ema: float = 0.0
+    ema: Annotated[float, Ge(0), Lt(1)] = 0.0
     checkpoint_activations: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False

@@ -1,0 +1,156 @@
+"""A composed mapping becomes a :class:`RunConfig`, or one message with every fault in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from prognobench.errors import ConfigError
+from prognobench.records import Checks, Component, ImageOptions, Paths, RunConfig, Train
+from prognobench.registry import GROUPS, Part, near
+
+Fields = Mapping[str, tuple[Any, Any]]
+"""Setting -> its type and its default (``...`` where it must be given)."""
+
+PLAIN = {"seed": int, "device": str, "lora": bool}
+SECTIONS = ("dataset", "model", "strategy", "regime", "cv", "loss", "train", "checks", "paths")
+
+
+def from_mapping(composed: Mapping[str, Any]) -> RunConfig:
+    """Check a composed config as a whole and return its frozen form.
+
+    Parameters
+    ----------
+    composed
+        Plain values by group, as Hydra composes them from ``configs/``.
+
+    Raises
+    ------
+    ConfigError
+        With every fault: unknown keys (with near names), missing or mistyped values, values out
+        of bounds, unknown builders.
+    """
+    faults: list[str] = []
+    known = {*SECTIONS, *PLAIN}
+    faults += [
+        f"unknown key '{key}'{near(key, sorted(known))}" for key in composed if key not in known
+    ]
+    groups = {kind: _component(kind, composed.get(kind), faults) for kind in GROUPS}
+    train = _record("train", Train, composed.get("train", {}), faults)
+    checks = _record("checks", Checks, composed.get("checks", {}), faults)
+    dataset = composed.get("dataset")
+    options = dataset.get("image") if isinstance(dataset, Mapping) else None
+    image = _record("dataset.image", ImageOptions, options or {}, faults)
+    plain = _check("", {"seed": (int, 42), "device": (str, "auto")}, _pick(composed), faults)
+    paths = _paths(composed.get("paths", {}), faults)
+    _check_lora(composed, groups.get("strategy"), faults)
+    if faults:
+        raise ConfigError(faults)
+    return RunConfig(**groups, train=train, checks=checks, image=image, paths=paths, **plain)
+
+
+def _pick(composed: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: composed[key] for key in ("seed", "device") if key in composed}
+
+
+def _check_lora(composed: Mapping[str, Any], strategy: Component, faults: list[str]) -> None:
+    """``lora`` is a short form that must not contradict the strategy that was composed."""
+    lora = composed.get("lora")
+    if lora is not None and not isinstance(lora, bool):
+        faults.append(f"lora is true or false, not {lora!r}")
+    elif lora is not None and strategy.builder and lora != (strategy.builder == "lora"):
+        faults.append(
+            f"lora={str(lora).lower()} contradicts strategy={strategy.name}: give one of them"
+        )
+
+
+def _component(kind: str, value: Any, faults: list[str]) -> Component:
+    """Check one group's choice; on a fault an empty component stands in for it."""
+    if not isinstance(value, Mapping):
+        faults.append(f"{kind} is missing: choose one, as in {kind}=NAME")
+        return Component("", "")
+    settings = dict(value)
+    name, builder = settings.pop("name", None), settings.pop("builder", None)
+    for handled_elsewhere in {"dataset": ("image",), "model": ("card",)}.get(kind, ()):
+        settings.pop(handled_elsewhere, None)
+    if not isinstance(builder, str):
+        faults.append(f"{kind}.builder is missing: the name of a registered {kind} builder")
+        return Component("", "")
+    if name is None:
+        faults.append(f"{kind}.name is missing: what tables call it")
+        name = ""
+    try:
+        part = GROUPS[kind][builder]
+    except ConfigError as error:
+        faults += error.faults
+        return Component(str(name), "")
+    return Component(str(name), builder, _check(kind, settings_of(part), settings, faults))
+
+
+def settings_of(part: Part) -> Fields:
+    """Return what a YAML of this part may set: name -> (type, default)."""
+    return {
+        name: (
+            part.annotations[name],
+            ... if parameter.default is parameter.empty else parameter.default,
+        )
+        for name, parameter in part.settings.items()
+    }
+
+
+def _record(where: str, record: type, value: Any, faults: list[str]) -> Any:
+    hints = get_type_hints(record, include_extras=True)
+    allowed = {field.name: (hints[field.name], field.default) for field in fields(record)}
+    before = len(faults)
+    values = _check(where, allowed, value, faults)
+    return record(**values) if len(faults) == before else None
+
+
+def _paths(value: Any, faults: list[str]) -> Paths:
+    allowed = {"results": (str, "results"), "cache": (str | None, None)}
+    checked = _check("paths", allowed, value, faults)
+    results, cache = checked.get("results", "results"), checked.get("cache")
+    return Paths(Path(results).expanduser(), Path(cache or default_cache()).expanduser())
+
+
+def default_cache() -> Path:
+    """Return ``PROGNOBENCH_CACHE`` if it is set, or the user's cache folder."""
+    if chosen := os.environ.get("PROGNOBENCH_CACHE"):
+        return Path(chosen)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("prognobench", appauthor=False)
+
+
+def _check(where: str, allowed: Fields, value: Any, faults: list[str]) -> dict[str, Any]:
+    """Return values converted to their types, defaults filled in; add what is wrong to faults."""
+    from pydantic import ConfigDict, ValidationError, create_model
+
+    if not isinstance(value, Mapping):
+        faults.append(f"{where} is a group of settings, not {value!r}")
+        return {}
+    strict = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
+    # Aliases keep settings called like pydantic's own methods ("copy", "json") possible.
+    definitions: dict[str, Any] = {f"field_{name}": kind for name, kind in allowed.items()}
+    strict["alias_generator"] = lambda name: name.removeprefix("field_")
+    model = create_model("Settings", __config__=strict, **definitions)
+    try:
+        checked = model.model_validate(dict(value))
+    except ValidationError as error:
+        faults += [_fault(where, allowed, details) for details in error.errors()]
+        return {}
+    return {name: getattr(checked, f"field_{name}") for name in allowed}
+
+
+def _fault(where: str, allowed: Fields, details: Any) -> str:
+    location = [str(part) for part in details["loc"]]
+    key = ".".join(filter(None, [where, *location]))
+    if details["type"] == "extra_forbidden":
+        known = f" (known: {', '.join(sorted(allowed))})" if allowed else " (it has no settings)"
+        return f"unknown key '{key}'{near(location[-1], list(allowed))}{known}"
+    if details["type"] == "missing":
+        return f"{key} is missing: give it as {key}=VALUE"
+    return f"{key}={details['input']!r}: {details['msg'][0].lower()}{details['msg'][1:]}"
