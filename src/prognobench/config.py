@@ -38,27 +38,30 @@ def from_mapping(composed: Mapping[str, Any]) -> RunConfig:
     faults += [
         f"unknown key '{key}'{near(key, sorted(known))}" for key in composed if key not in known
     ]
-    groups = {kind: _component(kind, composed.get(kind), faults) for kind in GROUPS}
-    train = _record("train", Train, composed.get("train", {}), faults)
-    checks = _record("checks", Checks, composed.get("checks", {}), faults)
+    components: dict[str, Any] = {
+        kind: _component(kind, composed.get(kind), faults) for kind in GROUPS
+    }
     dataset = composed.get("dataset")
     options = dataset.get("image") if isinstance(dataset, Mapping) else None
-    image = _record("dataset.image", ImageOptions, options or {}, faults)
     plain = _check("", {"seed": (int, 42), "device": (str, "auto")}, _pick(composed), faults)
-    paths = _paths(composed.get("paths", {}), faults)
-    _check_lora(composed, groups.get("strategy"), faults)
+    sections = {
+        "train": _record("train", Train, composed.get("train", {}), faults),
+        "checks": _record("checks", Checks, composed.get("checks", {}), faults),
+        "image": _record("dataset.image", ImageOptions, options or {}, faults),
+        "paths": _paths(composed.get("paths", {}), faults),
+    }
+    _check_lora(composed.get("lora"), components["strategy"], faults)
     if faults:
         raise ConfigError(faults)
-    return RunConfig(**groups, train=train, checks=checks, image=image, paths=paths, **plain)
+    return RunConfig(**components, **sections, **plain)
 
 
 def _pick(composed: Mapping[str, Any]) -> dict[str, Any]:
     return {key: composed[key] for key in ("seed", "device") if key in composed}
 
 
-def _check_lora(composed: Mapping[str, Any], strategy: Component, faults: list[str]) -> None:
+def _check_lora(lora: Any, strategy: Component, faults: list[str]) -> None:
     """``lora`` is a short form that must not contradict the strategy that was composed."""
-    lora = composed.get("lora")
     if lora is not None and not isinstance(lora, bool):
         faults.append(f"lora is true or false, not {lora!r}")
     elif lora is not None and strategy.builder and lora != (strategy.builder == "lora"):

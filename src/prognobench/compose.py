@@ -1,0 +1,229 @@
+"""From command-line overrides to configs: the only module that knows Hydra, beside its plug-in."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prognobench.config import from_mapping
+from prognobench.errors import ConfigError
+from prognobench.records import RunConfig
+from prognobench.registry import near
+
+if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
+
+CONFIG_GROUPS = ("dataset", "model", "strategy", "regime", "cv", "train", "loss", "experiment")
+OPEN_SECTIONS = (*CONFIG_GROUPS[:-1], "checks", "paths")
+"""Sections whose keys are checked by :mod:`prognobench.config`, which knows what may stand there,
+and so may be set whether or not their YAML lists them."""
+
+_collected: list[Mapping[str, Any]] = []
+
+
+def config_root() -> Path:
+    """The folder of the configs that come with prognobench."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "configs"
+
+
+def options(group: str, config_dir: Path | None = None) -> list[str]:
+    """Return the names that can be chosen in a config group."""
+    roots = [config_root(), *([config_dir] if config_dir else [])]
+    return sorted({file.stem for root in roots for file in (root / group).glob("*.yaml")})
+
+
+def compose(
+    overrides: Sequence[str],
+    *,
+    multirun: bool = False,
+    config_dir: Path | None = None,
+    run_job: Callable[[RunConfig], None] | None = None,
+) -> list[RunConfig]:
+    """Compose what the overrides ask for and check all of it before anything starts.
+
+    Parameters
+    ----------
+    overrides
+        In Hydra's grammar. ``lora=true`` stands for ``strategy=lora``.
+    multirun
+        Expand comma-separated values and an experiment's sweep.
+    config_dir
+        A user's own config folder, searched beside the built-in one.
+    run_job
+        Called in each job when the user chose one of Hydra's other launchers
+        (``hydra/launcher=joblib``); such jobs are not in the returned list.
+
+    Raises
+    ------
+    ConfigError
+        With every fault of every run.
+    """
+    if config_dir is not None and not config_dir.is_dir():
+        raise ConfigError(f"--config-dir: no folder {config_dir}")
+    _check_choices(overrides, config_dir)
+    arguments = [_opened(override) for override in overrides]
+    arguments = ["--multirun", *arguments] if multirun else _resolve_lora(arguments)
+    if config_dir is not None:
+        arguments = ["--config-dir", str(config_dir), *arguments]
+    _run_hydra(arguments, run_job)
+    return _checked(_collected)
+
+
+def _checked(composed: Sequence[Mapping[str, Any]]) -> list[RunConfig]:
+    configs: list[RunConfig] = []
+    faults: list[str] = []
+    for mapping in composed:
+        try:
+            configs.append(from_mapping(mapping))
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(dict.fromkeys(faults))
+    return configs
+
+
+def collect(loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
+    """Compose each job of a sweep and keep it; called by the launcher plug-in."""
+    from hydra.core.utils import JobReturn, JobStatus
+
+    returns = []
+    for overrides in job_overrides:
+        job = _resolve_lora([_opened(override) for override in overrides])
+        _collected.append(_plain(loader.load_sweep_config(config, job)))
+        returns.append(JobReturn(overrides=job, status=JobStatus.COMPLETED))
+    return returns
+
+
+def _run_hydra(arguments: Sequence[str], run_job: Callable[[RunConfig], None] | None) -> None:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf.errors import OmegaConfBaseException
+
+    def job(config: Any) -> None:
+        if HydraConfig.get().mode == RunMode.RUN or run_job is None:
+            _collected.append(_plain(config))
+        else:  # one of Hydra's other launchers, perhaps in a process of its own
+            run_job(from_mapping(_plain(_recomposed(config))))
+
+    _collected.clear()
+    main = hydra.main(version_base="1.3", config_path=str(config_root()), config_name="config")
+    try:
+        with _arguments(arguments):
+            main(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_first_lines(error)) from error
+
+
+def _recomposed(config: Any) -> Any:
+    """Compose a job anew if it uses ``lora``, whose meaning another launcher does not know."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = list(HydraConfig.get().overrides.task)
+    resolved = _resolve_lora(overrides)
+    if resolved == overrides:
+        return config
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_root()), version_base="1.3"):
+        return hydra_compose("config", overrides=resolved)
+
+
+@contextmanager
+def _arguments(arguments: Sequence[str]) -> Iterator[None]:
+    """Hydra reads the command line itself and prints errors unless it is told to raise them."""
+    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [argv[0], *arguments], "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full_error is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _plain(config: Any) -> Mapping[str, Any]:
+    from omegaconf import OmegaConf, open_dict
+
+    with open_dict(config):
+        config = config.copy()
+        config.pop("hydra", None)
+    plain: dict[str, Any] = _without_missing(OmegaConf.to_container(config, resolve=True))
+    return plain
+
+
+def _without_missing(value: Any) -> Any:
+    """Leave out what still stands as ``???``, so that the check names it as missing."""
+    if isinstance(value, Mapping):
+        return {k: _without_missing(v) for k, v in value.items() if v != "???"}
+    return value
+
+
+def _opened(override: str) -> str:
+    """Let a setting be given whether or not its YAML lists it; an experiment likewise."""
+    key = override.partition("=")[0]
+    if key == "experiment":
+        return f"+{override}"
+    head, dot, _ = key.partition(".")
+    return f"++{override}" if dot and head in OPEN_SECTIONS else override
+
+
+def _resolve_lora(overrides: Sequence[str]) -> list[str]:
+    """Add ``strategy=lora`` where ``lora=true`` asks for it and no strategy is chosen."""
+    keys = {override.partition("=")[0] for override in overrides}
+    if "lora=true" in (o.lower() for o in overrides) and "strategy" not in keys:
+        return ["strategy=lora", *overrides]
+    return list(overrides)
+
+
+def _check_choices(overrides: Sequence[str], config_dir: Path | None) -> None:
+    """Report every unknown key and choice at once, with near names, before Hydra composes."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    faults: list[str] = []
+    parser = OverridesParser.create()
+    for text in overrides:
+        try:
+            override = parser.parse_override(text)
+        except OverrideParseException as error:
+            faults.append(f"{text!r} is no override, as in key=value: {_first_lines(error)}")
+            continue
+        group = override.key_or_group.partition("@")[0]
+        if group in CONFIG_GROUPS:
+            known = options(group, config_dir)
+            faults += [
+                f"unknown {group} {name!r}{near(name, known)} (known: {', '.join(known)})"
+                for name in _names(override)
+                if name not in known
+            ]
+        elif group.partition(".")[0].partition("/")[0] not in (*OPEN_SECTIONS, *_TOP_LEVEL):
+            faults.append(f"unknown key '{group}'{near(group, [*CONFIG_GROUPS, *_TOP_LEVEL])}")
+    if faults:
+        raise ConfigError(faults)
+
+
+_TOP_LEVEL = ("seed", "device", "lora", "hydra")
+
+
+def _names(override: Any) -> list[str]:
+    if override.is_delete():
+        return []
+    values = override.sweep_string_iterator() if override.is_sweep_override() else None
+    chosen = list(values) if values is not None else [override.value()]
+    return [
+        str(name) for value in chosen for name in (value if isinstance(value, list) else [value])
+    ]
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).strip().splitlines()[:2])
