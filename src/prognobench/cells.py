@@ -1,0 +1,276 @@
+"""The cells of runs, computed and stored: where backbones, strategies, training and store meet.
+
+Cells whose backbone trains go one by one; cells that read a frozen backbone's features are trained
+together, over all runs of a sweep that share a cohort and a backbone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from prognobench.engine import fit, predict
+from prognobench.errors import ConfigError
+from prognobench.features import embed
+from prognobench.imaging.augment import Augmentation
+from prognobench.loaders import Loader
+from prognobench.preparation import Prepared, Workspace
+from prognobench.probes import EstimatorTask, ProbeResult, ProbeTask, fit_estimator, fit_probes
+from prognobench.records import Adapted, Estimator, Fold, Probe
+from prognobench.registry import STRATEGIES
+from prognobench.seeds import derive
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Task = ProbeTask | EstimatorTask
+Made = TypeVar("Made")
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that a config names; ``auto`` takes a GPU where there is one.
+
+    Raises
+    ------
+    ConfigError
+        If the device is unknown or not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device={name} cannot be used here: {reason}") from error
+    return device
+
+
+def cell_axes(seed: int, fold: Fold) -> tuple[int, ...]:
+    """The named axes that a cell's random numbers come from."""
+    return (seed, fold.repeat, fold.fold, -1 if fold.draw is None else fold.draw)
+
+
+# ------------------------------------------------------------------ a backbone that trains
+
+
+def train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.device) -> None:
+    """Adapt the run's backbone on one fold, and store predictions, history and cost.
+
+    Raises
+    ------
+    NotApplicableError
+        If the strategy cannot be applied to this backbone.
+    TrainingError
+        If training cannot go on.
+    """
+    config, cohort, recipe = run.config, run.cohort, run.config.train
+    axes = cell_axes(config.seed, fold)
+    torch.manual_seed(derive("initial weights", *axes))
+    backbone = run.source.load()
+    strategy = STRATEGIES[config.strategy.builder]
+    adapted: Adapted = strategy(backbone, len(cohort.classes), **config.strategy.settings)
+    pixels, labels = workspace.pixels(config).array, cohort.table["label"].to_numpy()
+    loss = run.loss(fold)
+
+    def loader(rows: NDArray[np.intp], training: bool) -> Loader:
+        return Loader(
+            pixels,
+            labels,
+            rows,
+            backbone.preprocessing,
+            batch_size=recipe.batch_size if training else 4 * recipe.batch_size,
+            augmentation=(
+                Augmentation(recipe.augmentation, recipe.horizontal_flip) if training else None
+            ),
+            seed=("batches", *axes),
+            shuffle=training,
+            balanced=training and loss.balanced_sampling,
+            device=device,
+        )
+
+    fitted = fit(
+        adapted,
+        loader(fold.train, True),
+        loader(fold.validation, False),
+        loss,
+        recipe,
+        device=device,
+        where=f"{cohort.name}, {config.model.name}, {config.strategy.name}, cell {fold.name}",
+        progress=workspace.progress,
+    )
+    rows = np.concatenate([fold.validation, fold.test])
+    start = time.perf_counter()
+    probabilities = predict(
+        adapted.model, loader(rows, False), device=device, precision=recipe.precision
+    )
+    cost = {
+        **fitted.cost,
+        "seconds_inference": time.perf_counter() - start,
+        "best_epoch": fitted.best_epoch,
+        **count_parameters(adapted),
+        "notes": [*backbone.report, *adapted.notes],
+    }
+    save = adapted.save if recipe.save != "none" else None
+    predictions = prediction_table(run, fold, probabilities)
+    run.folder.write_cell(fold.name, predictions, fitted.history, cost, save)
+
+
+def count_parameters(adapted: Adapted) -> dict[str, Any]:
+    """Return how many parameters an adapted model has, and how many train, by role."""
+    sizes = {name: parameter.numel() for name, parameter in adapted.model.named_parameters()}
+    by_role: dict[str, int] = defaultdict(int)
+    for group in adapted.groups:
+        by_role[group.role] += sum(sizes[name] for name in group.parameters)
+    return {
+        "parameters_trainable": sum(by_role.values()),
+        "parameters_total": sum(sizes.values()),
+        "parameters_by_role": dict(by_role),
+    }
+
+
+def prediction_table(run: Prepared, fold: Fold, probabilities: NDArray[np.float64]) -> pd.DataFrame:
+    """Return predictions as they are stored.
+
+    Parameters
+    ----------
+    probabilities
+        ``(validation and test images, classes)``, in the fold's order.
+    """
+    rows = np.concatenate([fold.validation, fold.test])
+    parts = np.repeat(["validation", "test"], [len(fold.validation), len(fold.test)])
+    images = run.cohort.table.iloc[rows]
+    scores = {f"score_{name}": probabilities[:, i] for i, name in enumerate(run.cohort.classes)}
+    return pd.DataFrame(
+        {
+            "part": parts,
+            **{column: images[column].to_numpy() for column in ("patient_id", "image", "label")},
+            **scores,
+        }
+    )
+
+
+# ------------------------------------------------------------------ a backbone that stays frozen
+
+
+def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.device) -> None:
+    """Compute all unfinished cells of runs that share a cohort and a frozen backbone.
+
+    The images pass through the backbone once; a cell that fails costs no other cell.
+    """
+    specs: dict[str, Probe | Estimator] = {
+        run.key: STRATEGIES[run.config.strategy.builder](**run.config.strategy.settings)
+        for run in runs
+    }
+    cells = [(run, fold) for run in runs for fold in run.unfinished()]
+    try:
+        start = time.perf_counter()
+        features = _features(runs[0], specs.values(), workspace, device)
+        shared = {"seconds_embedding_shared": time.perf_counter() - start}
+    except Exception as error:
+        for run, fold in cells:
+            run.folder.write_failure(fold.name, error)
+        return
+    tasks = [_task(run, fold, specs[run.key], features) for run, fold in cells]
+    for (run, fold), result in zip(cells, _fit(tasks), strict=True):
+        if isinstance(result, Exception):
+            run.folder.write_failure(fold.name, result)
+            continue
+        rows = np.concatenate([fold.validation, fold.test])
+        predictions = prediction_table(run, fold, result.probabilities[rows])
+        fitted = result.fitted
+        cost = {
+            **fitted.cost,
+            **shared,
+            "best_epoch": fitted.best_epoch,
+            "chosen": dict(result.chosen),
+        }
+        run.folder.write_cell(fold.name, predictions, fitted.history, cost)
+
+
+def _features(
+    run: Prepared,
+    specs: Iterable[Probe | Estimator],
+    workspace: Workspace,
+    device: torch.device,
+) -> dict[str, NDArray[np.float32]]:
+    """The taps that any of the runs reads, of every image."""
+    wanted: dict[str, None] = {}
+    for spec in specs:
+        if isinstance(spec, Probe):
+            wanted.update(dict.fromkeys(spec.taps or ("",)))
+        elif spec.inputs in ("features", "both"):
+            wanted[spec.tap] = None
+    if not wanted:
+        return {}
+    return embed(
+        run.source,
+        workspace.pixels(run.config),
+        tuple(wanted),
+        folder=run.config.paths.cache,
+        device=device,
+        precision=run.config.train.precision,
+        progress=workspace.progress,
+    )
+
+
+def _task(
+    run: Prepared,
+    fold: Fold,
+    spec: Probe | Estimator,
+    features: dict[str, NDArray[np.float32]],
+) -> Task:
+    labels = run.cohort.table["label"].to_numpy()
+    seed = derive("probe", *cell_axes(run.config.seed, fold))
+    if isinstance(spec, Probe):
+        return ProbeTask(
+            features=features,
+            labels=labels,
+            fold=fold,
+            loss=run.loss(fold),
+            probe=spec,
+            recipe=run.config.train,
+            seed=seed,
+        )
+    return EstimatorTask(
+        features=features,
+        covariates=run.cohort.table[list(run.cohort.covariates)],
+        labels=labels,
+        fold=fold,
+        loss=run.loss(fold),
+        estimator=spec,
+        seed=seed,
+    )
+
+
+def _fit(tasks: Sequence[Task]) -> list[ProbeResult | Exception]:
+    """Fit all tasks, the probes together; where that fails, each for itself."""
+    results: dict[int, ProbeResult | Exception] = {}
+    probes = {i: task for i, task in enumerate(tasks) if isinstance(task, ProbeTask)}
+    together = _attempt(partial(fit_probes, list(probes.values())))
+    if not isinstance(together, Exception):
+        results.update(zip(probes, together, strict=True))
+    for i, task in enumerate(tasks):
+        if i not in results:
+            results[i] = _attempt(partial(_fit_one, task))
+    return [results[i] for i in range(len(tasks))]
+
+
+def _fit_one(task: Task) -> ProbeResult:
+    return fit_probes([task])[0] if isinstance(task, ProbeTask) else fit_estimator(task)
+
+
+def _attempt(compute: Callable[[], Made]) -> Made | Exception:
+    try:
+        return compute()
+    except Exception as error:
+        return error

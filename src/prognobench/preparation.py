@@ -1,0 +1,235 @@
+"""From configs to runs that are ready to start: cohorts, folds, weights, keys, folders.
+
+Everything that can be wrong is found here, for all runs at once, before any of them trains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from prognobench.audit import audit
+from prognobench.errors import ConfigError, FaultsError, PrognobenchError
+from prognobench.folds import export_folds, make_folds
+from prognobench.imaging.cache import Pixels, cohort_digest, pixel_cache
+from prognobench.registry import DATASETS, LOSSES, MODELS, STRATEGIES
+from prognobench.store import RunFolder, describe, run_folder, run_key
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from prognobench.records import BackboneSource, Cohort, Fold, Loss, RunConfig
+
+Progress = Callable[[str, int, int], None]
+"""Called with a label, how much is done, and how much there is."""
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to start."""
+
+    config: RunConfig
+    cohort: Cohort
+    folds: tuple[Fold, ...]
+    source: BackboneSource
+    folder: RunFolder
+    fingerprints: dict[str, str]
+    warnings: tuple[str, ...]
+
+    @cached_property
+    def produces(self) -> str:
+        """Which path the strategy takes: ``Adapted``, ``Probe`` or ``Estimator``."""
+        return STRATEGIES[self.config.strategy.builder].produces
+
+    @property
+    def key(self) -> str:
+        return self.folder.path.name
+
+    def loss(self, fold: Fold) -> Loss:
+        """The loss for the classes as they stand in the training part of a fold."""
+        component = self.config.loss
+        counts = self.class_counts(fold)
+        loss: Loss = LOSSES[component.builder](counts, **component.settings)
+        return loss
+
+    def class_counts(self, fold: Fold) -> NDArray[np.int64]:
+        """Images of each class in the training part of a fold."""
+        labels = self.cohort.table["label"].to_numpy()[fold.train]
+        counts: NDArray[np.int64] = np.bincount(labels, minlength=len(self.cohort.classes))
+        return counts
+
+    def unfinished(self) -> list[Fold]:
+        """The folds whose cells are still to be computed."""
+        adapted = self.config.train.save != "none" and self.produces == "Adapted"
+        return [fold for fold in self.folds if not self.folder.is_done(fold.name, adapted)]
+
+
+class Workspace:
+    """What the runs of a sweep share, each made once: cohorts, folds, weights, pixels."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self.progress = progress
+        self._made: dict[str, Any] = {}
+
+    def _once(self, make: Callable[[], Made], *identity: Any) -> Made:
+        key = json.dumps(identity, sort_keys=True, default=str)
+        if key not in self._made:
+            try:
+                self._made[key] = make()
+            except PrognobenchError as error:
+                self._made[key] = error
+        made: Any = self._made[key]
+        if isinstance(made, PrognobenchError):
+            raise made
+        result: Made = made
+        return result
+
+    def cohort(self, config: RunConfig) -> Cohort:
+        dataset = config.dataset
+
+        def make() -> Cohort:
+            from dataclasses import replace
+
+            cohort: Cohort = DATASETS[dataset.builder](**dataset.settings)
+            return replace(cohort, name=dataset.name)
+
+        return self._once(make, "cohort", asdict(dataset))
+
+    def cohort_digest(self, config: RunConfig) -> str:
+        return self._once(
+            lambda: cohort_digest(self.cohort(config), config.paths.cache),
+            "digest",
+            asdict(config.dataset),
+        )
+
+    def folds(self, config: RunConfig) -> tuple[Fold, ...]:
+        return self._once(
+            lambda: make_folds(self.cohort(config), config.cv, config.regime, config.seed),
+            *("folds", *map(asdict, (config.dataset, config.cv, config.regime)), config.seed),
+        )
+
+    def source(self, config: RunConfig) -> BackboneSource:
+        model = config.model
+        return self._once(lambda: MODELS[model.builder](**model.settings), "source", asdict(model))
+
+    def pixels(self, config: RunConfig) -> Pixels:
+        """The cohort's images, decoded and scaled as the model's weights need them."""
+        preprocessing = self.source(config).preprocessing
+        identity = (asdict(config.dataset), asdict(config.image))
+        return self._once(
+            lambda: pixel_cache(
+                self.cohort(config),
+                preprocessing.side,
+                preprocessing.interpolation,
+                config.paths.cache,
+                options=config.image,
+                progress=self.progress,
+            ),
+            *("pixels", *identity, preprocessing.side, preprocessing.interpolation),
+        )
+
+    def warnings(self, config: RunConfig) -> tuple[str, ...]:
+        """The quick part of the data desk; what it must refuse is a :class:`ConfigError`."""
+
+        def make() -> tuple[str, ...]:
+            report = audit(self.cohort(config), self.folds(config))
+            if refusals := report.refusals(config.checks):
+                raise ConfigError(refusals)
+            return tuple(report.notes)
+
+        return self._once(
+            make,
+            *("audit", *map(asdict, (config.dataset, config.cv, config.regime, config.checks))),
+            config.seed,
+        )
+
+
+def prepare(configs: Sequence[RunConfig], workspace: Workspace) -> list[Prepared]:
+    """Make every run ready, or raise one :class:`ConfigError` with all faults of all runs.
+
+    Nothing is written. Runs that are the same (a sweep may ask twice) come once.
+    """
+    prepared: dict[str, Prepared] = {}
+    faults: list[str] = []
+    for config in configs:
+        try:
+            run = _prepare(config, workspace)
+        except FaultsError as error:
+            faults += error.faults
+        except PrognobenchError as error:
+            faults.append(str(error))
+        else:
+            prepared.setdefault(str(run.folder.path), run)
+    if faults:
+        raise ConfigError(dict.fromkeys(faults))
+    return list(prepared.values())
+
+
+def _prepare(config: RunConfig, workspace: Workspace) -> Prepared:
+    cohort, folds = workspace.cohort(config), workspace.folds(config)
+    source = workspace.source(config)
+    warnings = workspace.warnings(config)
+    fingerprints = {
+        "cohort": workspace.cohort_digest(config),
+        "folds": _folds_digest(folds),
+        "weights": source.fingerprint,
+    }
+    folder = run_folder(config, run_key(config, **fingerprints))
+    run = Prepared(config, cohort, folds, source, folder, fingerprints, warnings)
+    for fold in folds:
+        run.loss(fold)
+    return run
+
+
+def _folds_digest(folds: Iterable[Fold]) -> str:
+    digest = hashlib.sha256()
+    for fold in folds:
+        digest.update(fold.name.encode())
+        for rows in (fold.train, fold.validation, fold.test):
+            digest.update(np.asarray(rows, dtype=np.int64).tobytes() + b"|")
+    return digest.hexdigest()
+
+
+def run_meta(run: Prepared) -> dict[str, Any]:
+    """What ``run.json`` says of a run before its first cell."""
+    config = run.config
+    return {
+        "key": run.key,
+        **{group: getattr(config, group).name for group in ("dataset", "model", "strategy")},
+        **{group: getattr(config, group).name for group in ("regime", "cv", "loss")},
+        "seed": config.seed,
+        "classes": list(run.cohort.classes),
+        "synthetic": run.cohort.synthetic,
+        "cells": [fold.name for fold in run.folds],
+        "weights": run.source.origin,
+        "warnings": list(run.warnings),
+        "not_applicable": None,
+        "fingerprints": run.fingerprints,
+        "config": describe(config),
+    }
+
+
+def run_tables(run: Prepared) -> dict[str, Any]:
+    """The tables that a run stores beside its cells: cohort, exclusions, folds."""
+    import pandas as pd
+
+    cohort = run.cohort.table.copy(deep=False)
+    if run.cohort.risk is not None:
+        for column, name in enumerate(run.cohort.classes):
+            cohort[f"risk_{name}"] = run.cohort.risk[:, column]
+    exclusions = run.cohort.exclusions
+    if exclusions is None:
+        exclusions = pd.DataFrame({"item": [], "reason": []}, dtype=str)
+    return {
+        "cohort": cohort,
+        "exclusions": exclusions,
+        "folds": export_folds(run.folds, run.cohort),
+    }

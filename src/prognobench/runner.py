@@ -1,0 +1,143 @@
+"""Runs, from start to stored predictions: what is not done yet is computed, and only that."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from prognobench import __version__
+from prognobench.errors import NotApplicableError
+from prognobench.preparation import Prepared, Progress, Workspace, prepare, run_meta, run_tables
+from prognobench.records import RunConfig
+from prognobench.store import RunFolder
+
+LIBRARIES = (
+    *("torch", "torchvision", "timm", "peft", "transformers", "scikit-learn", "pandas", "numpy"),
+    *("scipy", "albumentations", "hydra-core"),
+)
+"""Whose versions are recorded with a run."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one run ended.
+
+    Attributes
+    ----------
+    computed, found
+        Cells finished now, and cells that were complete before.
+    failed
+        Cell -> what went wrong.
+    """
+
+    config: RunConfig
+    folder: RunFolder
+    computed: tuple[str, ...]
+    found: tuple[str, ...]
+    failed: Mapping[str, str]
+    not_applicable: str | None
+
+
+def run(configs: Sequence[RunConfig], progress: Progress | None = None) -> list[Outcome]:
+    """Compute and store whatever cells of these runs are not done yet.
+
+    A cell that fails is recorded and costs no other cell.
+
+    Raises
+    ------
+    ConfigError
+        With every fault of every run, before anything is started.
+    """
+    workspace = Workspace(progress)
+    runs = prepare(configs, workspace)
+    left = {str(run.folder.path): {fold.name for fold in run.unfinished()} for run in runs}
+    if todo := [run for run in runs if left[str(run.folder.path)]]:
+        _compute(todo, workspace)
+    return [_outcome(run, left[str(run.folder.path)]) for run in runs]
+
+
+def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
+    # Imported here since torch takes seconds, and a finished sweep needs none of it.
+    from prognobench.cells import feature_cells, resolve_device, train_cell
+
+    devices = {run.config.device: resolve_device(run.config.device) for run in runs}
+    for run in runs:
+        device = devices[run.config.device]
+        run.folder.create(run_meta(run), environment(str(device)), run_tables(run))
+    for group in _sharing_features(runs):
+        feature_cells(group, workspace, devices[group[0].config.device])
+    for run in runs:
+        if run.produces != "Adapted":
+            continue
+        for fold in run.unfinished():
+            try:
+                train_cell(run, fold, workspace, devices[run.config.device])
+            except NotApplicableError as reason:
+                run.folder.mark_not_applicable(reason)
+                break
+            except Exception as error:
+                run.folder.write_failure(fold.name, error)
+
+
+def _sharing_features(runs: Iterable[Prepared]) -> Iterable[list[Prepared]]:
+    """Group the runs that read features by what they share: images, weights, precision, device."""
+    groups: dict[tuple[str, ...], list[Prepared]] = defaultdict(list)
+    for run in runs:
+        if run.produces != "Adapted":
+            config, prints = run.config, run.fingerprints
+            image = str(asdict(config.image))
+            precision = config.train.precision
+            groups[prints["cohort"], prints["weights"], image, precision, config.device].append(run)
+    return groups.values()
+
+
+def _outcome(run: Prepared, left: set[str]) -> Outcome:
+    done = run.folder.done_cells()
+    return Outcome(
+        config=run.config,
+        folder=run.folder,
+        computed=tuple(cell for cell in done if cell in left),
+        found=tuple(cell for cell in done if cell not in left),
+        failed={cell: failure["message"] for cell, failure in run.folder.failures().items()},
+        not_applicable=run.folder.meta["not_applicable"],
+    )
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return what a run's numbers may depend on beside its config: machine and versions."""
+    import torch
+
+    return {
+        "prognobench": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "device": device,
+        "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [
+                line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+            ]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
