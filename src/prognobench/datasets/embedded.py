@@ -124,4 +124,3 @@ def intercept(outcome: Outcome, films: Films, prevalence: float) -> float:
         expected = films.centre_shares @ (1 / (1 + np.exp(-middle - predictor))) @ weights
         low, high = (middle, high) if expected < prevalence else (low, middle)
     return (low + high) / 2
-

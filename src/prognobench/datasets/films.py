@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prognobench.datasets import radiograph
+from prognobench.datasets import anatomy
+from prognobench.datasets.device import Device, expose, hardware
 from prognobench.seeds import generator
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ class Films:
     @cached_property
     def case_mix(self) -> NDArray[np.float64]:
         """Mean severity of each centre; zero on average over patients."""
-        draws = [self._random("case mix", centre).standard_normal() for centre in range(self.centres)]
+        draws = [
+            self._random("case mix", centre).standard_normal() for centre in range(self.centres)
+        ]
         mix = 0.2 * self.centre_effect * np.array(draws)
         centred: NDArray[np.float64] = mix - mix @ self.centre_shares
         return centred
@@ -120,19 +123,19 @@ class Films:
 
     def draw(self, patient: Patient, film: str) -> NDArray[np.uint8]:
         """Draw a film of a patient: uint8 ``(side, side)``."""
-        body = radiograph.Body.of(
+        body = anatomy.Body.of(
             female=patient.female,
             age_score=patient.age_score,
             habitus=patient.habitus,
             random=self._random("body", patient.name),
         )
-        device = radiograph.Device.of(self._random("device", patient.centre), self.centre_effect)
+        device = Device.of(self._random("device", patient.centre), self.centre_effect)
         day, pattern = self._random("film", film), self._random("pattern", patient.name)
         severity = patient.severity + DAY_TO_DAY * float(day.standard_normal())
-        view = radiograph.View.of(body, self.side, day)
-        attenuation = radiograph.soft_tissue(view, body)
-        attenuation += radiograph.bones(view, body)
-        attenuation += radiograph.mediastinum(view, body, pattern)
-        attenuation += view.lungs * radiograph.opacity(view, severity, pattern, day)
-        metal = radiograph.hardware(self.side, device, day)
-        return radiograph.expose(attenuation, metal, body.fat, device, day)
+        view = anatomy.View.of(body, self.side, day)
+        attenuation = anatomy.soft_tissue(view, body)
+        attenuation += anatomy.bones(view, body)
+        attenuation += anatomy.mediastinum(view, body, pattern)
+        attenuation += anatomy.opacity(view, severity, pattern, day)
+        metal = hardware(self.side, device, day)
+        return expose(attenuation, metal, body.fat, device, day)
