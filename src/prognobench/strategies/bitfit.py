@@ -1,0 +1,41 @@
+"""BitFit."""
+
+from __future__ import annotations
+
+from prognobench.errors import NotApplicableError
+from prognobench.records import Adapted, Backbone
+from prognobench.registry import STRATEGIES
+from prognobench.strategies.adapting import adapt, freeze
+from prognobench.strategies.settings import Fraction, Rate
+
+
+@STRATEGIES.register("bitfit")
+def bitfit(
+    backbone: Backbone,
+    num_classes: int,
+    *,
+    lr: Rate = 1e-3,
+    head_dropout: Fraction = 0.0,
+    head_norm: bool = False,
+) -> Adapted:
+    """Train the bias terms alone (Ben Zaken et al. 2022), those of normalisation layers included.
+
+    Raises
+    ------
+    NotApplicableError
+        If the backbone has no biases.
+    """
+    from prognobench.strategies.modules.classifier import Classifier
+
+    freeze(backbone.module)
+    biases = [
+        p for name, p in backbone.module.named_parameters() if name.rpartition(".")[2] == "bias"
+    ]
+    if not biases:
+        raise NotApplicableError("BitFit trains biases; this backbone has none")
+    for bias in biases:
+        bias.requires_grad_(True)
+    model = Classifier(
+        backbone.module, backbone.width, num_classes, dropout=head_dropout, norm=head_norm
+    )
+    return adapt(backbone, model, lr=lr, role="bias")

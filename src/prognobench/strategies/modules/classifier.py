@@ -1,0 +1,75 @@
+"""An encoder with a linear head, whose frozen parts stay frozen in training mode too."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module):
+    """Normalised images ``(batch, channels, side, side)`` -> logits ``(batch, classes)``.
+
+    Parameters
+    ----------
+    encoder
+        Gives the pooled feature ``(batch, width)``.
+    width, num_classes
+        Of the head.
+    dropout
+        On the pooled feature.
+    norm
+        Put a layer normalisation before the head.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        width: int,
+        num_classes: int,
+        *,
+        dropout: float = 0.0,
+        norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        linear = nn.Linear(width, num_classes)
+        # Small and not zero: through a head of zeros no gradient would reach the encoder.
+        nn.init.trunc_normal_(linear.weight, std=0.02)
+        nn.init.zeros_(linear.bias)
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        if norm:
+            layers["norm"] = nn.LayerNorm(width)
+        if dropout:
+            layers["dropout"] = nn.Dropout(dropout)
+        layers["linear"] = linear
+        self.head = nn.Sequential(layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.encoder(images))
+        return logits
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Set the mode; frozen parts of the encoder stay in evaluation mode.
+
+        So a frozen BatchNorm keeps its statistics, and a frozen block has no dropout.
+        """
+        super().train(mode)
+        if mode:
+            _set_mode(self.encoder, training=True)
+        return self
+
+
+def _set_mode(module: nn.Module, *, training: bool) -> None:
+    """Put a module in training mode if all its parameters train; one without follows its parent.
+
+    An adapter that wraps a frozen layer, which it calls ``base_layer`` as peft does, is in
+    training mode beside that layer.
+    """
+    parameters = list(module.parameters())
+    if parameters:
+        training = all(parameter.requires_grad for parameter in parameters)
+    wraps = hasattr(module, "base_layer")
+    module.training = training or wraps
+    for name, child in module.named_children():
+        _set_mode(child, training=(training or wraps) and name != "base_layer")

@@ -1,0 +1,174 @@
+"""Strategies that the peft library implements: checks before it, files in its format after it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prognobench.errors import ConfigError, NotApplicableError, StoreError
+from prognobench.records import Adapted, Backbone
+from prognobench.strategies.adapting import group_parameters, load_tensors, save_tensors
+from prognobench.strategies.fused import fuse_qkv, split_qkv
+from prognobench.strategies.targets import select
+
+if TYPE_CHECKING:
+    from torch import nn
+
+HEAD = "head.safetensors"
+ADAPTER = "adapter_model.safetensors"
+
+
+def prepare(
+    backbone: Backbone,
+    targets: Sequence[str],
+    method: str,
+    *,
+    separate_qkv: bool = False,
+    convolutions: bool = True,
+) -> tuple[Backbone, tuple[str, ...], tuple[str, ...]]:
+    """Return the backbone, the names of the layers to adapt, and notes for the run's record.
+
+    Left out are grouped and dilated convolutions, which the low-rank factors of peft do not
+    follow.
+
+    Raises
+    ------
+    NotApplicableError
+        If no layer is left.
+    """
+    from torch import nn
+
+    notes: list[str] = []
+    if separate_qkv and backbone.roles.get("attention_qkv"):
+        backbone = split_qkv(backbone)
+    names = select(backbone, targets, method)
+    if set(names) & set(backbone.roles.get("attention_qkv", ())):
+        notes.append(f"{method}: one adapter on each fused query-key-value matrix")
+    layers = {name: backbone.module.get_submodule(name) for name in names}
+    convs = {name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)}
+    if convs and not convolutions:
+        layers = {name: layer for name, layer in layers.items() if name not in convs}
+        if not layers:
+            raise NotApplicableError(
+                f"{method} adapts linear layers only; the targets here are convolutions"
+            )
+    else:
+        fit = {name: layer for name, layer in layers.items() if not _is_grouped(layer)}
+        if len(fit) < len(layers):
+            left_out = len(layers) - len(fit)
+            notes.append(f"{method}: {left_out} grouped or dilated convolutions left alone")
+        layers = fit
+    if not layers:
+        raise NotApplicableError(f"{method} finds only grouped or dilated convolutions here")
+    return backbone, tuple(layers), tuple(notes)
+
+
+def _is_grouped(layer: nn.Module) -> bool:
+    groups, dilation = getattr(layer, "groups", 1), getattr(layer, "dilation", 1)
+    return groups != 1 or dilation not in (1, (1, 1))
+
+
+def check_rank(backbone: Backbone, names: Sequence[str], rank: int, method: str) -> None:
+    """Refuse a rank above that of a matrix it is to approximate.
+
+    Raises
+    ------
+    ConfigError
+        Naming the smallest of the matrices.
+    """
+    shapes = {
+        name: backbone.module.get_parameter(f"{name}.weight").flatten(1).shape for name in names
+    }
+    name, shape = min(shapes.items(), key=lambda item: min(item[1]))
+    if rank > min(shape):
+        raise ConfigError(
+            f"strategy.rank={rank} is larger than the rank of {name} "
+            f"({shape[0]} x {shape[1]}); {method} needs at most {min(shape)} here"
+        )
+
+
+def pattern(names: Sequence[str]) -> str:
+    """Return the expression that matches exactly these layers (peft matches lists by suffix)."""
+    return "|".join(re.escape(name) for name in names)
+
+
+def adapt_with_peft(
+    backbone: Backbone,
+    num_classes: int,
+    config: Any,
+    *,
+    lr: float,
+    head_dropout: float,
+    head_norm: bool,
+    notes: tuple[str, ...] = (),
+) -> Adapted:
+    """Return the classifier whose encoder carries the adapters of a peft config.
+
+    Raises
+    ------
+    NotApplicableError
+        If peft refuses the pair, with its reason.
+    """
+    from peft import get_peft_model
+
+    from prognobench.strategies.modules.classifier import Classifier
+
+    try:
+        peft_model = get_peft_model(backbone.module, config)
+    except (ValueError, NotImplementedError, TypeError) as error:
+        raise NotApplicableError(f"peft {config.peft_type.value}: {error}") from error
+    model = Classifier(
+        peft_model.get_base_model(),
+        backbone.width,
+        num_classes,
+        dropout=head_dropout,
+        norm=head_norm,
+    )
+    return Adapted(
+        model=model,
+        groups=group_parameters(model, lr, "adapter"),
+        save=_save(peft_model, model),
+        load=_load(peft_model, model),
+        merge=_merge(peft_model, model),
+        notes=notes,
+    )
+
+
+def _save(peft_model: Any, model: Any) -> Callable[[Path], None]:
+    def save(folder: Path) -> None:
+        peft_model.save_pretrained(str(folder), safe_serialization=True)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
+        save_tensors(model.head.state_dict(), folder / HEAD)
+
+    return save
+
+
+def _load(peft_model: Any, model: Any) -> Callable[[Path], None]:
+    def load(folder: Path) -> None:
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        file = folder / ADAPTER
+        if not file.is_file():
+            raise StoreError(f"no {file}: was the run stored with train.save=best or all?")
+        tensors, expected = load_file(file), get_peft_model_state_dict(peft_model)
+        if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in expected.items()}:
+            raise StoreError(f"{file} does not fit the model: other layers or ranks")
+        set_peft_model_state_dict(peft_model, tensors)
+        load_tensors(model.head, folder / HEAD, model.head.state_dict())
+
+    return load
+
+
+def _merge(peft_model: Any, model: Any) -> Callable[[], nn.Module]:
+    def merge() -> nn.Module:
+        # One copy of both, so that the peft model and the classifier share the copied encoder.
+        peft_copy, merged = deepcopy((peft_model, model))
+        merged.encoder = fuse_qkv(peft_copy.merge_and_unload())
+        result: nn.Module = merged
+        return result
+
+    return merge

@@ -1,0 +1,24 @@
+"""Types of the settings that strategies share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+Rate = Annotated[float, Gt(0)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+Positive = Annotated[int, Gt(0)]
+Count = Annotated[int, Ge(0)]
+
+Target = Literal[
+    "attention",
+    "attention_key_value",
+    "attention_output",
+    "feed_forward",
+    "feed_forward_in",
+    "feed_forward_out",
+    "all_linear",
+    "convolution",
+    "convolution_first",
+]
