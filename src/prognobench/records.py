@@ -245,8 +245,8 @@ class Adapted:
         normalisation statistics alone.
     groups
         Roles ``head``, and ``body`` or finer.
-    save
-        Writes the adapted part into a folder, for a model that is in eval mode or not.
+    save, load
+        Write the adapted part (safetensors) into an existing folder; read it back into ``model``.
     merge
         Returns an equivalent model without adapters; ``None`` where there is nothing to merge.
     head_first_epochs
@@ -256,6 +256,7 @@ class Adapted:
     model: nn.Module
     groups: tuple[ParameterGroup, ...]
     save: Callable[[Path], None] | None = None
+    load: Callable[[Path], None] | None = None
     merge: Callable[[], nn.Module] | None = None
     head_first_epochs: int = 0
     notes: tuple[str, ...] = ()
