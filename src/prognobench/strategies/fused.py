@@ -25,6 +25,8 @@ def split_qkv(backbone: Backbone) -> Backbone:
     NotApplicableError
         If there is no fused projection, or one cannot be taken apart.
     """
+    from torch import nn
+
     from prognobench.strategies.modules.split import SplitProjection
 
     names = backbone.roles.get("attention_qkv", ())
@@ -35,7 +37,7 @@ def split_qkv(backbone: Backbone) -> Backbone:
     for name in names:
         layer = backbone.module.get_submodule(name)
         # A subclass may compute something else than a matrix product.
-        if type(layer).__name__ != "Linear" or layer.out_features % 3:
+        if not isinstance(layer, nn.Linear) or type(layer) is not nn.Linear:
             raise NotApplicableError(f"separate_qkv cannot take {name} apart")
         backbone.module.set_submodule(name, SplitProjection(layer))
     roles = {role: parts for role, parts in backbone.roles.items() if role != "attention_qkv"}

@@ -11,24 +11,31 @@ class SplitProjection(nn.Module):
 
     def __init__(self, fused: nn.Linear) -> None:
         super().__init__()
-        weights = fused.weight.detach().chunk(3)
-        biases = [None] * 3 if fused.bias is None else fused.bias.detach().chunk(3)
-        for name, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
-            layer = nn.Linear(fused.in_features, weight.shape[0], bias=bias is not None)
-            layer.weight = nn.Parameter(weight.clone(), requires_grad=fused.weight.requires_grad)
-            if bias is not None:
-                layer.bias = nn.Parameter(bias.clone(), requires_grad=fused.weight.requires_grad)
-            setattr(self, name, layer)
+        self.query, self.key, self.value = (_rows(fused, part) for part in range(3))
 
     def forward(self, tokens: Tensor) -> Tensor:
         return torch.cat([self.query(tokens), self.key(tokens), self.value(tokens)], dim=-1)
 
     def fused(self) -> nn.Linear:
         """Return the three layers as one again."""
-        parts = [self.query, self.key, self.value]
-        weight = torch.cat([part.weight.detach() for part in parts])
-        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=self.query.bias is not None)
-        layer.weight = nn.Parameter(weight)
-        if self.query.bias is not None:
-            layer.bias = nn.Parameter(torch.cat([part.bias.detach() for part in parts]))
-        return layer
+        parts = (self.query, self.key, self.value)
+        bias: Tensor | None = self.query.bias
+        return _linear(
+            torch.cat([part.weight for part in parts]),
+            None if bias is None else torch.cat([part.bias for part in parts]),
+        )
+
+
+def _rows(fused: nn.Linear, part: int) -> nn.Linear:
+    """Return a copy of one third of the rows."""
+    bias: Tensor | None = fused.bias
+    weight = fused.weight.chunk(3)[part]
+    return _linear(weight, None if bias is None else bias.chunk(3)[part])
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer
