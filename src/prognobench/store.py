@@ -12,6 +12,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -38,16 +39,17 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
@@ -86,7 +88,6 @@ def read_table(path: Path, text: Sequence[str] = TEXT_COLUMNS) -> pd.DataFrame:
             dtype=dict.fromkeys(text, str),
             keep_default_na=False,
             na_values=[""],
-            float_precision="round_trip",
         )
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,92 @@
+"""What can be chosen, read from the configs alone, so that listing answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prognobench.compose import CONFIG_GROUPS, config_root, options
+from prognobench.errors import ConfigError
+from prognobench.registry import near
+
+PLURALS = {
+    **{f"{group}s": group for group in CONFIG_GROUPS},
+    "strategies": "strategy",
+    "losses": "loss",
+}
+
+
+def overview(config_dir: Path | None = None) -> list[tuple[str, str]]:
+    """Return every config group with its choices."""
+    rows = [(group, ", ".join(options(group, config_dir))) for group in CONFIG_GROUPS]
+    return [*rows, ("metric", "see 'prognobench list metrics'")]
+
+
+def listing(what: str, config_dir: Path | None = None) -> tuple[list[str], list[list[Any]]]:
+    """Return columns and rows for one group, singular or plural.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such group.
+    """
+    group = PLURALS.get(what, what)
+    if group in ("metric", "metrics"):
+        return _metrics()
+    if group not in CONFIG_GROUPS:
+        known = [*sorted({*PLURALS} - {"strategys", "losss"}), "metrics"]
+        names = ", ".join(known)
+        raise ConfigError(f"nothing called {what!r} to list{near(what, known)} (known: {names})")
+    documents = {name: _document(group, name, config_dir) for name in options(group, config_dir)}
+    if group == "model":
+        return _models(documents)
+    rows = [[name, _first_comment(text)] for name, (text, _) in documents.items()]
+    return [group, "what it is"], rows
+
+
+def _document(group: str, name: str, config_dir: Path | None) -> tuple[str, dict[str, Any]]:
+    import yaml
+
+    roots = [*([config_dir] if config_dir else []), config_root()]
+    file = next(path for root in roots if (path := root / group / f"{name}.yaml").is_file())
+    text = file.read_text(encoding="utf-8")
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return text, yaml.load(text, Loader=loader) or {}
+
+
+def _first_comment(text: str) -> str:
+    """A YAML's opening comment up to its first full stop: what the choice is."""
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# ").strip())
+    if lines and lines[0].startswith("@package"):
+        lines.pop(0)
+    return " ".join(lines).partition(". ")[0].rstrip(".")
+
+
+def _models(documents: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    from prognobench.models.weights import weights_here
+
+    rows = []
+    for name, (_, settings) in documents.items():
+        card = settings.pop("card", {})
+        here = weights_here(settings)
+        rows.append(
+            [
+                name,
+                card.get("parameters", ""),
+                settings.get("side", ""),
+                card.get("source", ""),
+                card.get("licence", ""),
+                {True: "yes", False: "no", None: "?"}[here],
+            ]
+        )
+    return ["model", "parameters (M)", "side", "source", "licence", "weights here"], rows
+
+
+def _metrics() -> tuple[list[str], list[list[Any]]]:
+    from prognobench.registry import METRICS
+
+    return ["metric", "what it is"], [[name, METRICS[name].summary] for name in METRICS]

@@ -1,0 +1,155 @@
+"""From overrides to configs: choices, short forms, sweeps, and every fault in one message."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prognobench.compose import CONFIG_GROUPS, compose, config_root, options
+from prognobench.config import from_mapping
+from prognobench.errors import ConfigError
+from prognobench.records import Train
+
+
+def faults_of(*overrides: str, multirun: bool = False) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides, multirun=multirun)
+    return list(caught.value.faults)
+
+
+def test_the_defaults_are_a_run() -> None:
+    (config,) = compose([])
+    assert config.dataset.name == "mortality"
+    assert config.strategy.builder == "full"
+    assert config.seed == 42
+    assert str(config.paths.results) == "results"
+
+
+def test_lora_is_short_for_the_strategy() -> None:
+    (config,) = compose(["dataset=mortality", "model=vit", "lora=true"])
+    assert config.strategy.name == "lora"
+    (plain,) = compose(["lora=false"])
+    assert plain.strategy.builder == "full"
+    both = compose(["lora=true,false"], multirun=True)
+    assert [config.strategy.name for config in both] == ["lora", "full"]
+
+
+@pytest.mark.parametrize(
+    "overrides", [["lora=true", "strategy=full"], ["lora=false", "strategy=lora"]]
+)
+def test_a_short_form_that_contradicts_the_strategy_is_refused(overrides: list[str]) -> None:
+    (fault,) = faults_of(*overrides)
+    assert "contradicts" in fault
+
+
+def test_a_setting_may_be_given_whether_or_not_its_yaml_lists_it() -> None:
+    (config,) = compose(["strategy=lora", "strategy.rank=2", "dataset.image.equalise=true"])
+    assert config.strategy.settings["rank"] == 2
+    assert config.image.equalise
+
+
+def test_a_sweep_is_composed_as_a_whole() -> None:
+    configs = compose(["model=vit,cnn", "strategy=full,lora", "seed=1,2"], multirun=True)
+    choices = [(config.model.name, config.strategy.name, config.seed) for config in configs]
+    assert len(set(choices)) == len(choices) == 8
+
+
+def test_every_fault_comes_in_one_message() -> None:
+    faults = faults_of("modle=vit", "model=vitt", "dataset=nothing_like_it")
+    assert len(faults) == 3
+    assert "did you mean 'model'" in faults[0]
+    assert "unknown model 'vitt', did you mean 'vit'" in faults[1]
+    faults = faults_of(
+        "strategy=lora", "strategy.rnk=4", "train.epochs=0", "cv.folds=many", "train.lr=1"
+    )
+    text = "\n".join(faults)
+    assert len(faults) == 4
+    assert "unknown key 'strategy.rnk', did you mean 'rank'" in text
+    assert "train.epochs=0: input should be greater than or equal to 1" in text
+    assert "cv.folds='many'" in text
+    assert "unknown key 'train.lr'" in text
+
+
+def test_a_fault_in_one_run_of_a_sweep_stops_all_of_them() -> None:
+    (fault,) = faults_of("strategy=lora,full", "train.epochs=5,-1", multirun=True)
+    assert fault.startswith("train.epochs=-1")
+
+
+def test_a_missing_value_says_how_to_give_it() -> None:
+    text = "\n".join(faults_of("dataset=table"))
+    assert "dataset.table is missing: give it as dataset.table=VALUE" in text
+
+
+def test_what_is_no_override_is_refused() -> None:
+    (fault,) = faults_of("mortality")
+    assert fault.startswith("'mortality' is no override, as in key=value")
+
+
+def test_a_config_cannot_call_code() -> None:
+    text = "\n".join(faults_of("strategy._target_=os.system"))
+    assert "unknown key 'strategy._target_'" in text
+
+
+def test_a_users_own_configs_stand_beside_the_built_in_ones(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "mine.yaml").write_text("epochs: 3\n")
+    (config,) = compose(["train=mine", "model=vit"], config_dir=tmp_path)
+    assert config.train == Train(epochs=3)
+    assert "mine" in options("train", tmp_path)
+    with pytest.raises(ConfigError, match="no folder"):
+        compose([], config_dir=tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [(group, name) for group in CONFIG_GROUPS[:-1] for name in options(group)],
+)
+def test_every_choice_is_sound(group: str, name: str) -> None:
+    """Each YAML is accepted by its builder's schema, what only a user can give left aside."""
+    try:
+        (config,) = compose([f"{group}={name}"])
+    except ConfigError as error:
+        assert all(" is missing: give it as " in fault for fault in error.faults)  # noqa: PT017
+        return
+    if group != "train":
+        assert getattr(config, group).name == name
+
+
+def test_every_experiment_composes() -> None:
+    assert options("experiment")
+    for name in options("experiment"):
+        text = (config_root() / "experiment" / f"{name}.yaml").read_text()
+        assert "prognobench run" in text.partition("defaults:")[0]
+        assert compose([f"+experiment={name}"], multirun=True)
+
+
+def test_every_group_lists_its_choices() -> None:
+    assert all(options(group) for group in CONFIG_GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "fault"),
+    [
+        ({}, "dataset is missing"),
+        ({"dataset": {"name": "x"}}, "dataset.builder is missing"),
+        ({"train": 3}, "train is a group of settings, not 3"),
+        ({"lora": "yes"}, "lora is true or false"),
+    ],
+)
+def test_a_mapping_of_the_wrong_form_is_refused(mapping: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        from_mapping(mapping)
+
+
+def test_composing_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from prognobench.compose import compose; "
+        "compose(['model=vit,cnn', 'strategy=lora,full'], multirun=True); "
+        "print(*({'torch', 'timm', 'peft', 'pandas', 'sklearn', 'matplotlib'} & {*sys.modules}))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == ""

@@ -1,0 +1,101 @@
+"""Seeds, registries, errors: the ground that everything stands on."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from annotated_types import Gt
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prognobench.errors import ConfigError, DataError, MissingExtraError
+from prognobench.registry import GROUPS, Registry, load_components
+from prognobench.seeds import derive, generator
+
+axes = st.lists(st.one_of(st.integers(), st.text()), min_size=1, max_size=5)
+
+
+@given(axes)
+def test_a_seed_depends_on_its_axes_alone(named: list[str | int]) -> None:
+    assert derive(*named) == derive(*named)
+    assert 0 <= derive(*named) < 2**63
+
+
+@given(axes, axes)
+def test_other_axes_give_another_seed(one: list[str | int], other: list[str | int]) -> None:
+    assert (derive(*one) == derive(*other)) == (one == other)
+
+
+def test_a_seed_is_the_same_in_another_process() -> None:
+    code = "from prognobench.seeds import derive; print(derive(42, 'fold', 3))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(said.stdout) == derive(42, "fold", 3)
+    assert generator(42, "fold", 3).random() == generator(42, "fold", 3).random()
+
+
+@pytest.mark.parametrize("error", [DataError(["a", "b"]), MissingExtraError("dicom", "DICOM")])
+def test_errors_cross_process_borders(error: Exception) -> None:
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert str(again) == str(error)
+    assert type(again) is type(error)
+
+
+def test_a_second_builder_of_a_name_is_refused() -> None:
+    registry = Registry("dataset", "prognobench.datasets")
+    registry.register("mine")(lambda: None)
+    with pytest.raises(ConfigError, match="two dataset builders are called 'mine'"):
+        registry.register("mine")(lambda: None)
+
+
+def test_settings_are_the_keyword_only_parameters() -> None:
+    registry = Registry("strategy", "prognobench.strategies")
+
+    @registry.register("scaled")
+    def scaled(backbone: object, *, rank: Annotated[int, Gt(0)] = 4) -> None:
+        """Scale it. More text."""
+
+    part = registry["scaled"]
+    assert list(part.settings) == ["rank"]
+    assert part.annotations["rank"] == Annotated[int, Gt(0)]
+    assert part.produces == "None"
+    assert part.summary == "Scale it. More text."
+
+
+@pytest.mark.parametrize("kind", sorted(GROUPS))
+def test_registries_find_their_parts(kind: str) -> None:
+    registry = GROUPS[kind]
+    assert len(registry) > 0
+    for name in registry:
+        assert registry[name].summary, f"{kind} builder {name!r} has no docstring"
+        assert registry[name].annotations is not None
+        assert registry[name].produces
+
+
+def test_an_unknown_builder_lists_the_near_ones() -> None:
+    with pytest.raises(ConfigError, match="unknown dataset builder 'embeded', did you mean 'embed"):
+        GROUPS["dataset"]["embeded"]
+
+
+def test_components_of_a_user_are_found_in_his_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from prognobench.registry import LOSSES\n"
+        "@LOSSES.register('mine_for_this_test')\n"
+        "def mine(class_counts, *, power: float = 1.0) -> 'Loss':\n"
+        "    'Mine.'\n"
+    )
+    load_components(tmp_path)
+    load_components(tmp_path)
+    assert "mine_for_this_test" in GROUPS["loss"]
+
+
+def test_a_component_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
+    with pytest.raises(ConfigError, match=r"broken\.py cannot be imported: No module named"):
+        load_components(tmp_path)
+    with pytest.raises(ConfigError, match="no folder"):
+        load_components(tmp_path / "missing")

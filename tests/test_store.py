@@ -1,0 +1,161 @@
+"""Run folders: identity, whole files, marks, text that stays text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from prognobench.errors import NotApplicableError, StoreError, TrainingError
+from prognobench.records import Component, Paths, RunConfig, Train
+from prognobench.store import (
+    RunFolder,
+    iter_runs,
+    read_json,
+    read_table,
+    run_folder,
+    run_key,
+    write_json,
+    write_table,
+)
+
+DIGESTS = {"cohort": "c", "folds": "f", "weights": "w"}
+
+
+def config_for(results: Path) -> RunConfig:
+    return RunConfig(
+        dataset=Component("mortality", "embedded", {"patients": 20}),
+        model=Component("vit", "embedded", {"weights": "embedded", "side": 64}),
+        strategy=Component("lora", "lora", {"rank": 8}),
+        regime=Component("full", "full"),
+        cv=Component("five_fold", "k_fold", {"folds": 5}),
+        loss=Component("cross_entropy", "cross_entropy", {}),
+        train=Train(),
+        paths=Paths(results, results / "cache"),
+    )
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return config_for(tmp_path)
+
+
+@pytest.fixture
+def folder(config: RunConfig) -> RunFolder:
+    folder = run_folder(config, run_key(config, **DIGESTS))
+    meta = {"cells": ["r0-f0", "r0-f1"], "not_applicable": None}
+    table = pd.DataFrame({"patient_id": ["007", "=1+1", "NA", ""], "age": [1.5, None, 3, 4]})
+    folder.create(meta, {"python": "3"}, {"cohort": table})
+    return folder
+
+
+def test_the_key_ignores_what_changes_no_number(config: RunConfig, tmp_path: Path) -> None:
+    same = [
+        replace(config, paths=Paths(tmp_path / "b", tmp_path / "c")),
+        replace(config, device="cpu"),
+        replace(config, dataset=replace(config.dataset, name="other name")),
+        replace(config, train=replace(config.train, save="all")),
+        replace(config, model=replace(config.model, settings={"weights": "moved", "side": 64})),
+    ]
+    assert {run_key(one, **DIGESTS) for one in same} == {run_key(config, **DIGESTS)}
+
+
+def test_the_key_changes_with_everything_that_changes_numbers(config: RunConfig) -> None:
+    others = [
+        replace(config, seed=43),
+        replace(config, strategy=Component("lora", "lora", {"rank": 4})),
+        replace(config, train=replace(config.train, epochs=31)),
+        replace(config, image=replace(config.image, equalise=True)),
+        replace(config, cv=Component("five_fold", "k_fold", {"folds": 4})),
+    ]
+    keys = [run_key(one, **DIGESTS) for one in [config, *others]]
+    keys += [run_key(config, **{**DIGESTS, name: "x"}) for name in DIGESTS]
+    assert len(set(keys)) == len(keys)
+
+
+def test_text_stays_text_and_numbers_numbers(folder: RunFolder) -> None:
+    cohort = folder.cohort()
+    assert cohort["patient_id"].tolist() == ["007", "=1+1", "NA", ""]
+    assert cohort["age"].isna().tolist() == [False, True, False, False]
+    raw = (folder.path / "cohort.csv").read_text()
+    assert "'=1+1" in raw
+
+
+texts = st.text(st.characters(blacklist_categories=["Cs", "Cc"], whitelist_characters="\t\n"))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(st.lists(texts, min_size=1))
+def test_any_text_survives_and_none_is_a_formula(tmp_path: Path, values: list[str]) -> None:
+    file = tmp_path / "t.csv"
+    write_table(file, pd.DataFrame({"n": range(len(values)), "image": values}))
+    assert read_table(file)["image"].tolist() == values
+    written = pd.read_csv(file, dtype=str, keep_default_na=False)["image"]
+    assert not written.str.startswith(("=", "+", "-", "@")).any()
+
+
+def test_a_cell_is_done_when_its_mark_is_there(folder: RunFolder) -> None:
+    predictions = pd.DataFrame({"part": ["test"], "patient_id": ["1"], "score_a": [0.5]})
+    folder.write_failure("r0-f0", TrainingError("loss is not finite in epoch 3"))
+    assert folder.failures()["r0-f0"]["message"] == "loss is not finite in epoch 3"
+    assert folder.done_cells() == []
+    folder.write_cell("r0-f0", predictions, [{"epoch": 1, "train_loss": 0.7}], {"seconds": 1})
+    assert folder.done_cells() == ["r0-f0"]
+    assert folder.failures() == {}
+    assert not folder.is_done("r0-f0", adapted=True)
+    assert folder.predictions("r0-f0")["score_a"].tolist() == [0.5]
+    assert folder.history("r0-f0")["epoch"].tolist() == [1]
+    assert folder.cost("r0-f0") == {"seconds": 1}
+
+
+def test_an_adapted_part_appears_whole_or_not_at_all(folder: RunFolder) -> None:
+    def broken(target: Path) -> None:
+        (target / "half").write_text("x")
+        raise OSError("disk full")
+
+    predictions = pd.DataFrame({"part": ["test"]})
+    with pytest.raises(OSError, match="disk full"):
+        folder.write_cell("r0-f1", predictions, [], {}, save=broken)
+    assert not folder.is_done("r0-f1")
+    assert not (folder.path / "cells" / "r0-f1" / "adapted").exists()
+    folder.write_cell("r0-f1", predictions, [], {}, save=lambda t: write_json(t / "a.json", 1))
+    assert folder.is_done("r0-f1", adapted=True)
+
+
+def test_a_run_that_cannot_be_says_why(folder: RunFolder) -> None:
+    folder.mark_not_applicable(NotApplicableError("no attention in resnet18"))
+    assert RunFolder(folder.path).meta["not_applicable"] == "no attention in resnet18"
+
+
+def test_runs_are_found_again(folder: RunFolder, tmp_path: Path) -> None:
+    assert [run.path for run in iter_runs(tmp_path)] == [folder.path]
+    with pytest.raises(StoreError, match="start with 'prognobench run'"):
+        list(iter_runs(tmp_path / "elsewhere"))
+
+
+def test_a_newer_format_is_refused(folder: RunFolder) -> None:
+    write_json(folder.path / "run.json", {**folder.meta, "format": 99})
+    with pytest.raises(StoreError, match="update prognobench"):
+        _ = RunFolder(folder.path).meta
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(StoreError, match=r"run\.json cannot be read"):
+        read_json(tmp_path / "run.json")
+
+
+def test_a_name_cannot_leave_the_results_folder(config: RunConfig, tmp_path: Path) -> None:
+    hostile = replace(config, dataset=replace(config.dataset, name="../../etc"))
+    path = run_folder(hostile, "k").path
+    assert path.resolve().is_relative_to((tmp_path / "runs").resolve())
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_for_the_user(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("a file where a folder should be")
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_json(tmp_path / "results" / "a.json", 1)
