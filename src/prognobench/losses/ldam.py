@@ -1,0 +1,47 @@
+"""Label-distribution-aware margins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prognobench.losses.weighting import Beta, NonNegative, Positive, Weighting, class_weights
+from prognobench.records import Loss
+from prognobench.registry import LOSSES
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@LOSSES.register("ldam")
+def ldam(
+    class_counts: NDArray[np.int64],
+    *,
+    max_margin: NonNegative = 0.5,
+    scale: Positive = 1.0,
+    weighting: Weighting = "none",
+    beta: Beta = 0.999,
+    balanced_sampling: bool = False,
+    weights_and_sampling: bool = False,
+) -> Loss:
+    """Ask for a margin of each class that grows as it is rarer: ``n ** -1/4`` (Cao et al. 2019).
+
+    Parameters
+    ----------
+    max_margin
+        Margin of the rarest class.
+    scale
+        Of the logits. The paper's 30 belongs to a head of normalised weights and features, which
+        gives cosines; heads here are plain linear ones, whose logits have their own scale.
+    """
+    import numpy as np
+
+    weights = class_weights(class_counts, weighting, beta, balanced_sampling, weights_and_sampling)
+    rarity = np.asarray(class_counts, dtype=np.float64) ** -0.25
+    return Loss(
+        class_weights=weights,
+        offset=np.zeros_like(weights),
+        margin=max_margin * rarity / rarity.max(),
+        scale=scale,
+        balanced_sampling=balanced_sampling,
+    )
