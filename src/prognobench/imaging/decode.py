@@ -1,0 +1,152 @@
+"""Image files become uint8 arrays: PNG, JPEG, TIFF and the like here, DICOM in its own module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from prognobench.errors import DataError, PrognobenchError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+MAX_PIXELS = 80_000_000
+"""The largest image that is decoded; a mammogram at full resolution has 25 million pixels."""
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "JPEG2000", "WEBP", "PPM")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+
+def read_image(path: Path, channels: Literal[1, 3] = 1) -> NDArray[np.uint8]:
+    """Decode one image file, upright, at its own size.
+
+    Parameters
+    ----------
+    path
+        A PNG, JPEG, TIFF, BMP, WebP, JPEG 2000 or DICOM file, told apart by content.
+    channels
+        1 for grey (colour becomes luminance), 3 for RGB.
+
+    Returns
+    -------
+    uint8 ``(height, width)``, or ``(height, width, 3)`` for three channels. Images deeper than
+    8 bits that say nothing about their display range are stretched from their darkest to their
+    brightest pixel; transparency is laid over black.
+
+    Raises
+    ------
+    DataError
+        Naming the file: missing, not an image, truncated, several frames, more than
+        ``MAX_PIXELS`` pixels (found in the header, before anything is decoded).
+    MissingExtraError
+        If the file is DICOM and pydicom is not installed.
+    """
+    path = Path(path)
+    with naming(path):
+        if is_dicom(path):
+            from prognobench.imaging.dicom import read_dicom
+
+            return read_dicom(path, channels)
+        return _read_plain(path, channels)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file says so: by the mark after its preamble, or by its name."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises into a :class:`DataError` that names the file."""
+    try:
+        yield
+    except PrognobenchError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except Exception as error:  # decoders raise anything on broken input
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{path}: cannot be read as an image ({reason}); replace the file or leave it out"
+        ) from error
+
+
+def refuse_bomb(path: Path, width: int, height: int) -> None:
+    """Refuse an image whose header announces more pixels than are decoded."""
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{path}: {width} x {height} pixels are more than the {MAX_PIXELS:,} that are decoded; "
+            "scale the image down or leave it out"
+        )
+
+
+def refuse_frames(path: Path, frames: int) -> None:
+    """Refuse a file that holds a series instead of one film."""
+    if frames > 1:
+        raise DataError(
+            f"{path}: holds {frames} frames, a film has one; export the frame that is meant, "
+            "or leave the file out"
+        )
+
+
+def stretched(values: NDArray[np.floating | np.integer]) -> NDArray[np.uint8]:
+    """Map darkest to 0 and brightest to 255; an image of one value becomes black."""
+    finite = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
+    low, high = float(finite.min()), float(finite.max())
+    scale = 255 / (high - low) if high > low else 0.0
+    pixels: NDArray[np.uint8] = np.rint((finite - low) * scale).astype(np.uint8)
+    return pixels
+
+
+def as_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """Give a grey or RGB array the number of channels that was asked for."""
+    if channels == 3:
+        return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)
+    if pixels.ndim == 2:
+        return pixels
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(pixels).convert("L"))
+
+
+def _read_plain(path: Path, channels: int) -> NDArray[np.uint8]:
+    from PIL import Image, ImageOps
+
+    try:
+        image: Image.Image = Image.open(path, formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{path}: {error} Scale the image down or leave it out") from error
+    with image:
+        refuse_bomb(path, *image.size)
+        if image.format != "MPO":  # a JPEG with a preview behind it
+            refuse_frames(path, getattr(image, "n_frames", 1))
+        if image.mode in DEEP_MODES:
+            return as_channels(_deep(image), channels)
+        upright = ImageOps.exif_transpose(_opaque(image))
+        return np.array(upright.convert("RGB" if channels == 3 else "L"))
+
+
+def _deep(image: Image) -> NDArray[np.uint8]:
+    """Stretch a grey image of 16 or 32 bits; Pillow leaves white-is-zero TIFFs inverted."""
+    pixels = stretched(np.asarray(image))
+    tags = getattr(image, "tag_v2", {})
+    white_is_zero = tags.get(262) == 0
+    return 255 - pixels if white_is_zero else pixels
+
+
+def _opaque(image: Image) -> Image:
+    """Lay transparency, also a palette's, over black."""
+    from PIL import Image as Images
+
+    if not image.has_transparency_data:
+        return image
+    layer = image.convert("RGBA")
+    black = Images.new("RGBA", layer.size, (0, 0, 0, 255))
+    return Images.alpha_composite(black, layer)
