@@ -1,0 +1,108 @@
+"""What a metric declares about itself, and how it is found by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import update_wrapper
+from typing import Literal
+
+import numpy as np
+
+from prognobench.errors import ConfigError
+from prognobench.metrics.sample import Floats, Sample
+from prognobench.registry import METRICS, near
+
+Chance = Callable[[Floats], float]
+"""Shares of the classes -> the value of a forecast that knows nothing but them."""
+
+
+@dataclass(eq=False)
+class Metric:
+    """A score of a sample.
+
+    Attributes
+    ----------
+    title
+        As tables and axes call it.
+    best
+        The perfect value: the upper bound where more is better, the lower where less is, and 1
+        for the calibration slope.
+    bounds
+        Smallest and largest possible value.
+    needs
+        ``decisions`` depend on a threshold, ``scores`` do not.
+    undefined
+        Why the value may be missing although every class occurs.
+    chance
+        The value of a forecast without skill, where there is one.
+    """
+
+    function: Callable[[Sample], Floats] = field(repr=False)
+    name: str
+    title: str
+    best: float
+    bounds: tuple[float, float]
+    needs: Literal["decisions", "scores"]
+    undefined: str
+    chance: Chance | None = field(repr=False)
+
+    def __call__(self, sample: Sample) -> Floats:
+        """Return one value per row of the batch; NaN where a class or a denominator is missing."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = np.where(sample.complete, self.function(sample), np.nan)
+        return values
+
+    def distance(self, value: float) -> float:
+        """How far a value is from the best: the smaller, the better."""
+        return abs(value - self.best)
+
+
+def metric(
+    name: str,
+    title: str,
+    *,
+    needs: Literal["decisions", "scores"],
+    bounds: tuple[float, float] = (0.0, 1.0),
+    best: float = 1.0,
+    undefined: str = "",
+    chance: Chance | None = None,
+) -> Callable[[Callable[[Sample], Floats]], Metric]:
+    """Register a function of a :class:`Sample` as a metric."""
+
+    def add(function: Callable[[Sample], Floats]) -> Metric:
+        made = Metric(function, name, title, best, bounds, needs, undefined, chance)
+        update_wrapper(made, function)
+        METRICS.register(name)(made)
+        return made
+
+    return add
+
+
+def find_metric(name: str) -> Metric:
+    """Return a metric by its name or title, however it is spelt (``PR-AUC``, ``roc auc``).
+
+    Raises
+    ------
+    ConfigError
+        If there is none; near names are suggested.
+    """
+    spellings = {}
+    for made in all_metrics():
+        spellings |= {_plain(made.name): made, _plain(made.title): made}
+    if _plain(name) not in spellings:
+        raise ConfigError(
+            f"unknown metric {name!r}{near(_plain(name), spellings)} (known: {', '.join(METRICS)})"
+        )
+    return spellings[_plain(name)]
+
+
+def all_metrics() -> list[Metric]:
+    """Return every registered metric."""
+    made = [METRICS[name].builder for name in METRICS]
+    return [each for each in made if isinstance(each, Metric)]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
