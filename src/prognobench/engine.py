@@ -1,0 +1,232 @@
+"""Training and prediction of one model: the loop, in plain sight."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prognobench.errors import TrainingError
+from prognobench.hardware import PeakMemory, autocast, memory_format, resolve_precision
+from prognobench.loaders import Batch, Loader
+from prognobench.losses.objective import Terms, loss_terms, objective
+from prognobench.optimisation import Best, Optimiser, quality
+from prognobench.records import Adapted, Fitted, Loss, ParameterGroup, Train
+from prognobench.seeds import derive
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Progress = Callable[[str, int, int], None]
+
+
+def fit(
+    adapted: Adapted,
+    train: Loader,
+    validation: Loader,
+    loss: Loss,
+    recipe: Train,
+    *,
+    device: torch.device | str,
+    where: str,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Train an adapted model, and leave it with the weights of its best epoch.
+
+    AdamW with the recipe's schedule, clipped gradients, and early stopping on the validation part.
+    Random numbers come from ``train.seed`` and the epoch, whatever was drawn before. Without a
+    validation part every epoch of the recipe is trained, and the last one is kept.
+
+    Parameters
+    ----------
+    where
+        Names the cell, in errors and progress.
+
+    Raises
+    ------
+    TrainingError
+        If a loss is not finite; names cell, epoch and step.
+    """
+    device = torch.device(device)
+    memory, start = PeakMemory(device), time.perf_counter()
+    model, layout = adapted.model, memory_format(adapted.model)
+    model.to(device).to(memory_format=layout)
+    if recipe.checkpoint_activations:
+        checkpoint_activations(model)
+    step = Step(model, loss_terms(loss, device), resolve_precision(recipe.precision, device))
+    best, history, epoch = Best(model), list[dict[str, float]](), 0
+    for groups, epochs in _phases(adapted, recipe):
+        _train_only(model, groups)
+        optimiser = Optimiser(model, groups, recipe, epochs, -(-len(train) // recipe.accumulate))
+        improved, end, stalled = epoch, epoch + epochs, 0
+        while epoch < end and stalled < recipe.patience:
+            epoch += 1
+            model.train()
+            torch.manual_seed(derive(*train.seed, "epoch", epoch))
+            losses = []
+            for batches in _grouped(train.epoch(epoch, layout), recipe.accumulate):
+                losses.append(step(batches))
+                optimiser.step()
+            row = {"epoch": epoch, "train_loss": _finite_mean(losses, where, epoch)}
+            if progress:
+                progress(where, epoch, adapted.head_first_epochs + recipe.epochs)
+            if epoch % recipe.evaluate_every and epoch != end:
+                continue
+            with optimiser.averaged():
+                row |= _validate(step, validation, recipe.monitor, layout)
+                if best.offer(epoch, row.get("monitor", epoch), -row.get("validation_loss", 0.0)):
+                    improved = epoch
+            stalled = epoch - improved
+            optimiser.lower_on_plateau(epoch, improved)
+            history.append(row | {"lr": optimiser.lr, "seconds": time.perf_counter() - start})
+    best.restore()
+    seconds = time.perf_counter() - start
+    cost = {
+        "seconds_train": seconds,
+        "seconds_per_epoch": seconds / epoch,
+        "epochs": epoch,
+        "peak_memory_bytes": memory.bytes,
+        "precision": step.precision,
+        "micro_batches": step.parts,
+        "stopped": "validation" if len(validation.rows) else "fixed number of epochs",
+    }
+    return Fitted(history, best.epoch, cost)
+
+
+def predict(
+    model: nn.Module, loader: Loader, *, device: torch.device | str, precision: str
+) -> NDArray[np.float64]:
+    """Return class probabilities ``(rows, classes)``, in the order of the loader's rows."""
+    device = torch.device(device)
+    model.to(device)
+    logits = infer(model, loader, resolve_precision(precision, device), memory_format(model))
+    return _probabilities(logits)
+
+
+def infer(model: nn.Module, loader: Loader, precision: str, layout: torch.memory_format) -> Tensor:
+    """Return logits ``(rows, classes)`` in fp32 on the CPU."""
+    model.eval()
+    logits: list[Tensor] = []
+    parts = 1
+    with torch.inference_mode(), autocast(precision, loader.device):
+        for batch in loader.epoch(0, layout):
+            while True:
+                try:
+                    chunks = [model(images) for images in batch.images.tensor_split(parts)]
+                    break
+                except torch.OutOfMemoryError:
+                    parts = _more_parts(parts, len(batch.rows), loader.device)
+            logits += [chunk.float().cpu() for chunk in chunks]
+    return torch.cat(logits)
+
+
+class Step:
+    """Forward and backward through one batch, in as many parts as memory needs.
+
+    Attributes
+    ----------
+    parts
+        Into how many each batch is split; doubled whenever the device runs out of memory.
+    """
+
+    def __init__(self, model: nn.Module, terms: Terms, precision: str) -> None:
+        self.model, self.terms, self.precision = model, terms, precision
+        self.parts = 1
+
+    def __call__(self, batches: Sequence[Batch]) -> Tensor:
+        """Add the gradients of the batches' common mean loss, and return that loss."""
+        while True:
+            try:
+                return self._backward(batches)
+            except torch.OutOfMemoryError:
+                self.model.zero_grad()
+                images = batches[0].images
+                self.parts = _more_parts(self.parts, len(images), images.device)
+
+    def _backward(self, batches: Sequence[Batch]) -> Tensor:
+        # Known before the forward pass, so that the parts' gradients add up to the whole's.
+        weight = sum(self.terms.class_weights[batch.labels].sum() for batch in batches)
+        total = torch.zeros((), device=batches[0].images.device)
+        for batch in batches:
+            parts = zip(
+                batch.images.tensor_split(self.parts),
+                batch.labels.tensor_split(self.parts),
+                strict=True,
+            )
+            for images, labels in parts:
+                with autocast(self.precision, images.device):
+                    logits = self.model(images)
+                losses, _ = objective(logits, labels, self.terms)
+                loss = losses.sum() / weight
+                torch.autograd.backward(loss)
+                total += loss.detach()
+        return total
+
+
+def _more_parts(parts: int, images: int, device: torch.device) -> int:
+    if parts >= images:
+        raise TrainingError(f"{device} runs out of memory on a single image; use a smaller model")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return 2 * parts
+
+
+def _phases(adapted: Adapted, recipe: Train) -> Iterator[tuple[Sequence[ParameterGroup], int]]:
+    """Yield which groups train together, and for how many epochs."""
+    if adapted.head_first_epochs:
+        head = [group for group in adapted.groups if group.role == "head"]
+        yield head, adapted.head_first_epochs
+    yield adapted.groups, recipe.epochs
+
+
+def _train_only(model: nn.Module, groups: Sequence[ParameterGroup]) -> None:
+    trained = {name for group in groups for name in group.parameters}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+
+
+def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    while group := list(islice(batches, size)):
+        yield group
+
+
+def _finite_mean(losses: Sequence[Tensor], where: str, epoch: int) -> float:
+    """Return the mean of an epoch's losses; read once, so that the device is not waited for."""
+    values = torch.stack(list(losses)).cpu()
+    if not values.isfinite().all():
+        step = int((~values.isfinite()).nonzero()[0]) + 1
+        raise TrainingError(
+            f"{where}: the loss is {values[step - 1].item()} in epoch {epoch}, step {step} of "
+            f"{len(values)}; lower the learning rate, or try train.precision=fp32"
+        )
+    return values.mean().item()
+
+
+def _validate(
+    step: Step, validation: Loader, monitor: str, layout: torch.memory_format
+) -> dict[str, float]:
+    if not len(validation.rows):
+        return {}
+    logits = infer(step.model, validation, step.precision, layout)
+    labels = torch.from_numpy(validation.labels[validation.rows])
+    losses, weights = objective(logits, labels, Terms(*(term.cpu() for term in step.terms)))
+    loss = (losses.sum() / weights.sum()).item()
+    value = quality(monitor, loss, _probabilities(logits), labels.numpy())
+    return {"validation_loss": loss, "monitor": value}
+
+
+def _probabilities(logits: Tensor) -> NDArray[np.float64]:
+    probabilities: NDArray[np.float64] = logits.double().softmax(-1).numpy()
+    return probabilities
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Let every part that can do so recompute its activations in the backward pass."""
+    for module in model.modules():
+        if callable(enable := getattr(module, "set_grad_checkpointing", None)):
+            enable(True)

@@ -1,0 +1,79 @@
+"""What the machine can do: precision, memory format, peak memory."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return ``fp32`` or ``bf16``; ``auto`` takes bf16 where the hardware multiplies in it.
+
+    Parameters
+    ----------
+    precision
+        ``auto``, ``fp32`` or ``bf16``.
+    """
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        native = False
+    return "bf16" if native else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Return the context in which a model computes in a resolved precision."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def memory_format(model: nn.Module) -> torch.memory_format:
+    """Return channels-last for convolutional networks, which run faster in it.
+
+    A patch embedding, whose stride is its kernel, makes no convolutional network.
+    """
+    convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d))
+    overlapping = any(tuple(m.stride) != tuple(m.kernel_size) for m in convolutions)
+    return torch.channels_last if overlapping else torch.contiguous_format
+
+
+class PeakMemory:
+    """The largest memory in use since this was made.
+
+    On CUDA what tensors took on the device, elsewhere the resident memory of the process.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            # Linux alone can reset it; elsewhere the peak is that of the process so far.
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")
+
+    @property
+    def bytes(self) -> int:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        with suppress(OSError):
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        return _peak_of_process()
+
+
+def _peak_of_process() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

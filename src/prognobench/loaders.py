@@ -1,0 +1,172 @@
+"""Batches of images: gathered and augmented in threads while the model computes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prognobench.imaging.augment import Augmentation
+from prognobench.records import Preprocessing
+from prognobench.seeds import Axis, derive, generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+AHEAD = 3
+"""So many batches are prepared before they are needed."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Normalised images ``(batch, channels, side, side)``, labels and cohort rows ``(batch,)``.
+
+    Images and labels lie on the loader's device.
+    """
+
+    images: Tensor
+    labels: Tensor
+    rows: NDArray[np.intp]
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """The threads that prepare batches, shared by all loaders."""
+    return ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="batches")
+
+
+class Loader:
+    """Batches of some rows of a cohort.
+
+    The order of an epoch and the augmentation of each image depend on the seed, the epoch's number
+    and the image alone, so they are the same whatever ran before or beside.
+
+    Parameters
+    ----------
+    pixels
+        uint8 ``(images of the cohort, side, side, channels)``, memory-mapped or not. One channel
+        stands for as many as the preprocessing wants.
+    labels
+        Class indices ``(images of the cohort,)``.
+    rows
+        Which images, in the order in which they come unless shuffled.
+    preprocessing
+        Normalisation that the backbone's weights expect.
+    batch_size
+        At most; batches of an epoch have nearly equal sizes.
+    augmentation
+        Applied to every image, anew in each epoch.
+    seed
+        Named axes: seed, fold, draw.
+    shuffle
+        Another order in each epoch.
+    balanced
+        Draw every class equally often, so that rare images repeat; as many images an epoch.
+    """
+
+    def __init__(
+        self,
+        pixels: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        rows: NDArray[np.intp],
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        augmentation: Augmentation | None = None,
+        seed: tuple[Axis, ...] = (),
+        shuffle: bool = False,
+        balanced: bool = False,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.pixels = pixels
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.rows = np.asarray(rows)
+        self.batch_size = batch_size
+        self.augmentation = augmentation if augmentation and augmentation.active else None
+        self.seed = seed
+        self.shuffle = shuffle
+        self.balanced = balanced
+        self.device = torch.device(device)
+        mean, std = (torch.tensor(v) for v in (preprocessing.mean, preprocessing.std))
+        self._scale = (1 / (255 * std)).to(self.device).view(1, -1, 1, 1)
+        self._shift = (-mean / std).to(self.device).view(1, -1, 1, 1)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def order(self, epoch: int) -> NDArray[np.intp]:
+        """Return the rows of an epoch in their order."""
+        if self.balanced:
+            return self._balanced(generator(*self.seed, "order", epoch))
+        if self.shuffle:
+            return generator(*self.seed, "order", epoch).permutation(self.rows)
+        return self.rows
+
+    def _balanced(self, random: np.random.Generator) -> NDArray[np.intp]:
+        labels = self.labels[self.rows]
+        members = [self.rows[labels == label] for label in np.unique(labels)]
+        quota = -(-len(self.rows) // len(members))
+        drawn = [
+            np.concatenate([random.permutation(m) for _ in range(-(-quota // len(m)))])[:quota]
+            for m in members
+        ]
+        return random.permutation(np.concatenate(drawn))[: len(self.rows)]
+
+    def epoch(
+        self, n: int, memory_format: torch.memory_format = torch.contiguous_format
+    ) -> Iterator[Batch]:
+        """Yield the batches of epoch ``n``."""
+        if not len(self.rows):
+            return
+        waiting = iter(np.array_split(self.order(n), len(self)))
+        ready: deque[tuple[NDArray[np.intp], Future[Tensor]]] = deque()
+        try:
+            while True:
+                while len(ready) < AHEAD and (rows := next(waiting, None)) is not None:
+                    ready.append((rows, _threads().submit(self._gather, rows, n)))
+                if not ready:
+                    return
+                rows, gathered = ready.popleft()
+                yield self._batch(rows, gathered.result(), memory_format)
+        finally:
+            for _, future in ready:
+                future.cancel()
+
+    def _gather(self, rows: NDArray[np.intp], epoch: int) -> Tensor:
+        """Return the rows' images as uint8 ``(batch, side, side, channels)`` on the CPU."""
+        if self.augmentation is None:
+            images = self.pixels[rows]
+        else:
+            images = np.stack(
+                [
+                    self.augmentation(
+                        np.asarray(self.pixels[row]), derive(*self.seed, "image", epoch, int(row))
+                    )
+                    for row in rows
+                ]
+            )
+        gathered = torch.from_numpy(images)
+        return gathered.pin_memory() if self.device.type == "cuda" else gathered
+
+    def _batch(
+        self, rows: NDArray[np.intp], images: Tensor, memory_format: torch.memory_format
+    ) -> Batch:
+        labels = torch.from_numpy(self.labels[rows])
+        if self.device.type == "cuda":
+            labels = labels.pin_memory()
+        images = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        shape = (len(rows), self._scale.shape[1], *images.shape[2:])
+        normalised = torch.empty(shape, device=self.device, memory_format=memory_format)
+        torch.mul(images, self._scale, out=normalised)
+        normalised += self._shift
+        return Batch(normalised, labels.to(self.device, non_blocking=True), rows)
