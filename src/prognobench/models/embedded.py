@@ -1,0 +1,82 @@
+"""Two small backbones for films of 64 pixels, their pretrained weights shipped with the package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Gt
+
+from prognobench.errors import ConfigError
+from prognobench.models.source import backbone_source
+from prognobench.models.weights import locate
+from prognobench.records import BackboneSource, Preprocessing
+from prognobench.registry import MODELS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prognobench.models.encoders.network import NetworkEncoder
+
+ASSETS = Path(__file__).with_name("assets")
+"""Folder of the shipped weights and their model card."""
+
+NETWORKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "vit": (
+        "vit_tiny_patch16_224",
+        {"patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4},
+    ),
+    "cnn": ("resnet18", {"layers": (2, 2, 2, 1), "channels": (24, 48, 96, 128), "stem_width": 24}),
+}
+"""Name -> timm's architecture and what differs from it."""
+
+PREPROCESSING = Preprocessing(side=64, mean=(0.45,), std=(0.25,), interpolation="area")
+
+
+@MODELS.register("embedded")
+def embedded(
+    *,
+    network: Literal["vit", "cnn"],
+    weights: str = "embedded",
+    seed: Annotated[int, Gt(-1)] = 0,
+) -> BackboneSource:
+    """A small backbone pretrained without labels on synthetic chest films, or untrained.
+
+    Parameters
+    ----------
+    network
+        ``vit``: 1.2 million parameters, patches of 8 pixels; ``cnn``: a narrow ResNet.
+    weights
+        ``embedded`` (shipped), ``random``, or the path of a safetensors file or state dict.
+    seed
+        Of random weights.
+    """
+    if weights == "hub":
+        raise ConfigError("model.weights: these weights are on no hub; take 'embedded'")
+    file = str(ASSETS / f"{network}.safetensors") if weights == "embedded" else weights
+    return backbone_source(
+        partial(_encoder, network),
+        locate(file, seed=seed),
+        PREPROCESSING,
+        ("embedded", network, *NETWORKS[network]),
+    )
+
+
+def create(network: str) -> nn.Module:
+    """Make one of :data:`NETWORKS` with random weights, without a classifier."""
+    import timm
+
+    architecture, changes = NETWORKS[network]
+    side = {"img_size": PREPROCESSING.side} if network == "vit" else {}
+    module: nn.Module = timm.create_model(
+        architecture, num_classes=0, in_chans=PREPROCESSING.channels, **side, **changes
+    )
+    return module
+
+
+def _encoder(network: str) -> NetworkEncoder:
+    from prognobench.models.encoders.network import encoder
+
+    return encoder(create(network))

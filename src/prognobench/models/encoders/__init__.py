@@ -1,0 +1,1 @@
+"""Modules behind :class:`~prognobench.records.Backbone`; they import torch, so import them late."""

@@ -1,0 +1,156 @@
+"""Files of weights into networks: read safely, match names, compare, load."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from prognobench.errors import WeightsError
+
+State = dict[str, Tensor]
+Layout = Callable[[State, nn.Module], State]
+"""Turns a state dict in some library's names into the network's own."""
+
+SHOWN = 5
+
+
+class WithoutInitialisation(TorchFunctionMode):
+    """Builds modules without drawing the random weights that a checkpoint then overwrites."""
+
+    RANDOM = frozenset(
+        getattr(Tensor, name)
+        for name in ("normal_", "uniform_", "erfinv_", "bernoulli_", "exponential_")
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func in self.RANDOM and args else func(*args, **(kwargs or {}))
+
+
+def read(path: Path) -> State:
+    """Read a safetensors file or a state dict, never executing anything from it.
+
+    A dictionary around the state dict (``{"epoch": ..., "state_dict": ...}``) is taken off.
+
+    Raises
+    ------
+    WeightsError
+        If the file is broken or is no state dict.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} holds more than tensors, or is broken; executable pickles are refused: "
+            "save the model's state_dict() as safetensors and use that"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is broken, perhaps half downloaded ({_first_line(error)}); "
+            "delete it and get it again"
+        ) from error
+    state = _tensors(content)
+    if not state:
+        raise WeightsError(f"{path} holds no named tensors")
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _tensors(content: Any) -> State:
+    """Return the mapping, at most two levels down, that holds the most tensors."""
+    if not isinstance(content, Mapping):
+        return {}
+    here = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    nested = [_tensors(value) for value in content.values() if isinstance(value, Mapping)]
+    return max([here, *nested], key=len)
+
+
+def strip_prefix(state: State, wanted: set[str]) -> tuple[State, str]:
+    """Take off the prefix behind which most of the wanted names stand in ``state``.
+
+    Without such a prefix ``state`` comes back as it is.
+    """
+    prefixes: Counter[str] = Counter()
+    for key in state:
+        parts = key.split(".")
+        for cut in range(len(parts)):
+            if ".".join(parts[cut:]) in wanted:
+                prefixes["".join(part + "." for part in parts[:cut])] += 1
+    if not prefixes:
+        return state, ""
+    prefix, hits = prefixes.most_common(1)[0]
+    if not prefix or 2 * hits < len(wanted):
+        return state, ""
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, prefix
+
+
+def fill(network: nn.Module, state: State, layouts: tuple[Layout, ...]) -> tuple[str, ...]:
+    """Load ``state`` into ``network`` and report what matched.
+
+    Every tensor of the network must be in the file in its shape; what the file has beside them
+    (a classifier, a text tower) is left out and reported.
+
+    Raises
+    ------
+    WeightsError
+        With the first differences, if the file is of another architecture.
+    """
+    wanted = network.state_dict()
+    total = len(state)
+    state, prefix = strip_prefix(state, set(wanted))
+    for layout in layouts:
+        state = layout(state, network)
+    state, _ = strip_prefix(state, set(wanted))
+    counters = {key for key in wanted if key.endswith("num_batches_tracked")}
+    missing = [key for key in wanted if key not in state and key not in counters]
+    shapes = [
+        f"{key} is {tuple(state[key].shape)} in the file, {tuple(value.shape)} in the network"
+        for key, value in wanted.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if missing or shapes:
+        raise WeightsError(_differences(wanted, state, missing, shapes))
+    used = {key: state[key] for key in wanted if key in state}
+    network.load_state_dict(used, strict=False)
+    left_out = sorted(key for key in state if key not in wanted)
+    report = [f"{len(used)} of {len(wanted)} tensors of the network came from the file ({total})"]
+    if prefix:
+        report.append(f"prefix {prefix!r} taken off")
+    if left_out:
+        report.append(f"left out: {_some(left_out)}")
+    return tuple(report)
+
+
+def _differences(wanted: State, state: State, missing: list[str], shapes: list[str]) -> str:
+    lines = ["the weights are of another architecture:"]
+    lines += [f"  {shape}" for shape in shapes[:SHOWN]]
+    if len(shapes) > SHOWN:
+        lines.append(f"  and {len(shapes) - SHOWN} more tensors of another shape")
+    if missing:
+        lines.append(f"  not in the file ({len(missing)} of {len(wanted)}): {_some(missing)}")
+    unknown = [key for key in state if key not in wanted]
+    if unknown:
+        lines.append(f"  only in the file ({len(unknown)}): {_some(unknown)}")
+    return "\n".join(lines)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

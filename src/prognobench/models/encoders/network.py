@@ -1,0 +1,146 @@
+"""Encoders: one interface over timm's networks, whatever their family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from prognobench.models.encoders.roles import block_names, role_names
+
+Pooling = Literal["auto", "own"]
+
+
+class Tokens(NamedTuple):
+    """Output of the last block after the final norm.
+
+    ``class_token`` is ``(batch, width)`` or ``None``; ``patches`` is ``(batch, positions, width)``.
+    """
+
+    class_token: Tensor | None
+    patches: Tensor
+
+
+class NetworkEncoder(nn.Module):
+    """A timm network without its classifier, as an :class:`~prognobench.records.Encoder`.
+
+    Attributes
+    ----------
+    network
+        timm's own module; names in ``roles`` and ``blocks`` begin with ``network.``.
+    taps
+        Name -> width, the pooled feature first.
+    """
+
+    def __init__(self, network: nn.Module, taps: dict[str, int]) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.taps = taps
+
+    @property
+    def roles(self) -> dict[str, tuple[str, ...]]:
+        return role_names(self.network, "network.")
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        return block_names(self.network, "network.")
+
+    def tokens(self, images: Tensor) -> Tokens:
+        """Return class token (if any) and patch tokens; a CNN's patches are its map's positions."""
+        raise NotImplementedError
+
+    def features(self, images: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        """Return each named tap as ``(batch, width of the tap)``, from one forward pass."""
+        raise NotImplementedError
+
+
+class MapEncoder(NetworkEncoder):
+    """A network of feature maps (CNNs, Swin): one tap, the globally pooled features."""
+
+    def __init__(self, network: Any) -> None:
+        width = int(getattr(network, "head_hidden_size", 0) or network.num_features)
+        super().__init__(network, {"last1": width})
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled: Tensor = self.network(images)
+        return pooled
+
+    def tokens(self, images: Tensor) -> Tokens:
+        maps: Tensor = self.network.forward_features(images)
+        if maps.ndim == 4:  # Swin puts channels last, CNNs put them first
+            channels_first = maps.shape[1] == self.network.num_features
+            maps = maps.flatten(2).mT if channels_first else maps.flatten(1, 2)
+        return Tokens(None, maps)
+
+    def features(self, images: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        return {"last1": self(images)} if taps else {}
+
+
+class TokenEncoder(NetworkEncoder):
+    """A plain vision transformer.
+
+    With a class token, ``last1`` is that of the last block after the final norm, ``last4`` the
+    four last blocks' concatenated, each after the final norm, and ``+avg`` appends the mean patch
+    token of the last block, as in DINOv2's linear evaluation. Without a class token (SigLIP), or
+    with ``pooling="own"``, ``last1`` is what the network itself pools (attention pooling, the mean
+    patch token), and there is no ``last4``.
+    """
+
+    def __init__(self, network: Any, pooling: Pooling = "auto") -> None:
+        width = int(network.num_features)
+        super().__init__(network, {})
+        self.own = pooling == "own" or getattr(network, "cls_token", None) is None
+        self.taps["last1"] = width
+        if not self.own and len(self.network.blocks) >= 4:
+            self.taps["last4"] = 4 * width
+        self.taps |= {f"{tap}+avg": size + width for tap, size in self.taps.items()}
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._pool(self.network.forward_features(images))
+
+    def _pool(self, tokens: Tensor) -> Tensor:
+        """Pool normed tokens ``(batch, prefix + positions, width)``."""
+        if self.own:
+            pooled: Tensor = self.network.forward_head(tokens, pre_logits=True)
+            return pooled
+        # Networks that pool by the mean have their last norm behind the pooling.
+        last_norm = getattr(self.network, "fc_norm", None)
+        return last_norm(tokens[:, 0]) if last_norm else tokens[:, 0]
+
+    def tokens(self, images: Tensor) -> Tokens:
+        tokens: Tensor = self.network.forward_features(images)
+        has_class = getattr(self.network, "cls_token", None) is not None
+        return Tokens(tokens[:, 0] if has_class else None, tokens[:, self._prefix :])
+
+    @property
+    def _prefix(self) -> int:
+        return int(self.network.num_prefix_tokens)
+
+    def features(self, images: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        depth = 4 if any(tap.startswith("last4") for tap in taps) else 1
+        blocks = self.network.forward_intermediates(
+            images,
+            indices=depth,
+            norm=True,
+            return_prefix_tokens=bool(self._prefix),
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        if self._prefix:
+            blocks = [torch.cat((prefix, patches), 1) for patches, prefix in blocks]
+        pooled = {"last1": self._pool(blocks[-1])}
+        if depth == 4:
+            pooled["last4"] = torch.cat([self._pool(tokens) for tokens in blocks], -1)
+        mean = blocks[-1][:, self._prefix :].mean(1)
+        pooled |= {f"{tap}+avg": torch.cat((x, mean), -1) for tap, x in pooled.items()}
+        return {tap: pooled[tap] for tap in taps}
+
+
+def encoder(network: Any, pooling: Pooling = "auto") -> NetworkEncoder:
+    """Wrap a timm network that was made with ``num_classes=0``."""
+    inner = getattr(network, "forward_intermediates", None)
+    plain = inner is not None and "return_prefix_tokens" in signature(inner).parameters
+    return TokenEncoder(network, pooling) if plain else MapEncoder(network)

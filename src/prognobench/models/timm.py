@@ -1,0 +1,141 @@
+"""Any network of timm, with weights from the hub, a local file or a seed."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Gt
+
+from prognobench.errors import ConfigError
+from prognobench.models.source import backbone_source
+from prognobench.models.weights import hub_of, locate
+from prognobench.records import BackboneSource, Preprocessing
+from prognobench.registry import MODELS, near
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prognobench.models.encoders.checkpoint import Layout, State
+    from prognobench.models.encoders.network import NetworkEncoder
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
+
+
+@MODELS.register("timm")
+def timm(
+    *,
+    architecture: str,
+    weights: str = "hub",
+    hub: str = "",
+    page: str = "",
+    side: Annotated[int, Gt(0)] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    interpolation: Interpolation | None = None,
+    channels: Literal["repeat", "sum"] = "repeat",
+    pooling: Literal["auto", "own"] = "auto",
+    seed: int = 0,
+) -> BackboneSource:
+    """A network of timm by name, its weights from the hub, a local file or a seed.
+
+    Parameters
+    ----------
+    architecture
+        timm's name with its tag: ``resnet50.a1_in1k``.
+    weights
+        ``hub``, ``random``, or the path of a safetensors file or state dict.
+    hub
+        ``owner/repository[:file]`` on the Hugging Face hub; by default timm's own.
+    page
+        Where a person gets weights that are on no hub.
+    side
+        Of the square input in pixels; position embeddings are resampled. By default, and for
+        ``mean``, ``std`` and ``interpolation`` too, what timm says of the weights.
+    channels
+        How a grayscale film enters: ``repeat`` it to three channels, or ``sum`` the first
+        convolution over its input channels (mean and standard deviation are then averaged).
+    pooling
+        ``auto`` is the class token where there is one; ``own`` is what the network pools.
+    seed
+        Of random weights.
+    """
+    if side is None or mean is None or std is None or interpolation is None:
+        declared = _declared(architecture)
+        side, interpolation = side or declared.side, interpolation or declared.interpolation
+        mean, std = mean or declared.mean, std or declared.std
+    if channels == "sum":
+        mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+    tag = hub_of({"architecture": architecture, "hub": hub, "page": page})
+    return backbone_source(
+        partial(_build, architecture, side, len(mean), pooling),
+        locate(weights, hub=tag, page=page, seed=seed),
+        Preprocessing(side, tuple(mean), tuple(std), interpolation),
+        ("timm", architecture, side, channels, pooling),
+        _layouts,
+    )
+
+
+def _declared(architecture: str) -> Preprocessing:
+    """Return what timm says that an architecture's weights expect."""
+    import timm
+
+    check_name(architecture)
+    declared: Any = timm.get_pretrained_cfg(architecture)
+    return Preprocessing(
+        declared.input_size[-1], declared.mean, declared.std, declared.interpolation
+    )
+
+
+def check_name(architecture: str) -> None:
+    """Raise a ``ConfigError`` with the near names if timm has no such architecture or tag."""
+    import timm
+
+    name, _, tag = architecture.partition(".")
+    if not timm.is_model(name):
+        raise ConfigError(
+            f"model.architecture: timm has no {name!r}{near(name, timm.list_models())}"
+        )
+    tagged = timm.list_pretrained(f"{name}*") if tag else []
+    if tag and architecture not in tagged:
+        raise ConfigError(
+            f"model.architecture: timm's {name} has no weights {tag!r}{near(architecture, tagged)}"
+        )
+
+
+def _build(architecture: str, side: int, channels: int, pooling: Any) -> NetworkEncoder:
+    import timm
+
+    from prognobench.models.encoders.network import encoder
+
+    check_name(architecture)
+    declared: Any = timm.get_pretrained_cfg(architecture)
+    size: dict[str, Any] = {"img_size": side} if declared.fixed_input_size else {}
+    network = timm.create_model(architecture, num_classes=0, in_chans=channels, **size)
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))
+    if side % patch[0]:
+        below = side - side % patch[0]
+        raise ConfigError(
+            f"model.side: {side} is no multiple of {architecture}'s patch of {patch[0]} pixels; "
+            f"take {below or patch[0]} or {below + patch[0]}"
+        )
+    return encoder(network, pooling)
+
+
+def _layouts() -> tuple[Layout, ...]:
+    return (_timm_layout, _sum_first_convolution)
+
+
+def _timm_layout(state: State, network: nn.Module) -> State:
+    """Apply timm's own conversion for this family; it also resamples position embeddings."""
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    return dict(convert(state, network)) if convert else state
+
+
+def _sum_first_convolution(state: State, network: Any) -> State:
+    """Sum the first convolution over its input channels, if the network has only one."""
+    name = f"{network.pretrained_cfg['first_conv']}.weight"
+    if name in state and network.state_dict()[name].shape[1] == 1:
+        state = {**state, name: state[name].sum(1, keepdim=True)}
+    return state

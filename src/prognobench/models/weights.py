@@ -1,0 +1,166 @@
+"""Where weights come from, found and fingerprinted without loading them or importing torch."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from prognobench.errors import WeightsError
+from prognobench.registry import near
+
+FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
+"""Names under which hub repositories keep weights, best first."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that are known to be here.
+
+    Attributes
+    ----------
+    origin
+        For people: a hub tag, a file's name, ``random (seed 0)``.
+    digest
+        SHA-256 of the file's content, or what stands for the random numbers.
+    path
+        The file, or ``None`` for random weights.
+    """
+
+    origin: str
+    digest: str
+    path: Path | None = None
+
+
+def locate(weights: str, *, hub: str = "", page: str = "", seed: int = 0) -> Weights:
+    """Find the weights that a config asks for; the hub's are downloaded once.
+
+    Parameters
+    ----------
+    weights
+        ``hub``, ``random``, or the path of a safetensors file or state dict.
+    hub
+        ``owner/repository`` or ``owner/repository:file`` on the Hugging Face hub.
+    page
+        Where a person gets weights that are on no hub.
+    seed
+        Of random weights.
+
+    Raises
+    ------
+    WeightsError
+        Saying how to get the weights, if they are not here. Random weights never stand in.
+    """
+    if weights == "random":
+        return Weights(f"random (seed {seed})", f"random-{seed}")
+    if weights == "hub":
+        return _from_hub(hub, page)
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise WeightsError(
+            f"model.weights: no file {path}{near(path.name, beside)} "
+            "('hub' and 'random' are the other choices)"
+        )
+    return Weights(path.name, file_digest(path), path)
+
+
+def weights_here(settings: Mapping[str, Any]) -> bool | None:
+    """Say whether a model's weights can be loaded without a network; ``None`` if it needs none.
+
+    ``settings`` are those of a model's YAML; an unset ``weights`` means ``hub``.
+    """
+    weights = str(settings.get("weights", "hub"))
+    if weights == "random":
+        return None
+    if weights != "hub":
+        return Path(weights).expanduser().is_file()
+    return _cached(hub_of(settings)) is not None
+
+
+def hub_of(settings: Mapping[str, Any]) -> str:
+    """Return the hub tag that a model's settings name; by default timm's of that architecture."""
+    hub, page = str(settings.get("hub") or ""), settings.get("page")
+    return hub if hub or page else f"timm/{settings.get('architecture', '')}"
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's content, remembered while size and time stay the same."""
+    real = path.resolve()
+    if real.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", real.name):
+        return real.name  # the hub's cache names large files by this very digest
+    stat = real.stat()
+    return _content_digest(real, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _content_digest(path: Path, _size: int, _mtime: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _split(hub: str) -> tuple[str, tuple[str, ...]]:
+    repository, _, file = hub.partition(":")
+    return repository, (file,) if file else FILES
+
+
+def _cached(hub: str) -> Path | None:
+    """Return the file in the hub's local cache, if it is there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, files = _split(hub)
+    if repository.count("/") != 1:
+        return None
+    for file in files:
+        found = try_to_load_from_cache(repository, file)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _from_hub(hub: str, page: str) -> Weights:
+    if not hub:
+        raise WeightsError(
+            f"these weights are on no hub: get them from {page or 'their authors'} "
+            "and set model.weights=PATH to the file"
+        )
+    path = _cached(hub) or _download(hub)
+    snapshot = path.parent.name[:12]
+    return Weights(f"{_split(hub)[0]}@{snapshot} ({path.name})", file_digest(path), path)
+
+
+def _download(hub: str) -> Path:
+    from huggingface_hub import errors, hf_hub_download
+
+    repository, files = _split(hub)
+    by_hand = (
+        f"download {files[0]} from https://huggingface.co/{repository} on a machine that can, "
+        "copy it here, and set model.weights=PATH to it"
+    )
+    for file in files:
+        try:
+            return Path(hf_hub_download(repository, file))
+        except errors.GatedRepoError as error:
+            raise WeightsError(
+                f"{repository} is gated: accept its licence at https://huggingface.co/{repository} "
+                f"and log in with 'hf auth login', or {by_hand}"
+            ) from error
+        except errors.RepositoryNotFoundError as error:
+            raise WeightsError(
+                f"the hub has no repository {repository!r}; check model.hub"
+            ) from error
+        except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+            raise WeightsError(
+                f"the weights {repository} are not here and the hub cannot be reached: {by_hand}"
+            ) from error
+        except errors.EntryNotFoundError:
+            continue
+        except OSError as error:
+            raise WeightsError(f"{repository}: {error}; or {by_hand}") from error
+    raise WeightsError(
+        f"{repository} has none of {', '.join(files)}; name the file: {repository}:FILE"
+    )
