@@ -1,0 +1,84 @@
+"""Which patients train, validate and test: the same for every model and strategy.
+
+Folds depend on patients, classes and the seed alone, not on the order of the table's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from prognobench.errors import DataError
+from prognobench.folds.patients import Patients, some
+from prognobench.folds.tables import export_folds, import_folds
+from prognobench.records import Cohort, Component, Fold
+from prognobench.registry import CVS, REGIMES
+
+__all__ = ["check_folds", "export_folds", "import_folds", "make_folds"]
+
+
+def make_folds(cohort: Cohort, cv: Component, regime: Component, seed: int) -> tuple[Fold, ...]:
+    """Split a cohort.
+
+    Parameters
+    ----------
+    cv
+        How patients are split.
+    regime
+        How much of each training part is used.
+    seed
+        Of splits and draws.
+
+    Raises
+    ------
+    DataError
+        With every fold's faults, if the cohort cannot be split so.
+    """
+    made: list[Fold] = []
+    faults: list[str] = []
+    for fold in CVS[cv.builder](cohort, seed, **cv.settings):
+        try:
+            made += REGIMES[regime.builder](cohort, fold, seed, **regime.settings)
+        except DataError as error:
+            faults += error.faults
+    if faults:
+        raise DataError(faults)
+    check_folds(cohort, made)
+    return tuple(made)
+
+
+def check_folds(cohort: Cohort, folds: Sequence[Fold]) -> None:
+    """Make sure that no patient stands in two parts and that every fold can train and test.
+
+    Raises
+    ------
+    DataError
+        With every fault of every fold.
+    """
+    patients = Patients.of(cohort)
+    if faults := [
+        f"{cohort.name}: fold {fold.name}: {fault}"
+        for fold in folds
+        for fault in _faults(patients, fold)
+    ]:
+        raise DataError(faults)
+
+
+def _faults(patients: Patients, fold: Fold) -> Iterable[str]:
+    parts = {
+        name: patients.members(getattr(fold, name)) for name in ("train", "validation", "test")
+    }
+    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        if len(shared := np.intersect1d(parts[one], parts[other])):
+            yield (
+                f"{len(shared)} patients stand in the {one} and in the {other} part "
+                f"({some(patients.ids[shared])}); give each patient one part"
+            )
+    if not len(parts["test"]):
+        yield "the test part is empty"
+    if patients.counts(parts["train"]).min() == 0:
+        yield (
+            f"the training part has {patients.describe(parts['train'])} patients; "
+            "there must be some of every class"
+        )

@@ -1,0 +1,187 @@
+"""Patients as the splitter sees them, and how they are dealt out to parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prognobench.errors import DataError
+from prognobench.records import Cohort, Fold
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Members = NDArray[np.intp]
+    """Indices of patients."""
+
+
+@dataclass(frozen=True)
+class Patients:
+    """The patients of a cohort, sorted by id, so that the table's row order changes nothing.
+
+    Attributes
+    ----------
+    ids
+        ``(patients,)``.
+    labels, films
+        Class and number of images of each patient.
+    of_row
+        Patient of each row of the cohort's table.
+    """
+
+    ids: NDArray[np.object_]
+    labels: NDArray[np.intp]
+    films: NDArray[np.intp]
+    of_row: Members
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, cohort: Cohort) -> Patients:
+        """Read them from a cohort.
+
+        Raises
+        ------
+        DataError
+            If patients have more than one label, or the cohort has one class only.
+        """
+        import pandas as pd
+
+        of_row, ids = pd.factorize(cohort.table["patient_id"], sort=True)
+        row_labels = cohort.table["label"].to_numpy(dtype=np.intp)
+        labels = np.zeros(len(ids), dtype=np.intp)
+        labels[of_row] = row_labels
+        contradicting = np.unique(of_row[row_labels != labels[of_row]])
+        if len(contradicting):
+            raise DataError(
+                f"{cohort.name}: {len(contradicting)} patients have films with different outcomes "
+                f"({some(np.asarray(ids)[contradicting])}); an outcome belongs to a patient"
+            )
+        patients = cls(
+            ids=np.asarray(ids, dtype=object),
+            labels=labels,
+            films=np.bincount(of_row, minlength=len(ids)),
+            of_row=of_row,
+            classes=cohort.classes,
+        )
+        counts = patients.counts(patients.everyone)
+        if np.count_nonzero(counts) < 2:
+            raise DataError(
+                f"{cohort.name}: there is nothing to tell apart, the patients are "
+                f"{patients.describe(patients.everyone)}; check the label column and its values"
+            )
+        return patients
+
+    @property
+    def everyone(self) -> Members:
+        return np.arange(len(self.ids))
+
+    def counts(self, members: Members) -> NDArray[np.intp]:
+        """Patients of each class among these."""
+        return np.bincount(self.labels[members], minlength=len(self.classes))
+
+    def describe(self, members: Members) -> str:
+        """Class counts in words: ``12 alive, 3 dead``."""
+        named = zip(self.counts(members), self.classes, strict=True)
+        return ", ".join(f"{count} {name}" for count, name in named)
+
+    def members(self, rows: NDArray[np.intp]) -> Members:
+        """The patients that these rows belong to."""
+        return np.unique(self.of_row[rows])
+
+    def rows(self, members: Members) -> NDArray[np.intp]:
+        """All rows of these patients, in the table's order."""
+        chosen = np.zeros(len(self.ids), dtype=bool)
+        chosen[members] = True
+        return np.flatnonzero(chosen[self.of_row])
+
+    def fold(
+        self,
+        train: Members,
+        validation: Members,
+        test: Members,
+        *,
+        fold: int = 0,
+        repeat: int = 0,
+        draw: int | None = None,
+    ) -> Fold:
+        """The fold whose parts hold all films of these patients."""
+        return Fold(
+            self.rows(train),
+            self.rows(validation),
+            self.rows(test),
+            fold=fold,
+            repeat=repeat,
+            draw=draw,
+        )
+
+    def deal(
+        self, members: Members, shares: Sequence[float], random: np.random.Generator
+    ) -> list[Members]:
+        """Deal patients out to parts at random, stratified by class.
+
+        Of each class a part gets its share of the patients, rounded down or up: with equal shares
+        the class counts of two parts differ by at most one, and so do their sizes. Within that,
+        parts get films in proportion to their patients as far as a greedy choice allows.
+
+        Parameters
+        ----------
+        shares
+            Of each part; they sum to one.
+        """
+        part = np.full(len(self.ids), -1)
+        sizes = np.zeros(len(shares), dtype=np.intp)
+        for label, count in enumerate(self.counts(members)):
+            of_class = random.permutation(members[self.labels[members] == label])
+            quota = _quotas(int(count), shares, sizes, random)
+            sizes += quota
+            part[of_class] = _balanced(self.films[of_class], quota, random)
+        return [np.flatnonzero(part == number) for number in range(len(shares))]
+
+
+def _quotas(
+    count: int, shares: Sequence[float], sizes: NDArray[np.intp], random: np.random.Generator
+) -> NDArray[np.intp]:
+    """How many of a class's patients each part gets: its share, rounded down or up.
+
+    Whom rounding up favours is chosen so that the parts' sizes keep to their shares as well.
+    """
+    exact = count * np.asarray(shares)
+    quota: NDArray[np.intp] = np.floor(exact + 1e-9).astype(np.intp)
+    left = count - int(quota.sum())
+    lacking = (sizes.sum() + count) * np.asarray(shares) - (sizes + quota)
+    lacking[exact - quota < 1e-9] = -np.inf
+    shuffled = random.permutation(len(quota))
+    quota[shuffled[np.argsort(-lacking[shuffled], kind="stable")][:left]] += 1
+    return quota
+
+
+def _balanced(
+    films: NDArray[np.intp], quota: NDArray[np.intp], random: np.random.Generator
+) -> NDArray[np.intp]:
+    """Part of each patient, such that parts get films in proportion to their quota.
+
+    Patients come by falling number of films; each goes where most films are lacking per patient.
+    """
+    order = np.argsort(-films, kind="stable")
+    lacking = (films.mean() if len(films) else 0.0) * quota.astype(float)
+    places = quota.tolist()
+    tie_break = random.permutation(len(quota)).tolist()
+    part = np.empty(len(films), dtype=np.intp)
+    for patient, count in zip(order.tolist(), films[order].tolist(), strict=True):
+        chosen = max(
+            (number for number in tie_break if places[number]),
+            key=lambda number: lacking[number] / places[number],
+        )
+        part[patient] = chosen
+        places[chosen] -= 1
+        lacking[chosen] -= count
+    return part
+
+
+def some(names: Sequence[object] | NDArray[np.object_], most: int = 5) -> str:
+    """The first few of many names."""
+    listed = ", ".join(str(name) for name in names[:most])
+    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"

@@ -1,0 +1,160 @@
+"""How much of a fold's training part may be used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge
+
+from prognobench.errors import DataError
+from prognobench.folds.patients import Patients
+from prognobench.records import Cohort, Fold
+from prognobench.registry import REGIMES
+from prognobench.seeds import generator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from prognobench.folds.patients import Members
+
+Validation = Literal["proportional", "none", "full"]
+
+
+@REGIMES.register("full")
+def full(cohort: Cohort, fold: Fold, seed: int) -> list[Fold]:
+    """All patients of the training part."""
+    return [fold]
+
+
+@REGIMES.register("few_shot")
+def few_shot(
+    cohort: Cohort,
+    fold: Fold,
+    seed: int,
+    *,
+    k: Annotated[int, Ge(1)],
+    draws: Annotated[int, Ge(1)] = 10,
+    validation: Validation = "proportional",
+) -> list[Fold]:
+    """``k`` patients per class from the training part, in several draws; the test part whole.
+
+    Draws are nested: the patients of ``k=4`` include those of ``k=2``.
+
+    Parameters
+    ----------
+    validation
+        ``proportional`` shrinks each class of the validation part as much as in training, to one
+        patient at least; ``none`` leaves the part out, as there is none in real few-shot use;
+        ``full`` keeps it.
+
+    Raises
+    ------
+    DataError
+        If a class has fewer than ``k`` patients in the training part.
+    """
+    patients = Patients.of(cohort)
+    members = patients.members(fold.train)
+    counts = patients.counts(members)
+    if counts.min() < k:
+        raise DataError(
+            f"{cohort.name}: fold {fold.name} has {patients.describe(members)} patients to train "
+            f"on, too few of a class for regime.k={k}; the largest k possible is {counts.min()}"
+        )
+    quota = np.full(len(counts), k)
+    return _draws(patients, fold, seed, quota, draws=draws, validation=validation)
+
+
+@REGIMES.register("reduced")
+def reduced(
+    cohort: Cohort,
+    fold: Fold,
+    seed: int,
+    *,
+    patients: Annotated[int, Ge(2)],
+    draws: Annotated[int, Ge(1)] = 1,
+    validation: Validation = "proportional",
+) -> list[Fold]:
+    """A smaller training part with the same class shares; the test part whole.
+
+    Draws are nested: the patients of a smaller number are among those of a larger one.
+
+    Parameters
+    ----------
+    patients
+        So many in total; each class keeps one at least.
+    validation
+        As in ``few_shot``.
+
+    Raises
+    ------
+    DataError
+        If the training part has fewer patients.
+    """
+    known = Patients.of(cohort)
+    members = known.members(fold.train)
+    if len(members) < patients:
+        raise DataError(
+            f"{cohort.name}: fold {fold.name} has {len(members)} patients to train on, fewer than "
+            f"regime.patients={patients}; lower it"
+        )
+    quota = _stratified_quota(known.counts(members), patients)
+    return _draws(known, fold, seed, quota, draws=draws, validation=validation)
+
+
+def _stratified_quota(counts: NDArray[np.intp], total: int) -> NDArray[np.intp]:
+    """How many patients of each class to keep; grows with ``total`` in every class.
+
+    Each class is spread evenly over [0, 1], its first patient before all others; kept are the
+    first ``total`` of all classes together.
+    """
+    label = np.repeat(np.arange(len(counts)), counts)
+    rank = np.concatenate([np.arange(count) for count in counts])
+    place = np.where(rank == 0, -1.0, (rank + 0.5) / counts[label])
+    kept = label[np.argsort(place, kind="stable")[:total]]
+    return np.bincount(kept, minlength=len(counts))
+
+
+def _draws(
+    patients: Patients,
+    fold: Fold,
+    seed: int,
+    quota: NDArray[np.intp],
+    *,
+    draws: int,
+    validation: Validation,
+) -> list[Fold]:
+    """Draw the quota of each class from the training part, and validation patients to match."""
+    training, validating = patients.members(fold.train), patients.members(fold.validation)
+    available = patients.counts(validating)
+    share = quota / patients.counts(training)
+    matching = {
+        "none": np.zeros_like(available),
+        "full": available,
+        "proportional": np.minimum(np.maximum(np.rint(available * share), 1), available),
+    }[validation].astype(np.intp)
+    made = []
+    for draw in range(draws):
+        axes = (seed, "folds", "draw", fold.repeat, fold.fold, draw)
+        made.append(
+            patients.fold(
+                _first(patients, training, quota, generator(*axes, "train")),
+                _first(patients, validating, matching, generator(*axes, "validation")),
+                patients.members(fold.test),
+                fold=fold.fold,
+                repeat=fold.repeat,
+                draw=draw,
+            )
+        )
+    return made
+
+
+def _first(
+    patients: Patients, members: Members, quota: NDArray[np.intp], random: np.random.Generator
+) -> Members:
+    """The first patients of each class in a random order that does not depend on the quota."""
+    shuffled = (
+        random.permutation(members[patients.labels[members] == label])
+        for label in range(len(quota))
+    )
+    return np.concatenate([one[:count] for one, count in zip(shuffled, quota, strict=True)])
