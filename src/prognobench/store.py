@@ -80,17 +80,53 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def read_table(path: Path, text: Sequence[str] = TEXT_COLUMNS) -> pd.DataFrame:
     """Read what :func:`write_table` wrote; the columns in ``text`` stay text."""
-    import pandas as pd
-
     try:
-        table = pd.read_csv(
-            path,
-            dtype=dict.fromkeys(text, str),
-            keep_default_na=False,
-            na_values=[""],
-        )
+        return _parse(path.read_bytes(), text)
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
+
+
+def read_tables(paths: Sequence[Path], text: Sequence[str] = TEXT_COLUMNS) -> pd.DataFrame:
+    """Read many tables of the same columns as one, much faster than one by one.
+
+    The column ``file`` says which of the paths a row came from, as an index.
+    """
+    contents: list[bytes] = []
+    for path in paths:
+        try:
+            contents.append(path.read_bytes())
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error}") from error
+        if contents[-1].partition(b"\n")[0] != contents[0].partition(b"\n")[0]:
+            raise StoreError(f"{path} has other columns than {paths[0]}")
+    bodies = [content.partition(b"\n")[2].rstrip(b"\n") for content in contents]
+    rows = [body.count(b"\n") + bool(body) for body in bodies]
+    together = b"\n".join([contents[0].partition(b"\n")[0], *filter(None, bodies)])
+    try:
+        table = _parse(together, text)
+    except ValueError:
+        table = None
+    if table is None or len(table) != sum(rows):
+        # A damaged file, which is named so, or line breaks inside cells.
+        import pandas as pd
+
+        tables = [read_table(path, text) for path in paths]
+        rows, table = [len(each) for each in tables], pd.concat(tables, ignore_index=True)
+    table["file"] = [number for number, count in enumerate(rows) for _ in range(count)]
+    return table
+
+
+def _parse(content: bytes, text: Sequence[str]) -> pd.DataFrame:
+    import io
+
+    import pandas as pd
+
+    table = pd.read_csv(
+        io.BytesIO(content),
+        dtype=dict.fromkeys(text, str),
+        keep_default_na=False,
+        na_values=[""],
+    )
     for column in table.columns:
         if table[column].dtype == "str" or table[column].dtype == object:
             values = table[column]
