@@ -23,7 +23,7 @@ def focal(
     balanced_sampling: bool = False,
     weights_and_sampling: bool = False,
 ) -> Loss:
-    """Cross-entropy times ``(1 - p[y]) ** gamma``, so that easy samples count less (Lin et al. 2017)."""
+    """Cross-entropy times ``(1 - p[y]) ** gamma``: easy samples count less (Lin et al. 2017)."""
     import numpy as np
 
     weights = class_weights(class_counts, weighting, beta, balanced_sampling, weights_and_sampling)

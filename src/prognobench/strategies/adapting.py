@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,20 +12,90 @@ from prognobench.records import Adapted, Backbone, ParameterGroup
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from prognobench.strategies.modules.classifier import Classifier
+
 WEIGHTS = "adapted.safetensors"
+
+
+def unscaled(name: str) -> float:
+    """Every parameter at the strategy's own learning rate."""
+    return 1.0
 
 
 def freeze(module: nn.Module) -> None:
     """Let no parameter of the module require gradients."""
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
+    module.requires_grad_(False)
+
+
+def adapt(
+    backbone: Backbone,
+    num_classes: int,
+    *,
+    lr: float,
+    role: str,
+    scale: Callable[[str], float] = unscaled,
+    head_first_epochs: int = 0,
+    head_dropout: float,
+    head_norm: bool,
+    merge: Callable[[Classifier], nn.Module] | None = None,
+) -> Adapted:
+    """Return the record of a backbone whose trainable parameters require gradients already.
+
+    Parameters that take no part in the pooled feature (a mask token, say) are frozen and noted.
+    Trainable tensors are saved by name.
+
+    Parameters
+    ----------
+    lr, role, scale
+        See :func:`group_parameters`.
+    merge
+        Returns an equivalent model without adapters.
+    """
+    from prognobench.strategies.modules.classifier import Classifier
+
+    model = Classifier(
+        backbone.module, backbone.width, num_classes, dropout=head_dropout, norm=head_norm
+    )
+    idle = unreached(model, backbone)
+    for name in idle:
+        model.get_parameter(name).requires_grad_(False)
+    notes = (f"without influence, hence frozen: {', '.join(idle)}",) if idle else ()
+    return Adapted(
+        model=model,
+        groups=group_parameters(model, lr, role, scale),
+        save=lambda folder: save_tensors(adapted_tensors(model), folder / WEIGHTS),
+        load=lambda folder: load_tensors(model, folder / WEIGHTS, adapted_tensors(model)),
+        merge=None if merge is None else lambda: merge(model),
+        head_first_epochs=head_first_epochs,
+        notes=notes,
+    )
+
+
+def unreached(model: nn.Module, backbone: Backbone) -> tuple[str, ...]:
+    """Return the trainable parameters that the logits do not depend on.
+
+    One forward and backward pass on a black image tells.
+    """
+    import torch
+
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    expects = backbone.preprocessing
+    image = torch.zeros(1, expects.channels, expects.side, expects.side)
+    was_training = model.training
+    model.eval()
+    with torch.enable_grad():
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+            model(image).sum(), list(trainable.values()), allow_unused=True
+        )
+    model.train(was_training)
+    return tuple(name for name, g in zip(trainable, gradients, strict=True) if g is None)
 
 
 def group_parameters(
     model: nn.Module,
     lr: float,
     role: str,
-    scale: Callable[[str], float] = lambda name: 1.0,
+    scale: Callable[[str], float] = unscaled,
 ) -> tuple[ParameterGroup, ...]:
     """Group what requires gradients: the head apart, vectors without weight decay.
 
@@ -35,47 +105,25 @@ def group_parameters(
     Parameters
     ----------
     model
-        A classifier: its head's parameters are named ``head.*``.
+        A classifier.
     lr
         Learning rate of all but the head, whose rate is the recipe's.
     role
         What the parameters outside the head are called.
     scale
-        Parameter name -> factor on ``lr``.
+        Name of a parameter within the encoder -> factor on ``lr``.
     """
     groups: dict[tuple[str, float | None, float | None], list[str]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         decay = 0.0 if parameter.numel() == max(parameter.shape, default=1) else None
-        is_head = name.startswith("head.")
-        key = ("head", None, decay) if is_head else (role, lr * scale(name), decay)
+        part, _, inner = name.partition(".")
+        key = ("head", None, decay) if part == "head" else (role, lr * scale(inner), decay)
         groups.setdefault(key, []).append(name)
     return tuple(
-        ParameterGroup(role, tuple(names), lr, decay) for (role, lr, decay), names in groups.items()
-    )
-
-
-def adapt(
-    backbone: Backbone,
-    model: nn.Module,
-    *,
-    lr: float,
-    role: str,
-    scale: Callable[[str], float] = lambda name: 1.0,
-    merge: Callable[[], nn.Module] | None = None,
-    head_first_epochs: int = 0,
-    notes: tuple[str, ...] = (),
-) -> Adapted:
-    """Return the record of a classifier whose trainable tensors are saved by name."""
-    return Adapted(
-        model=model,
-        groups=group_parameters(model, lr, role, scale),
-        save=lambda folder: save_tensors(adapted_tensors(model), folder / WEIGHTS),
-        load=lambda folder: load_tensors(model, folder / WEIGHTS, adapted_tensors(model)),
-        merge=merge,
-        head_first_epochs=head_first_epochs,
-        notes=notes,
+        ParameterGroup(role, tuple(names), rate, decay)
+        for (role, rate, decay), names in groups.items()
     )
 
 
@@ -85,19 +133,18 @@ def adapted_tensors(model: nn.Module) -> dict[str, Tensor]:
     for prefix, module in model.named_modules():
         own = list(module.parameters(recurse=False))
         if own and all(parameter.requires_grad for parameter in own):
-            persistent = module.state_dict(prefix=f"{prefix}." if prefix else "")
-            tensors.update(persistent)
+            tensors |= {f"{prefix}.{name}": b for name, b in module.named_buffers(recurse=False)}
     return tensors
 
 
-def save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     """Write tensors by name as safetensors."""
     from safetensors.torch import save_file
 
     save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, file)
 
 
-def load_tensors(model: nn.Module, file: Path, expected: dict[str, Tensor]) -> None:
+def load_tensors(model: nn.Module, file: Path, expected: Mapping[str, Tensor]) -> None:
     """Load tensors by name into the model.
 
     Raises
@@ -113,9 +160,9 @@ def load_tensors(model: nn.Module, file: Path, expected: dict[str, Tensor]) -> N
     faults = [f"{name} is missing" for name in expected if name not in tensors]
     faults += [f"{name} is not part of this model" for name in tensors if name not in expected]
     faults += [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(expected[name].shape)}"
-        for name in expected
-        if name in tensors and tensors[name].shape != expected[name].shape
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
     ]
     if faults:
         raise StoreError(f"{file} does not fit the model: {'; '.join(faults[:5])}")

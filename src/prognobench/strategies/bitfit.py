@@ -25,17 +25,16 @@ def bitfit(
     NotApplicableError
         If the backbone has no biases.
     """
-    from prognobench.strategies.modules.classifier import Classifier
-
     freeze(backbone.module)
     biases = [
-        p for name, p in backbone.module.named_parameters() if name.rpartition(".")[2] == "bias"
+        parameter
+        for name, parameter in backbone.module.named_parameters()
+        if name.rpartition(".")[2].endswith("bias")
     ]
     if not biases:
         raise NotApplicableError("BitFit trains biases; this backbone has none")
     for bias in biases:
         bias.requires_grad_(True)
-    model = Classifier(
-        backbone.module, backbone.width, num_classes, dropout=head_dropout, norm=head_norm
+    return adapt(
+        backbone, num_classes, lr=lr, role="bias", head_dropout=head_dropout, head_norm=head_norm
     )
-    return adapt(backbone, model, lr=lr, role="bias")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from annotated_types import Gt, Le
 
@@ -11,9 +10,6 @@ from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
 from prognobench.strategies.adapting import adapt
 from prognobench.strategies.settings import Count, Fraction, Rate
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @STRATEGIES.register("full")
@@ -29,39 +25,41 @@ def full(
 ) -> Adapted:
     """Train every weight of the backbone.
 
-    With ``layer_decay`` below 1 each block learns more slowly than the one after it, as in ELECTRA
-    (Clark et al. 2020) and BEiT (Bao et al. 2022). With ``head_first_epochs`` the head is trained
-    alone first: LP-FT (Kumar et al. 2022).
+    Parameters
+    ----------
+    layer_decay
+        Each block learns this much more slowly than the one after it, the stem slowest, as in
+        ELECTRA (Clark et al. 2020) and BEiT (Bao et al. 2022); 1 trains all at ``lr``.
+    head_first_epochs
+        Train the head alone for so many epochs first: LP-FT (Kumar et al. 2022).
     """
-    from prognobench.strategies.modules.classifier import Classifier
-
     backbone.module.requires_grad_(True)
-    model = Classifier(
-        backbone.module, backbone.width, num_classes, dropout=head_dropout, norm=head_norm
-    )
+    depths = block_depths(backbone)
+    top = len(backbone.blocks) + 1
     return adapt(
         backbone,
-        model,
+        num_classes,
         lr=lr,
         role="body",
-        scale=layer_scale(model.encoder, backbone.blocks, layer_decay),
+        scale=lambda name: layer_decay ** (top - depths[name]),
         head_first_epochs=head_first_epochs,
+        head_dropout=head_dropout,
+        head_norm=head_norm,
     )
 
 
-def layer_scale(encoder: nn.Module, blocks: Sequence[str], decay: float) -> Callable[[str], float]:
-    """Return the factor on the learning rate of each parameter ``encoder.*``.
+def block_depths(backbone: Backbone) -> dict[str, int]:
+    """Return parameter -> the number of its block, from 1; 0 for the stem.
 
-    It is 1 for what follows the last block, ``decay`` for the last block, and so on down to the
-    stem, whose factor is ``decay ** (blocks + 1)``.
+    What follows the last block has the number after it.
     """
     depths: dict[str, int] = {}
     depth = 0
-    for name, _ in encoder.named_parameters():
-        inside = [i for i, block in enumerate(blocks) if name.startswith(f"{block}.")]
+    for name, _ in backbone.module.named_parameters():
+        inside = [i for i, block in enumerate(backbone.blocks) if name.startswith(f"{block}.")]
         if inside:
             depth = inside[0] + 1
-        elif depth == len(blocks):
+        elif depth == len(backbone.blocks):
             depth += 1
-        depths[f"encoder.{name}"] = depth
-    return lambda name: decay ** (len(blocks) + 1 - depths[name])
+        depths[name] = depth
+    return depths

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from annotated_types import Gt, MinLen
+from annotated_types import MinLen
 
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
 from prognobench.strategies.peft_adapting import adapt_with_peft, check_rank, pattern, prepare
-from prognobench.strategies.settings import Fraction, Positive, Rate, Target
+from prognobench.strategies.settings import Fraction, Positive, PositiveNumber, Rate, Target
 
 
 @STRATEGIES.register("lora")
@@ -18,7 +18,7 @@ def lora(
     num_classes: int,
     *,
     rank: Positive = 8,
-    alpha: Annotated[float, Gt(0)] = 16.0,
+    alpha: PositiveNumber = 16.0,
     dropout: Fraction = 0.1,
     targets: Annotated[tuple[Target, ...], MinLen(1)] = (
         "attention",

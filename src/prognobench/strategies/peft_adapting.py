@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prognobench.errors import ConfigError, NotApplicableError, StoreError
 from prognobench.records import Adapted, Backbone
-from prognobench.strategies.adapting import group_parameters, load_tensors, save_tensors
+from prognobench.strategies.adapting import (
+    group_parameters,
+    load_tensors,
+    save_tensors,
+    unreached,
+)
 from prognobench.strategies.fused import fuse_qkv, split_qkv
 from prognobench.strategies.targets import select
 
@@ -28,47 +34,53 @@ def prepare(
     *,
     separate_qkv: bool = False,
     convolutions: bool = True,
+    grouped: bool = False,
 ) -> tuple[Backbone, tuple[str, ...], tuple[str, ...]]:
     """Return the backbone, the names of the layers to adapt, and notes for the run's record.
 
-    Left out are grouped and dilated convolutions, which the low-rank factors of peft do not
-    follow.
+    Parameters
+    ----------
+    separate_qkv
+        Take fused attention projections apart first, where there are any.
+    convolutions
+        Whether the method adapts convolutions at all.
+    grouped
+        Whether it adapts those with groups or dilation, which peft's factors do not follow.
 
     Raises
     ------
     NotApplicableError
         If no layer is left.
     """
-    from torch import nn
-
-    notes: list[str] = []
     if separate_qkv and backbone.roles.get("attention_qkv"):
         backbone = split_qkv(backbone)
     names = select(backbone, targets, method)
+    notes = []
     if set(names) & set(backbone.roles.get("attention_qkv", ())):
         notes.append(f"{method}: one adapter on each fused query-key-value matrix")
-    layers = {name: backbone.module.get_submodule(name) for name in names}
-    convs = {name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)}
-    if convs and not convolutions:
-        layers = {name: layer for name, layer in layers.items() if name not in convs}
-        if not layers:
-            raise NotApplicableError(
-                f"{method} adapts linear layers only; the targets here are convolutions"
-            )
-    else:
-        fit = {name: layer for name, layer in layers.items() if not _is_grouped(layer)}
-        if len(fit) < len(layers):
-            left_out = len(layers) - len(fit)
-            notes.append(f"{method}: {left_out} grouped or dilated convolutions left alone")
-        layers = fit
-    if not layers:
-        raise NotApplicableError(f"{method} finds only grouped or dilated convolutions here")
-    return backbone, tuple(layers), tuple(notes)
+    if not convolutions:
+        names = _keep(backbone, names, lambda layer: not hasattr(layer, "kernel_size"))
+        if not names:
+            raise NotApplicableError(f"{method} adapts linear layers; here it finds convolutions")
+    elif not grouped:
+        plain = _keep(backbone, names, lambda layer: not _is_grouped(layer))
+        if not plain:
+            raise NotApplicableError(f"{method} finds only grouped or dilated convolutions here")
+        if len(plain) < len(names):
+            left = len(names) - len(plain)
+            notes.append(f"{method}: {left} grouped or dilated convolutions left alone")
+        names = plain
+    return backbone, names, tuple(notes)
+
+
+def _keep(
+    backbone: Backbone, names: Sequence[str], wanted: Callable[[nn.Module], bool]
+) -> tuple[str, ...]:
+    return tuple(name for name in names if wanted(backbone.module.get_submodule(name)))
 
 
 def _is_grouped(layer: nn.Module) -> bool:
-    groups, dilation = getattr(layer, "groups", 1), getattr(layer, "dilation", 1)
-    return groups != 1 or dilation not in (1, (1, 1))
+    return getattr(layer, "groups", 1) != 1 or getattr(layer, "dilation", (1, 1)) != (1, 1)
 
 
 def check_rank(backbone: Backbone, names: Sequence[str], rank: int, method: str) -> None:
@@ -90,9 +102,9 @@ def check_rank(backbone: Backbone, names: Sequence[str], rank: int, method: str)
         )
 
 
-def pattern(names: Sequence[str]) -> str:
+def pattern(names: Collection[str]) -> str:
     """Return the expression that matches exactly these layers (peft matches lists by suffix)."""
-    return "|".join(re.escape(name) for name in names)
+    return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"
 
 
 def adapt_with_peft(
@@ -116,17 +128,24 @@ def adapt_with_peft(
 
     from prognobench.strategies.modules.classifier import Classifier
 
+    method = f"peft {config.peft_type.value}"
     try:
-        peft_model = get_peft_model(backbone.module, config)
-    except (ValueError, NotImplementedError, TypeError) as error:
-        raise NotApplicableError(f"peft {config.peft_type.value}: {error}") from error
-    model = Classifier(
-        peft_model.get_base_model(),
-        backbone.width,
-        num_classes,
-        dropout=head_dropout,
-        norm=head_norm,
-    )
+        with warnings.catch_warnings():
+            # peft warns when it rounds a block size to one that fits.
+            warnings.simplefilter("ignore", UserWarning)
+            peft_model = get_peft_model(backbone.module, config)
+        encoder = peft_model.get_base_model()
+        model = Classifier(
+            encoder, backbone.width, num_classes, dropout=head_dropout, norm=head_norm
+        )
+        idle = unreached(model, backbone)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise NotApplicableError(f"{method} does not fit this backbone: {error}") from error
+    if idle:
+        raise NotApplicableError(
+            f"{method}: the backbone goes past {len(idle)} of the adapters "
+            f"({', '.join(idle[:3])}); leave these layers out of the targets"
+        )
     return Adapted(
         model=model,
         groups=group_parameters(model, lr, "adapter"),

@@ -8,6 +8,7 @@ from annotated_types import Ge, Gt, Lt
 
 Rate = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
+PositiveNumber = Annotated[float, Gt(0)]
 Positive = Annotated[int, Gt(0)]
 Count = Annotated[int, Ge(0)]
 

@@ -31,25 +31,34 @@ def select(backbone: Backbone, targets: Sequence[str], method: str) -> tuple[str
     """Return the names of the target layers, in the backbone's order, each once.
 
     A target that the architecture lacks is left out, so that one list serves CNNs and
-    transformers. ``convolution_first`` takes the first convolution of each unit (of those that
-    share a parent module).
+    transformers.
 
     Raises
     ------
     NotApplicableError
         If no target is left.
     """
-    chosen: set[str] = set()
-    for target in targets:
-        for role in ROLES[target]:
-            names = backbone.roles.get(role, ())
-            chosen.update(_first_of_unit(names) if target == "convolution_first" else names)
+    chosen = members(backbone, targets)
     if not chosen:
         raise NotApplicableError(
             f"{method} adapts {', '.join(targets)}; this backbone has only "
             f"{', '.join(sorted(backbone.roles)) or 'unnamed parts'}"
         )
     return tuple(name for name, _ in backbone.module.named_modules() if name in chosen)
+
+
+def members(backbone: Backbone, targets: Sequence[str]) -> set[str]:
+    """Return the names of all layers that the targets stand for.
+
+    ``convolution_first`` is the first convolution of each unit, of those that share a parent
+    module.
+    """
+    chosen: set[str] = set()
+    for target in targets:
+        for role in ROLES[target]:
+            names = backbone.roles.get(role, ())
+            chosen.update(_first_of_unit(names) if target == "convolution_first" else names)
+    return chosen
 
 
 def _first_of_unit(names: Sequence[str]) -> list[str]:

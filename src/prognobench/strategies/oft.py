@@ -1,0 +1,57 @@
+"""OFT."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from annotated_types import Ge, MinLen
+
+from prognobench.records import Adapted, Backbone
+from prognobench.registry import STRATEGIES
+from prognobench.strategies.peft_adapting import adapt_with_peft, pattern, prepare
+from prognobench.strategies.settings import Fraction, Rate, Target
+
+
+@STRATEGIES.register("oft")
+def oft(
+    backbone: Backbone,
+    num_classes: int,
+    *,
+    block_size: Annotated[int, Ge(2)] = 32,
+    targets: Annotated[tuple[Target, ...], MinLen(1)] = ("attention", "feed_forward"),
+    separate_qkv: bool = False,
+    lr: Rate = 5e-4,
+    head_dropout: Fraction = 0.0,
+    head_norm: bool = False,
+) -> Adapted:
+    """Rotate the inputs of layers by trainable block-diagonal matrices (Qiu et al. 2023).
+
+    The blocks come from skew-symmetric matrices by Cayley's transform. Where ``block_size`` does
+    not divide a layer's inputs, peft takes the nearest size that does.
+
+    Raises
+    ------
+    NotApplicableError
+        If the targets are convolutions: peft's rotation of overlapping patches adds them up, so
+        that even the identity changes the output.
+    """
+    from peft import OFTConfig
+
+    backbone, names, notes = prepare(
+        backbone, targets, "OFT", separate_qkv=separate_qkv, convolutions=False
+    )
+    options: dict[str, Any] = {
+        "oft_block_size": block_size,
+        # The exact transform, as in the paper, instead of a truncated series.
+        "use_cayley_neumann": False,
+        "target_modules": pattern(names),
+    }
+    return adapt_with_peft(
+        backbone,
+        num_classes,
+        OFTConfig(**options),
+        lr=lr,
+        head_dropout=head_dropout,
+        head_norm=head_norm,
+        notes=notes,
+    )
