@@ -1,0 +1,238 @@
+"""The embedding bank: an image passes through a frozen backbone once, ever.
+
+Features lie in ``<folder>/features/<store>/*.safetensors``: one store for each backbone,
+preprocessing, precision and augmented view, in which an image is found by the digest of its
+content. A store grows by whole files that are renamed into place, so readers need no lock, and a
+kill or a full disk leaves nothing broken behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from prognobench.hardware import autocast, memory_format, resolve_precision
+from prognobench.imaging.augment import Augmentation
+from prognobench.loaders import Loader
+from prognobench.records import BackboneSource
+from prognobench.seeds import derive
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Progress = Callable[[str, int, int], None]
+Features = dict[str, "NDArray[np.float32]"]
+
+BATCH_SIZE = 32
+SHARD_SIZE = 16 * BATCH_SIZE
+"""After so many images what was computed is written; a multiple of the batch size."""
+
+
+class Images(Protocol):
+    """uint8 pixels ``(images, side, side, channels)``, and a digest of each image's content."""
+
+    @property
+    def array(self) -> NDArray[np.uint8]: ...
+    @property
+    def digests(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class View:
+    """One of several fixed augmented views of every image; number 0 is the image itself."""
+
+    number: int = 0
+    level: Literal["none", "light", "strong"] = "light"
+    horizontal_flip: bool = False
+
+
+PLAIN = View()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Features of some images: tap -> ``(images, width)``, the pooled feature first."""
+
+    digests: Sequence[str]
+    features: Mapping[str, NDArray[np.float32]]
+
+
+def embed(
+    source: BackboneSource,
+    pixels: Images,
+    taps: Sequence[str],
+    *,
+    folder: Path,
+    device: torch.device | str,
+    precision: str,
+    view: View = PLAIN,
+    progress: Progress | None = None,
+) -> Features:
+    """Return features of every image, computed for those that the bank does not know.
+
+    If it knows all of them, the backbone is not loaded.
+
+    Parameters
+    ----------
+    taps
+        Which features; ``""`` is the pooled one. A tap that the backbone lacks is left out.
+    folder
+        Of the cache. Processes that need the same features at the same time wait for each other.
+
+    Returns
+    -------
+    dict
+        Tap, as it was asked for -> ``(images, width)``.
+    """
+    device = torch.device(device)
+    precision = resolve_precision(precision, device)
+    store = folder / "features" / _store_name(source, precision, view)
+    shards = _read(store)
+    if _unknown(pixels.digests, shards):
+        store.mkdir(parents=True, exist_ok=True)
+        with FileLock(store / "lock"):
+            shards = _read(store)
+            unknown = _unknown(pixels.digests, shards)
+            for shard in _compute(
+                source,
+                pixels,
+                unknown,
+                view,
+                device=device,
+                precision=precision,
+                progress=progress,
+            ):
+                _write(store, shard)
+                shards.append(shard)
+    return _collect(pixels.digests, shards, taps)
+
+
+def _compute(
+    source: BackboneSource,
+    pixels: Images,
+    rows: Sequence[int],
+    view: View,
+    *,
+    device: torch.device,
+    precision: str,
+    progress: Progress | None,
+) -> Iterator[Shard]:
+    if not rows:
+        return
+    backbone = source.load()
+    encoder: Any = backbone.module
+    layout = memory_format(encoder)
+    encoder.to(device).to(memory_format=layout)
+    for start in range(0, len(rows), SHARD_SIZE):
+        part = rows[start : start + SHARD_SIZE]
+        digests = [pixels.digests[row] for row in part]
+        images = _augmented(pixels.array, part, digests, view)
+        loader = Loader(
+            images,
+            np.zeros(len(part), dtype=np.int64),
+            np.arange(len(part)),
+            backbone.preprocessing,
+            batch_size=BATCH_SIZE,
+            device=device,
+        )
+        batches: list[dict[str, NDArray[np.float32]]] = []
+        for batch in loader.epoch(0, layout):
+            with torch.inference_mode(), autocast(precision, device):
+                features = encoder.features(batch.images, tuple(backbone.taps))
+            batches.append({tap: x.float().cpu().numpy() for tap, x in features.items()})
+            if progress:
+                done = start + sum(len(b[next(iter(b))]) for b in batches)
+                progress("embedding", done, len(rows))
+        yield Shard(digests, {tap: np.concatenate([b[tap] for b in batches]) for tap in batches[0]})
+
+
+def _augmented(
+    array: NDArray[np.uint8], rows: Sequence[int], digests: Sequence[str], view: View
+) -> NDArray[np.uint8]:
+    images = array[list(rows)]
+    if view.number:
+        augmentation = Augmentation(view.level, view.horizontal_flip)
+        # The seed is the content's, so that a view is the same in every cohort.
+        for i, digest in enumerate(digests):
+            images[i] = augmentation(images[i], derive("view", view.number, digest))
+    return images
+
+
+# ------------------------------------------------------------------ on disk
+
+
+def _store_name(source: BackboneSource, precision: str, view: View) -> str:
+    identity = {
+        "weights": source.fingerprint,
+        "preprocessing": asdict(source.preprocessing),
+        "precision": precision,
+        "view": asdict(view) if view.number else None,
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _read(store: Path) -> list[Shard]:
+    from safetensors import safe_open
+
+    shards = []
+    for file in sorted(store.glob("*.safetensors")):
+        with safe_open(file, framework="np") as opened:
+            about: dict[str, list[str]] = json.loads(opened.metadata()["about"])
+            features = {tap: opened.get_tensor(tap) for tap in about["taps"]}
+        shards.append(Shard(about["digests"], features))
+    return shards
+
+
+def _write(store: Path, shard: Shard) -> None:
+    """Write a shard whole or not at all; a full disk costs the bank only, not the run."""
+    from safetensors.numpy import save
+
+    about = json.dumps({"digests": list(shard.digests), "taps": list(shard.features)})
+    content = save(dict(shard.features), metadata={"about": about})
+    name = hashlib.sha256("\n".join(shard.digests).encode()).hexdigest()[:20]
+    draft = store / f".{name}.{os.getpid()}"
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(store / f"{name}.safetensors")
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        warnings.warn(
+            f"{len(shard.digests)} images' features could not be kept in {store} "
+            f"({error.strerror or error}); the next run will compute them again",
+            stacklevel=2,
+        )
+
+
+def _unknown(digests: Sequence[str], shards: Sequence[Shard]) -> list[int]:
+    """Return the first row of each content that no shard has."""
+    known = {digest for shard in shards for digest in shard.digests}
+    rows: dict[str, int] = {}
+    for row, digest in enumerate(digests):
+        if digest not in known:
+            rows.setdefault(digest, row)
+    return list(rows.values())
+
+
+def _collect(digests: Sequence[str], shards: Sequence[Shard], taps: Sequence[str]) -> Features:
+    rows = {d: row for row, d in enumerate(d for shard in shards for d in shard.digests)}
+    order = [rows[digest] for digest in digests]
+    available = list(shards[0].features)
+    names = {tap: tap or available[0] for tap in taps}
+    return {
+        tap: np.concatenate([shard.features[name] for shard in shards])[order]
+        for tap, name in names.items()
+        if name in available
+    }
