@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Gt
+from annotated_types import Ge
 
 from prognobench.errors import ConfigError
 from prognobench.models.source import backbone_source
+from prognobench.models.timm import layouts
 from prognobench.models.weights import locate
 from prognobench.records import BackboneSource, Preprocessing
 from prognobench.registry import MODELS
@@ -32,7 +33,8 @@ NETWORKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """Name -> timm's architecture and what differs from it."""
 
-PREPROCESSING = Preprocessing(side=64, mean=(0.45,), std=(0.25,), interpolation="area")
+SIDE, MEAN, STD = 64, (0.45,), (0.25,)
+"""What the shipped weights were trained on; the films' own mean and standard deviation."""
 
 
 @MODELS.register("embedded")
@@ -40,7 +42,8 @@ def embedded(
     *,
     network: Literal["vit", "cnn"],
     weights: str = "embedded",
-    seed: Annotated[int, Gt(-1)] = 0,
+    side: Annotated[int, Ge(32)] = SIDE,
+    seed: Annotated[int, Ge(0)] = 0,
 ) -> BackboneSource:
     """A small backbone pretrained without labels on synthetic chest films, or untrained.
 
@@ -50,33 +53,38 @@ def embedded(
         ``vit``: 1.2 million parameters, patches of 8 pixels; ``cnn``: a narrow ResNet.
     weights
         ``embedded`` (shipped), ``random``, or the path of a safetensors file or state dict.
+    side
+        Of the square input in pixels; the ViT's position embeddings are resampled.
     seed
         Of random weights.
     """
     if weights == "hub":
         raise ConfigError("model.weights: these weights are on no hub; take 'embedded'")
+    if network == "vit" and side % 8:
+        raise ConfigError(f"model.side: {side} is no multiple of the ViT's patch of 8 pixels")
     file = str(ASSETS / f"{network}.safetensors") if weights == "embedded" else weights
     return backbone_source(
-        partial(_encoder, network),
+        partial(_encoder, network, side),
         locate(file, seed=seed),
-        PREPROCESSING,
-        ("embedded", network, *NETWORKS[network]),
+        Preprocessing(side, MEAN, STD, interpolation="area"),
+        ("embedded", network, side, *NETWORKS[network]),
+        layouts,
     )
 
 
-def create(network: str) -> nn.Module:
+def create(network: str, side: int = SIDE) -> nn.Module:
     """Make one of :data:`NETWORKS` with random weights, without a classifier."""
     import timm
 
     architecture, changes = NETWORKS[network]
-    side = {"img_size": PREPROCESSING.side} if network == "vit" else {}
+    sized = {"img_size": side} if network == "vit" else {}
     module: nn.Module = timm.create_model(
-        architecture, num_classes=0, in_chans=PREPROCESSING.channels, **side, **changes
+        architecture, num_classes=0, in_chans=len(MEAN), **sized, **changes
     )
     return module
 
 
-def _encoder(network: str) -> NetworkEncoder:
+def _encoder(network: str, side: int) -> NetworkEncoder:
     from prognobench.models.encoders.network import encoder
 
-    return encoder(create(network))
+    return encoder(create(network, side))

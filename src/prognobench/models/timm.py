@@ -73,7 +73,7 @@ def timm(
         locate(weights, hub=tag, page=page, seed=seed),
         Preprocessing(side, tuple(mean), tuple(std), interpolation),
         ("timm", architecture, side, channels, pooling),
-        _layouts,
+        layouts,
     )
 
 
@@ -123,7 +123,8 @@ def _build(architecture: str, side: int, channels: int, pooling: Any) -> Network
     return encoder(network, pooling)
 
 
-def _layouts() -> tuple[Layout, ...]:
+def layouts() -> tuple[Layout, ...]:
+    """The conversions from timm's own files, whatever their side and channels."""
     return (_timm_layout, _sum_first_convolution)
 
 
