@@ -1,0 +1,143 @@
+"""Finding the files that a table names, without ever leaving the folder of images."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from prognobench.datasets.soundness import DICOM_SUFFIXES, unreadable
+from prognobench.errors import DataError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".j2k")
+IMAGE_SUFFIXES = frozenset((*PICTURES, *DICOM_SUFFIXES))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a table's cell led to.
+
+    Attributes
+    ----------
+    images
+        Paths below the folder of images, with forward slashes.
+    problem
+        Why there is no readable image; such a row may be left out.
+    refused
+        Why the cell must not be followed; always an error.
+    """
+
+    images: tuple[str, ...] = ()
+    problem: str = ""
+    refused: str = ""
+
+
+class ImageFolder:
+    """A folder of images and the look-up of names in it.
+
+    A cell may be a path below the folder, the name of a file anywhere below it (case aside), such
+    a name without its extension, or a folder that stands for all images in it.
+
+    Raises
+    ------
+    DataError
+        If the folder does not exist.
+    """
+
+    def __init__(self, root: Path, key: str = "dataset.root") -> None:
+        self.root = existing_folder(root, key)
+        self._real_folders: dict[str, str] = {}
+
+    @cached_property
+    def _real_root(self) -> str:
+        return os.path.realpath(self.root)
+
+    @cached_property
+    def files(self) -> list[str]:
+        """Every file below the folder, sorted; links to folders are not followed."""
+        found = []
+        for folder, _, names in os.walk(self.root):
+            below = PurePosixPath(Path(folder).relative_to(self.root).as_posix())
+            found += [str(below / name) for name in names if not name.startswith(".")]
+        return sorted(found)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[str]]:
+        """Case-folded path, name, and name without extension -> files."""
+        index: dict[str, list[str]] = defaultdict(list)
+        for file in self.files:
+            path = PurePosixPath(file.casefold())
+            keys = {str(path), path.name}
+            if path.suffix in IMAGE_SUFFIXES:
+                keys |= {path.stem, str(path.with_suffix(""))}
+            for key in keys:
+                index[key].append(file)
+        return index
+
+    def find(self, cell: str) -> Found:
+        """Follow one cell of a table."""
+        name = cell.replace("\\", "/").strip()
+        if not name:
+            return Found(problem="names no image")
+        if name.startswith(("/", "~")) or re.match("[A-Za-z]:", name):
+            return Found(refused=f"{cell!r} is an absolute path; give it relative to {self.root}")
+        if ".." in name.split("/"):
+            return Found(refused=f"{cell!r} climbs out of {self.root}; images must lie below it")
+        name = name.removeprefix("./").rstrip("/")
+        if (self.root / name).is_file():
+            return self._checked([name], cell)
+        if (self.root / name).is_dir():
+            return self._checked(self.images(name), cell)
+        named = self._by_name.get(name.casefold(), [])
+        if len(named) > 1:
+            return Found(problem=f"{cell!r} may be {' or '.join(named[:3])}; give the whole path")
+        return self._checked(named, cell)
+
+    def images(self, folder: str) -> list[str]:
+        """The files below a folder of this folder that are called like images."""
+        return [
+            file
+            for file in self.files
+            if file.startswith(f"{folder}/") and Path(file).suffix.lower() in IMAGE_SUFFIXES
+        ]
+
+    def _checked(self, candidates: list[str], cell: str) -> Found:
+        if not candidates:
+            return Found(problem=f"no image {cell!r}")
+        for name in candidates:
+            if not self._inside(name):
+                return Found(refused=f"{cell!r} is a symbolic link out of {self.root}")
+        for name in candidates:
+            if fault := unreadable(self.root / name):
+                return Found(problem=f"{name} {fault}")
+        return Found(images=tuple(candidates))
+
+    def _inside(self, name: str) -> bool:
+        """Whether the file itself, links followed, lies below the folder."""
+        path = os.path.join(self.root, name)
+        folder, base = os.path.split(path)
+        if os.path.islink(path):
+            real = os.path.realpath(path)
+        else:
+            if folder not in self._real_folders:
+                self._real_folders[folder] = os.path.realpath(folder)
+            real = os.path.join(self._real_folders[folder], base)
+        return os.path.commonpath((real, self._real_root)) == self._real_root
+
+
+def existing_folder(path: Path, key: str) -> Path:
+    """Return the folder with ``~`` expanded.
+
+    Raises
+    ------
+    DataError
+        If there is none; ``key`` names the setting.
+    """
+    path = Path(path).expanduser()
+    if not path.is_dir():
+        kind = "is a file, not a folder" if path.exists() else "does not exist"
+        raise DataError(f"{key}={path}: {kind}; give the folder as you received it")
+    return path

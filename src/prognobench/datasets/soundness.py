@@ -1,0 +1,100 @@
+"""Whether a file is a whole image, as far as one sees without decoding it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+OTHER_MARKS = (b"BM", b"RIFF", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ", b"P2", b"P5", b"P6")
+TAIL = 1 << 12
+
+
+def unreadable(path: Path) -> str:
+    """Return what is wrong with an image file, as the end of a sentence; empty if nothing is.
+
+    Reads head and tail only: finds empty files, files that are no images, and truncated PNG, JPEG,
+    TIFF and DICOM files. What breaks only on decoding is found when the pixels are prepared.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL))
+            tail = file.read()
+    except OSError as error:
+        return f"cannot be opened ({error.strerror})"
+    if not head:
+        return "is empty"
+    if head[128:] == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES:
+        return _dicom_fault(path, size)
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "" if b"IEND" in tail else "is truncated"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "" if b"\xff\xd9" in tail else _decoding_fault(path)
+    if head[:4] in (b"II*\x00", b"MM\x00*"):
+        return _tiff_fault(path, size)
+    return "" if head.startswith(OTHER_MARKS) else "is not an image of a known format"
+
+
+def _decoding_fault(path: Path) -> str:
+    """A JPEG may lack its end mark, or hide it before an appendix, and still be whole."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("JPEG",)) as image:
+            image.load()
+    except Exception:
+        return "is truncated"
+    return ""
+
+
+def _tiff_fault(path: Path, size: int) -> str:
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("TIFF",)) as image:
+            tags = getattr(image, "tag_v2", {})
+            strips = (tags.get(273) or tags.get(324) or (), tags.get(279) or tags.get(325) or ())
+    except Exception as error:
+        return f"is not a TIFF image that can be read ({error})"
+    ends = [offset + length for offset, length in zip(*strips, strict=False)]
+    return "is truncated" if ends and max(ends) > size else ""
+
+
+def _dicom_fault(path: Path, size: int) -> str:
+    """Compare what the header announces with what follows it; without pydicom nothing is said."""
+    try:
+        from pydicom import dcmread
+    except ImportError:
+        return ""
+    try:
+        with path.open("rb") as file:
+            dataset = dcmread(file, stop_before_pixels=True, force=True)
+            rest = size - file.tell()
+        return _announced_fault(dataset, rest)
+    except Exception as error:  # pydicom raises anything on broken files
+        return f"is not a DICOM file that can be read ({error})"
+
+
+def _announced_fault(dataset: Any, rest: int) -> str:
+    """Compare the header of a DICOM file with the number of bytes that follow it."""
+    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if not rows or not columns:
+        return "is a DICOM file without pixels"
+    if frames > 1:
+        return f"holds {frames} frames, a film has one"
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is not None and syntax.is_deflated:
+        return ""
+    if not rest:
+        return "is a DICOM file without pixels"
+    if syntax is not None and syntax.is_encapsulated:
+        return ""
+    samples = int(dataset.get("SamplesPerPixel") or 1)
+    if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
+        samples = 2
+    expected = rows * columns * samples * int(dataset.get("BitsAllocated") or 8) // 8
+    return "is truncated" if rest < expected else ""

@@ -1,0 +1,256 @@
+"""Tables as their users have them: every cell as text, every row under its own number.
+
+Text keeps what typed readers lose: the leading zeros of patient numbers, ``N/A`` as a word.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prognobench.errors import DataError, MissingExtraError
+from prognobench.registry import near
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Names = str | tuple[str, ...]
+
+Row = tuple[int, list[str]]
+"""Number of the row as a spreadsheet shows it, and its cells."""
+
+DELIMITERS = (",", ";", "\t", "|")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table.
+
+    Attributes
+    ----------
+    frame
+        All cells as stripped text; the index holds the rows' numbers in the file. Rows without
+        any text are left out, and so are columns without a name.
+    """
+
+    path: Path
+    frame: pd.DataFrame
+
+    def where(self, row: int) -> str:
+        return f"{self.path.name} row {row}"
+
+    def select(self, columns: Mapping[str, Names], settings: bool = False) -> pd.DataFrame:
+        """Return the wanted columns under new names, and ``where``: what messages call each row.
+
+        Parameters
+        ----------
+        columns
+            New name -> name in the table, or several that it may have; case, spaces and marks
+            aside.
+        settings
+            The new names are settings of ``dataset``: messages say so.
+
+        Raises
+        ------
+        DataError
+            For all columns at once: which are not there, and what there is instead; which stand
+            there twice.
+        """
+        faults: list[str] = []
+        selected = {
+            new: self._position(new, names, settings, faults) for new, names in columns.items()
+        }
+        if faults:
+            raise DataError(faults)
+        frame = self.frame.iloc[:, list(selected.values())]
+        frame.columns = list(selected)
+        return frame.assign(where=[self.where(row) for row in frame.index])
+
+    def _position(self, new: str, names: Names, settings: bool, faults: list[str]) -> int:
+        names = (names,) if isinstance(names, str) else names
+        columns = list(self.frame.columns)
+        plain = [_plain(column) for column in columns]
+        for name in names:
+            exact = [at for at, column in enumerate(columns) if column == name]
+            places = exact or [at for at, column in enumerate(plain) if column == _plain(name)]
+            if len(places) > 1:
+                faults.append(
+                    f"{self.path}: column {name!r} stands {len(places)} times (columns "
+                    f"{', '.join(str(at + 1) for at in places)}); rename all but one"
+                )
+            if places:
+                return places[0]
+        wanted = " or ".join(repr(name) for name in names)
+        advice = f"; set dataset.{new} to the one that is meant" if settings else ""
+        faults.append(
+            f"{self.path}: expected a column {wanted}{near(names[0], columns)}, "
+            f"found {', '.join(columns)}{advice}"
+        )
+        return 0
+
+
+def read_sheet(path: Path, header_row: int = 1) -> Sheet:
+    """Read a CSV, TSV, Excel or Parquet table.
+
+    Text files may be UTF-8 or UTF-16 (with its mark) or Windows-1252, also mixed line by line,
+    and separated by comma, semicolon, tab or bar.
+
+    Parameters
+    ----------
+    header_row
+        Number of the row with the columns' names; what stands above is left out.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, broken, of another kind or empty.
+    MissingExtraError
+        For Parquet and old Excel files, without the extra ``tables``.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        raise DataError(f"no table {path}" + (" (it is a folder)" if path.is_dir() else ""))
+    readers = {".xlsx": _xlsx, ".xlsm": _xlsx, ".xls": _xls, ".parquet": _parquet}
+    try:
+        rows = list(readers.get(path.suffix.lower(), _text)(path))
+    except (DataError, MissingExtraError):
+        raise
+    except Exception as error:  # readers of spreadsheets raise anything on broken input
+        raise DataError(f"{path}: cannot be read as a table ({error})") from error
+    rows = [(number, cells) for number, cells in rows if number >= header_row]
+    if not rows or rows[0][0] != header_row or not any(rows[0][1]):
+        raise DataError(f"{path}: row {header_row} holds no column names")
+    names, body = rows[0][1], [(number, cells) for number, cells in rows[1:] if any(cells)]
+    if not body:
+        raise DataError(f"{path}: the table has no rows below its header")
+    _refuse_wide_rows(path, len(names), body)
+    kept = [at for at, name in enumerate(names) if name]
+    data = [[cells[at] if at < len(cells) else "" for at in kept] for _, cells in body]
+    index = [number for number, _ in body]
+    frame = pd.DataFrame(data, index=index, columns=[names[at] for at in kept], dtype=object)
+    return Sheet(path, frame)
+
+
+def text_of(value: Any) -> str:
+    """Return a cell as text; a whole number without the ``.0`` that floats bring."""
+    if value is None:
+        return ""
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat(" ") if hasattr(value, "hour") else value.isoformat())
+    if isinstance(value, float):
+        if math.isnan(value):  # how typed tables write an empty cell
+            return ""
+        return str(int(value)) if value.is_integer() else repr(value)
+    return str(value).strip()
+
+
+def listed(items: Sequence[str], limit: int = 10) -> str:
+    """Join items for a message, the rest of a long list as a count."""
+    shown = ", ".join(items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def _refuse_wide_rows(path: Path, width: int, body: Sequence[Row]) -> None:
+    wide = [str(number) for number, cells in body if any(cells[width:])]
+    if wide:
+        raise DataError(
+            f"{path}: more cells than column names in row {listed(wide)}; "
+            "is a text with the separator in it not quoted?"
+        )
+
+
+def _text(path: Path) -> Iterator[Row]:
+    text = _decoded(path)
+    head = next((line for line in text.splitlines() if line.strip()), "")
+    bare = re.sub(r'"[^"]*"', "", head)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=bare.count)
+    csv.field_size_limit(1 << 24)
+    for number, cells in enumerate(csv.reader(io.StringIO(text), delimiter=delimiter), 1):
+        yield number, [cell.strip() for cell in cells]
+
+
+def _decoded(path: Path) -> str:
+    raw = path.read_bytes()
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return raw.decode("utf-16")
+    if b"\x00" in raw:
+        raise DataError(
+            f"{path}: not a text table (it holds zero bytes); is it an Excel or Parquet file "
+            "under another name?"
+        )
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        lines = raw.removeprefix(b"\xef\xbb\xbf").splitlines(keepends=True)
+        return "".join(_line(path, at, line) for at, line in enumerate(lines, 1))
+
+
+def _line(path: Path, at: int, line: bytes) -> str:
+    for encoding in ("utf-8", "cp1252"):
+        try:
+            return line.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    raise DataError(f"{path}: line {at} is neither UTF-8 nor Windows-1252; save it as UTF-8")
+
+
+def _xlsx(path: Path) -> Iterator[Row]:
+    from openpyxl import load_workbook
+
+    book = load_workbook(path, read_only=True, data_only=True)
+    try:
+        for number, cells in enumerate(book.worksheets[0].iter_rows(), 1):
+            yield number, [_excel_text(cell) for cell in cells]
+    finally:
+        book.close()
+
+
+def _excel_text(cell: Any) -> str:
+    """A number shown with leading zeros (format ``00000``) keeps them."""
+    text = text_of(cell.value)
+    zeros = getattr(cell, "number_format", "") or ""
+    return text.zfill(len(zeros)) if re.fullmatch("0{2,}", zeros) and text.isdigit() else text
+
+
+def _xls(path: Path) -> Iterator[Row]:
+    try:
+        import xlrd
+    except ImportError as error:
+        raise MissingExtraError("tables", f"reading {path}") from error
+    book = xlrd.open_workbook(path)
+    sheet = book.sheet_by_index(0)
+    for at in range(sheet.nrows):
+        yield at + 1, [_xls_text(cell, book.datemode) for cell in sheet.row(at)]
+
+
+def _xls_text(cell: Any, datemode: int) -> str:
+    import xlrd
+
+    if cell.ctype == xlrd.XL_CELL_DATE:
+        return text_of(xlrd.xldate_as_datetime(cell.value, datemode))
+    if cell.ctype == xlrd.XL_CELL_BOOLEAN:
+        return str(bool(cell.value))
+    return "" if cell.ctype == xlrd.XL_CELL_ERROR else text_of(cell.value)
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError("tables", f"reading {path}") from error
+    table = parquet.read_table(path)
+    yield 1, [str(name).strip() for name in table.column_names]
+    columns = [column.to_pylist() for column in table.columns]
+    for number, cells in enumerate(zip(*columns, strict=True), 2):
+        yield number, [text_of(value) for value in cells]

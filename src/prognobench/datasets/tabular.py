@@ -1,0 +1,151 @@
+"""Any table with a folder of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prognobench.datasets.assembly import (
+    COLUMNS,
+    UNKNOWN_CENTRE,
+    Exclusions,
+    Films,
+    OnConflict,
+    OnMissing,
+    OnUnknownLabel,
+    Rules,
+    assemble,
+)
+from prognobench.datasets.files import ImageFolder
+from prognobench.datasets.spreadsheet import listed, read_sheet
+from prognobench.datasets.values import Label, covariate, labels_and_classes, positions
+from prognobench.errors import DataError
+from prognobench.records import Cohort
+from prognobench.registry import DATASETS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PATIENT_NAMES = (
+    *("patient_id", "patient", "subject_id", "subject", "participant_id", "case_id", "pid"),
+    *("case", "id"),
+)
+IMAGE_NAMES = (
+    *("image", "image_file", "filename", "file", "image_path", "path", "file_path"),
+    *("image_name", "image_id", "film", "dicom", "img"),
+)
+
+
+@DATASETS.register("table")
+def table(
+    *,
+    table: Path,
+    images: Path,
+    label: str,
+    positive: Label | None = None,
+    classes: tuple[Label, ...] | None = None,
+    patient: str | None = None,
+    image: str | None = None,
+    centre: str | None = None,
+    order: str | None = None,
+    covariates: tuple[str, ...] = (),
+    keep: tuple[str, ...] = (),
+    header_row: int = 1,
+    films: Films = "all",
+    on_missing: OnMissing = "error",
+    on_unknown_label: OnUnknownLabel = "error",
+    on_conflict: OnConflict = "error",
+    exclude: tuple[str | int, ...] = (),
+) -> Cohort:
+    """Any CSV, TSV, Excel or Parquet table with a folder of images.
+
+    Parameters
+    ----------
+    table, images
+        The table, one row per image or per patient, and the folder that holds the images.
+    label, positive, classes
+        Column of the outcome; its positive value; all its values that count. Without
+        ``positive``, the classes are ``classes`` in their order, or the values found.
+    patient, image
+        Columns of patient and image; guessed from their names if not given. An image is a path
+        below ``images``, a file's name anywhere below it, such a name without its extension, or
+        a folder that stands for all images in it.
+    centre, order
+        Columns of centre and of the position in time (numbers or dates of one form).
+    covariates
+        Columns that metadata baselines may read.
+    keep
+        Columns to carry along, a split column for ``cv=holdout`` for instance.
+    header_row
+        Row of the table with the columns' names, from 1.
+    films
+        ``all`` films of a patient, or the ``first`` or ``last`` by ``order``. Where severe
+        patients have more or later films, ``first`` keeps that from telling the outcome.
+    on_missing, on_unknown_label, on_conflict, exclude
+        What leaves the cohort instead of being an error; see :class:`.assembly.Rules`.
+
+    Raises
+    ------
+    DataError
+        With all faults of table and files at once.
+    """
+    sheet = read_sheet(Path(table).expanduser(), header_row)
+    folder = ImageFolder(images, "dataset.images")
+    columns = {
+        "patient": patient or PATIENT_NAMES,
+        "image": image or IMAGE_NAMES,
+        "label": label,
+        **({"centre": centre} if centre else {}),
+        **({"order": order} if order else {}),
+    }
+    rows = sheet.select(columns, settings=True).rename(columns={"patient": "patient_id"})
+    carried = sheet.select({name: name for name in (*covariates, *keep)}).drop(columns="where")
+    faults = _carried_faults(carried, label)
+    blank = rows.loc[rows["patient_id"] == "", "where"]
+    if len(blank):
+        faults.append(f"no patient in {listed(list(blank))}; name one, or delete these rows")
+    place = f"{sheet.path}, column"
+    found: tuple[str, ...] = ()
+    try:
+        rows["label"], found = labels_and_classes(
+            rows["label"], f"{place} {label!r}", positive, classes
+        )
+    except DataError as error:
+        faults += error.faults
+    try:
+        rows["order"] = positions(rows["order"], f"{place} {order!r}") if order else float("nan")
+    except DataError as error:
+        faults += error.faults
+    if faults:
+        raise DataError(faults)
+    rows["patient_id"] = patient_ids(rows["patient_id"])
+    rows["centre"] = rows["centre"].replace("", UNKNOWN_CENTRE) if centre else UNKNOWN_CENTRE
+    for name in carried:
+        rows[name] = covariate(carried[name]) if name in covariates else carried[name]
+    return assemble(
+        rows,
+        folder,
+        found,
+        Rules(films, on_missing, on_unknown_label, on_conflict, exclude),
+        Exclusions(),
+        name=sheet.path.stem,
+        covariates=covariates,
+    )
+
+
+def _carried_faults(carried: pd.DataFrame, label: str) -> list[str]:
+    return [
+        f"column {name!r} is the outcome itself; leave it out of dataset.covariates and keep"
+        if name == label
+        else f"column {name!r} has a name that cohorts use for themselves; rename it"
+        for name in carried
+        if name == label or name in COLUMNS
+    ]
+
+
+def patient_ids(cells: pd.Series[str]) -> pd.Series[str]:
+    """Take back the ``.0`` that a column of whole numbers got when a program read it as floats."""
+    filled = cells[cells != ""]
+    if len(filled) and filled.str.fullmatch(r"\d+\.0").all():
+        return cells.str.removesuffix(".0")
+    return cells

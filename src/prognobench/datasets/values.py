@@ -1,0 +1,155 @@
+"""Cells of text become outcomes, positions in time, and covariates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from prognobench.datasets.spreadsheet import listed
+from prognobench.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Label = str | int | float | bool
+"""A value of an outcome, as a config gives it."""
+
+BLANKS = frozenset(("", "?", "na", "n/a", "nan", "null", "#n/a", "<na>"))
+DATES = (
+    *("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"),
+    *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%B %d, %Y", "%b %d, %Y", "%d-%b-%Y", "%d %B %Y"),
+)
+TIMES = ("", " %H:%M:%S", " %H:%M", " %H:%M:%S.%f", " %I:%M:%S %p", " %I:%M %p")
+
+
+def canonical(value: Label) -> str:
+    """Return a label as text such that ``1``, ``1.0`` and ``"1"`` are one, and ``True`` and
+    ``"TRUE"`` are.
+    """
+    text = str(value).strip()
+    if re.fullmatch(r"[+-]?\d+\.0+", text):
+        return text.partition(".")[0]
+    return text.lower() if text.lower() in ("true", "false") else text
+
+
+def labels_and_classes(
+    cells: pd.Series[str],
+    where: str,
+    positive: Label | None,
+    declared: Sequence[Label] | None,
+) -> tuple[pd.Series[str], tuple[str, ...]]:
+    """Return canonical labels, blank where unknown, and the classes.
+
+    With ``positive`` the outcome is binary and the positive class the second. Else the classes
+    are those declared, in that order; else the values found: false and true, 0 and 1, or more
+    than two in sorted order.
+
+    Parameters
+    ----------
+    where
+        Names table and column, for messages.
+
+    Raises
+    ------
+    DataError
+        If the classes do not follow from the values.
+    """
+    labels = cells.map(canonical)
+    classes = [canonical(value) for value in declared or ()]
+    if len(set(classes)) != len(classes):
+        raise DataError(f"dataset.classes names a class twice: {', '.join(classes)}")
+    if not classes:
+        labels = labels.where(~labels.str.casefold().isin(BLANKS), "")
+        found = sorted(set(labels) - {""}, key=_by_number)
+        classes = found
+    counts = ", ".join(f"{str(v) or '(blank)'!r} ({n})" for v, n in labels.value_counts().items())
+    if positive is None:
+        if (
+            declared is None
+            and len(classes) == 2
+            and classes not in (["0", "1"], ["false", "true"])
+        ):
+            raise DataError(
+                f"{where}: found {counts}; say which is the positive one, as in "
+                f"dataset.positive={classes[1]!r}"
+            )
+        if len(classes) == 1:
+            raise DataError(f"{where}: one value only, {counts}; there is nothing to predict")
+        return labels, tuple(classes)
+    chosen = canonical(positive)
+    if chosen not in classes:
+        raise DataError(f"{where}: dataset.positive={positive!r} is not among {counts}")
+    others = [value for value in classes if value != chosen]
+    if len(others) != 1:
+        kind = f"found {counts}" if declared is None else f"declared {', '.join(classes)}"
+        raise DataError(
+            f"{where}: {kind}; a binary outcome has two values. Declare them, as in "
+            f"dataset.classes=[NEGATIVE,{chosen}] (with dataset.on_unknown_label=drop the others "
+            "are left out), or leave out dataset.positive for several classes"
+        )
+    return labels, (others[0], chosen)
+
+
+def positions(cells: pd.Series[str], where: str) -> pd.Series[float]:
+    """Return positions in time, NaN where blank: numbers as they are, dates as days.
+
+    Raises
+    ------
+    DataError
+        If cells are neither, or day and month could be exchanged.
+    """
+    import pandas as pd
+
+    filled = cells[~cells.str.casefold().isin(BLANKS)]
+    result = pd.Series(float("nan"), index=cells.index, dtype=float)
+    days = _days(filled, where)
+    if days is None:
+        days = pd.to_numeric(filled, errors="coerce")
+    wrong = filled[days.isna()]
+    if len(wrong):
+        told = [f"{value!r} in row {row}" for row, value in wrong.items()]
+        raise DataError(
+            f"{where}: neither all numbers nor all dates of one form: {listed(told, 5)}; "
+            "write dates as 2020-03-31"
+        )
+    result[days.index] = days
+    return result
+
+
+def _days(cells: pd.Series[str], where: str) -> pd.Series[float] | None:
+    """Read dates by the one form that fits all of them; None if none does."""
+    texts = cells.str.replace(r"(?<=\d)T(?=\d)", " ", regex=True)
+    texts = texts.str.replace(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", regex=True)
+    readings: dict[str, pd.Series[float]] = {}
+    for date in DATES:
+        for time in TIMES:
+            try:
+                moments = [datetime.strptime(text, date + time) for text in texts]
+            except ValueError:
+                continue
+            days = [(moment - datetime(1970, 1, 1)).total_seconds() / 86400 for moment in moments]
+            readings.setdefault(str(days), cells.map(dict(zip(cells, days, strict=True))))
+    if len(readings) > 1:
+        raise DataError(
+            f"{where}: day and month cannot be told apart, as in {cells.iloc[0]!r}; "
+            "write dates as 2020-03-31"
+        )
+    return next(iter(readings.values()), None) if len(cells) else None
+
+
+def covariate(cells: pd.Series[str]) -> pd.Series[float] | pd.Series[str]:
+    """Return numbers, NaN where blank, if all filled cells are numbers; else the text."""
+    import pandas as pd
+
+    blank = cells.str.casefold().isin(BLANKS)
+    numbers = pd.to_numeric(cells.where(~blank), errors="coerce")
+    return cells if (numbers.isna() & ~blank).any() else numbers.astype(float)
+
+
+def _by_number(text: str) -> tuple[float, str]:
+    try:
+        return float(text), text
+    except ValueError:
+        return float("inf"), text
