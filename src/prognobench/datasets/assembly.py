@@ -242,10 +242,9 @@ def _with_files(
     faults += refused[:SHOWN]
     if problems and rules.on_missing == "error":
         faults.append(
-            f"{len(problems)} of {len(films)} images in {folder.root} are missing or cannot be read: "
-            f"{'; '.join(problems[:SHOWN])}"
-            + (f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
-            + "; put the files in place, or leave these out with dataset.on_missing=drop"
+            f"{len(problems)} of {len(films)} images are missing from {folder.root} or cannot be "
+            f"read: {listed(problems, SHOWN)}; put the files in place, or leave these out with "
+            "dataset.on_missing=drop"
         )
     return films.iloc[positions].assign(image=images).reset_index(drop=True)
 
