@@ -133,6 +133,7 @@ def expose(
 
     side = len(attenuation)
     gain, lift = normals(day, 0.05, 0.03)
+    margin = round(device.border * side * float(day.random()))
     gain -= 0.10 * (fat - 1)  # automatic exposure
     haze = 0.12 + 0.05 * fat
     scatter = cv2.resize(attenuation, (8, 8), interpolation=cv2.INTER_AREA)
@@ -145,7 +146,6 @@ def expose(
     tone = tone ** np.float32(device.gamma)
     fall = device.vignette * np.linspace(-1, 1, side, dtype=np.float32) ** 2
     tone *= 1 - 0.5 * (fall[:, None] + fall[None, :])
-    margin = round(device.border * side * float(day.random()))
     if margin:
         tone[:margin] = tone[-margin:] = 0
         tone[:, :margin] = tone[:, -margin:] = 0

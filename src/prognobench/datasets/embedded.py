@@ -37,7 +37,7 @@ def embedded(
     prevalence: Annotated[float, Gt(0), Lt(1)],
     patients: Annotated[int, Ge(2)] = 400,
     films_per_patient: Annotated[float, Ge(1)] = 1.3,
-    side: Annotated[int, Ge(32), Le(1024)] = 96,
+    side: Annotated[int, Ge(48), Le(1024)] = 96,
     centres: Annotated[int, Ge(1), Le(26)] = 6,
     centre_effect: Annotated[float, Ge(0), Le(2)] = 1.0,
     label_noise: Annotated[float, Ge(0), Le(1)] = 0.05,

@@ -29,7 +29,7 @@ NETWORKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "vit_tiny_patch16_224",
         {"patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4},
     ),
-    "cnn": ("resnet18", {"layers": (2, 2, 2, 1), "channels": (24, 48, 96, 128), "stem_width": 24}),
+    "cnn": ("resnet18", {"layers": (2, 2, 2, 1), "channels": (24, 48, 96, 128)}),
 }
 """Name -> timm's architecture and what differs from it."""
 
