@@ -11,7 +11,6 @@ from annotated_types import Ge
 
 from prognobench.errors import ConfigError
 from prognobench.models.source import backbone_source
-from prognobench.models.timm import layouts
 from prognobench.models.weights import locate
 from prognobench.records import BackboneSource, Preprocessing
 from prognobench.registry import MODELS
@@ -68,7 +67,6 @@ def embedded(
         locate(file, seed=seed),
         Preprocessing(side, MEAN, STD, interpolation="area"),
         ("embedded", network, side, *NETWORKS[network]),
-        layouts,
     )
 
 

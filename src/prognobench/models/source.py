@@ -15,7 +15,6 @@ from prognobench.records import Backbone, BackboneSource, Preprocessing
 from prognobench.seeds import derive
 
 if TYPE_CHECKING:
-    from prognobench.models.encoders.checkpoint import Layout
     from prognobench.models.encoders.network import NetworkEncoder
 
 _masters: OrderedDict[str, Backbone] = OrderedDict()
@@ -28,7 +27,6 @@ def backbone_source(
     weights: Weights,
     preprocessing: Preprocessing,
     settings: tuple[Any, ...],
-    layouts: Callable[[], tuple[Layout, ...]] = tuple,
 ) -> BackboneSource:
     """Make a source whose first ``load`` builds and fills the network; later ones copy it.
 
@@ -41,8 +39,6 @@ def backbone_source(
     settings
         Whatever else the loaded weights and features depend on (architecture, side, ...), with
         a stable ``repr``; goes into the fingerprint.
-    layouts
-        Gives the conversions from the file's tensor names to the network's, in order.
     """
     content = repr((settings, weights.digest))
     fingerprint = hashlib.sha256(content.encode()).hexdigest()[:32]
@@ -50,7 +46,7 @@ def backbone_source(
     def load() -> Backbone:
         master = _masters.get(fingerprint)
         if master is None:
-            master = _load(build, weights, preprocessing, fingerprint, layouts)
+            master = _load(build, weights, preprocessing, fingerprint)
             _masters[fingerprint] = master
             while len(_masters) > KEPT:
                 _masters.popitem(last=False)
@@ -65,7 +61,6 @@ def _load(
     weights: Weights,
     preprocessing: Preprocessing,
     fingerprint: str,
-    layouts: Callable[[], tuple[Layout, ...]],
 ) -> Backbone:
     import torch
 
@@ -82,7 +77,7 @@ def _load(
             encoder = build()
         try:
             state = checkpoint.read(weights.path)
-            report = checkpoint.fill(encoder.network, state, layouts())
+            report = checkpoint.fill(encoder.network, state)
         except WeightsError as error:
             raise WeightsError(f"{weights.origin}: {error}") from error
     encoder.float().eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,9 +14,6 @@ from prognobench.records import BackboneSource, Preprocessing
 from prognobench.registry import MODELS, near
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from prognobench.models.encoders.checkpoint import Layout, State
     from prognobench.models.encoders.network import NetworkEncoder
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
@@ -73,7 +69,6 @@ def timm(
         locate(weights, hub=tag, page=page, seed=seed),
         Preprocessing(side, tuple(mean), tuple(std), interpolation),
         ("timm", architecture, side, channels, pooling),
-        layouts,
     )
 
 
@@ -121,22 +116,3 @@ def _build(architecture: str, side: int, channels: int, pooling: Any) -> Network
             f"take {below or patch[0]} or {below + patch[0]}"
         )
     return encoder(network, pooling)
-
-
-def layouts() -> tuple[Layout, ...]:
-    """The conversions from timm's own files, whatever their side and channels."""
-    return (_timm_layout, _sum_first_convolution)
-
-
-def _timm_layout(state: State, network: nn.Module) -> State:
-    """Apply timm's own conversion for this family; it also resamples position embeddings."""
-    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
-    return dict(convert(state, network)) if convert else state
-
-
-def _sum_first_convolution(state: State, network: Any) -> State:
-    """Sum the first convolution over its input channels, if the network has only one."""
-    name = f"{network.pretrained_cfg['first_conv']}.weight"
-    if name in state and network.state_dict()[name].shape[1] == 1:
-        state = {**state, name: state[name].sum(1, keepdim=True)}
-    return state

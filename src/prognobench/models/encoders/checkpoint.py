@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,37 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from prognobench.errors import WeightsError
-
-State = dict[str, Tensor]
-Layout = Callable[[State, nn.Module], State]
-"""Turns a state dict in some library's names into the network's own."""
+from prognobench.models.encoders.layouts import LAYOUTS, State
 
 SHOWN = 5
+PICKLED_MODULES = (
+    "torch.nn.modules.activation.ReLU",
+    "torch.nn.modules.batchnorm.BatchNorm2d",
+    "torch.nn.modules.container.Sequential",
+    "torch.nn.modules.conv.Conv2d",
+    "torch.nn.modules.linear.Linear",
+    "torch.nn.modules.pooling.AvgPool2d",
+    "torch.nn.modules.pooling.MaxPool2d",
+    "torchxrayvision.models.DenseNet",
+    "torchxrayvision.models._DenseBlock",
+    "torchxrayvision.models._DenseLayer",
+    "torchxrayvision.models._Transition",
+)
+"""torchxrayvision publishes whole pickled models; of these classes only the tensors are read."""
+
+
+class Inert:
+    """Stands in for a module of :data:`PICKLED_MODULES`: holds its attributes and does nothing."""
+
+    def tensors(self) -> State:
+        """Return the state dict that the module would have."""
+        attributes = vars(self)
+        own = {**attributes.get("_parameters", {}), **attributes.get("_buffers", {})}
+        state = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+        for name, child in attributes.get("_modules", {}).items():
+            if isinstance(child, Inert):
+                state |= {f"{name}.{key}": value for key, value in child.tensors().items()}
+        return state
 
 
 class WithoutInitialisation(TorchFunctionMode):
@@ -52,7 +77,8 @@ def read(path: Path) -> State:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([(Inert, name) for name in PICKLED_MODULES]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} holds more than tensors, or is broken; executable pickles are refused: "
@@ -75,6 +101,8 @@ def _first_line(error: Exception) -> str:
 
 def _tensors(content: Any) -> State:
     """Return the mapping, at most two levels down, that holds the most tensors."""
+    if isinstance(content, Inert):
+        return content.tensors()
     if not isinstance(content, Mapping):
         return {}
     here = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
@@ -101,10 +129,11 @@ def strip_prefix(state: State, wanted: set[str]) -> tuple[State, str]:
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, prefix
 
 
-def fill(network: nn.Module, state: State, layouts: tuple[Layout, ...]) -> tuple[str, ...]:
+def fill(network: nn.Module, state: State) -> tuple[str, ...]:
     """Load ``state`` into ``network`` and report what matched.
 
-    Every tensor of the network must be in the file in its shape; what the file has beside them
+    Names are converted by :data:`~prognobench.models.encoders.layouts.LAYOUTS`. Every tensor of
+    the network must then be there, in its shape; what the file has beside them
     (a classifier, a text tower) is left out and reported.
 
     Raises
@@ -115,7 +144,7 @@ def fill(network: nn.Module, state: State, layouts: tuple[Layout, ...]) -> tuple
     wanted = network.state_dict()
     total = len(state)
     state, prefix = strip_prefix(state, set(wanted))
-    for layout in layouts:
+    for layout in LAYOUTS:
         state = layout(state, network)
     state, _ = strip_prefix(state, set(wanted))
     counters = {key for key in wanted if key.endswith("num_batches_tracked")}
