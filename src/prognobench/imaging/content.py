@@ -1,0 +1,147 @@
+"""What an image is made from, as a digest: known without decoding, and quickly the second time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prognobench.errors import DataError
+from prognobench.records import Cohort, Files
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+IDENTITY = ("patient_id", "image", "label", "centre", "order")
+"""Columns that enter a cohort's digest, beside its covariates."""
+
+SETTLED_NS = 2_000_000_000
+"""A file changed less than so many nanoseconds ago may change again within the same time stamp."""
+
+
+def cohort_digest(cohort: Cohort, folder: Path) -> str:
+    """Return a digest of a cohort's table and of the content of every image.
+
+    Nothing is decoded; where files lie does not enter.
+
+    Parameters
+    ----------
+    folder
+        The cache folder, where the digests of files are remembered.
+
+    Raises
+    ------
+    DataError
+        With every file that cannot be read.
+    """
+    columns = [*IDENTITY, *cohort.covariates]
+    table: pd.DataFrame = cohort.table[columns].assign(content=content_digests(cohort, folder))
+    digest = hashlib.sha256(json.dumps([columns, cohort.classes]).encode())
+    digest.update(table.to_csv(index=False, lineterminator="\n").encode())
+    if cohort.risk is not None:
+        digest.update(cohort.risk.tobytes())
+    return digest.hexdigest()
+
+
+def content_digests(cohort: Cohort, folder: Path) -> list[str]:
+    """Return one digest per image: of the file's bytes, or of a generator's recipe and the name.
+
+    A file's digest is remembered under its path, size and times of change.
+    """
+    digests = [""] * len(cohort)
+    sources, images = cohort.table["source"].to_numpy(), cohort.table["image"].to_numpy()
+    faults: list[str] = []
+    for name, source in cohort.sources.items():
+        rows = (sources == name).nonzero()[0].tolist()
+        names = [str(images[row]) for row in rows]
+        if isinstance(source, Files):
+            found = _file_digests(source.root, names, folder, faults)
+        else:
+            found = [_sha256(f"{source.recipe}\x1f{image}") for image in names]
+        for row, digest in zip(rows, found, strict=True):
+            digests[row] = digest
+    if faults:
+        raise DataError(faults)
+    return digests
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _file_digests(root: Path, names: Sequence[str], folder: Path, faults: list[str]) -> list[str]:
+    """Digest each file of a folder, reading only those not seen before in this state."""
+    memory = folder / "digests" / f"{_sha256(str(root.absolute()))[:16]}.json"
+    known = _recall(memory)
+    digests: dict[str, str] = {}
+    stamps: dict[str, list[int]] = {}
+    unknown = []
+    for name in dict.fromkeys(names):
+        try:
+            stamps[name] = _stamp(root / name)
+        except OSError as error:
+            faults.append(f"{root / name}: {error.strerror or error}")
+            continue
+        *stamp, digest = known.get(name, [""])
+        if stamp == stamps[name]:
+            digests[name] = digest
+        else:
+            unknown.append(name)
+    with ThreadPoolExecutor() as threads:
+        for name, found in zip(unknown, threads.map(_digest, _below(root, unknown)), strict=True):
+            if isinstance(found, OSError):
+                faults.append(f"{root / name}: {found.strerror or found}")
+            else:
+                digests[name] = found
+    settled = time.time_ns() - SETTLED_NS
+    fresh = {
+        name: [*stamps[name], digests[name]]
+        for name in unknown
+        if name in digests and max(stamps[name][1:]) < settled
+    }
+    if fresh:
+        _remember(memory, {**known, **fresh})
+    return [digests.get(name, "") for name in names]
+
+
+def _below(root: Path, names: Iterable[str]) -> Iterable[Path]:
+    return (root / name for name in names)
+
+
+def _stamp(path: Path) -> list[int]:
+    """Size and times of change; the second time also notices a replaced file of the same age."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+def _digest(path: Path) -> str | OSError:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return error
+
+
+def _recall(memory: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none yet, or damaged: it is only a memory
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _remember(memory: Path, known: Mapping[str, Any]) -> None:
+    draft = memory.with_name(f".{memory.name}.{os.getpid()}")
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(known), encoding="utf-8")
+        draft.replace(memory)
+    except OSError:  # a full or read-only disk costs the memory, not the digests
+        with suppress(OSError):
+            draft.unlink()
