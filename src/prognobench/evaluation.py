@@ -1,0 +1,175 @@
+"""Many cells scored at once: thresholds from validation, metrics of the test part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prognobench.decisions import Scaling, mcc_threshold, rescale, sensitivity_threshold
+from prognobench.metrics.metric import Metric, all_metrics
+from prognobench.metrics.sample import Sample, decide
+from prognobench.predictions import Level, Predictions, Spans, Units
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+NO_THRESHOLD, HALF, VALIDATION = "none", "0.5", "validation"
+"""Threshold rules. In more than two classes, ``0.5`` means the most probable class."""
+
+CHUNK = 300_000
+"""Units that are scored in one pass."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric, at a threshold where it needs one."""
+
+    metric: Metric
+    rule: str
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Test units of many cells, with the thresholds that their validation parts gave.
+
+    Attributes
+    ----------
+    cutoffs
+        Rule -> threshold per cell, NaN where validation gave none.
+    """
+
+    test: Units
+    cutoffs: Mapping[str, NDArray[np.float64]]
+
+    @property
+    def classes(self) -> int:
+        return int(self.test.scores.shape[1])
+
+    def cutoff(self, rule: str) -> NDArray[np.float64]:
+        """``(units,)``: the threshold of each unit."""
+        per_cell = self.cutoffs.get(rule)
+        if per_cell is None:
+            return np.full(len(self.test.labels), 0.5)
+        return np.asarray(per_cell[self.test.cell])
+
+    @cached_property
+    def measures(self) -> list[Measure]:
+        """Every metric, once if it needs no threshold, else at every rule."""
+        known = all_metrics()
+        free = [Measure(metric, NO_THRESHOLD) for metric in known if metric.needs == "scores"]
+        return free + [
+            Measure(metric, rule)
+            for rule in self.cutoffs
+            for metric in known
+            if metric.needs == "decisions"
+        ]
+
+
+def make_cells(
+    predictions: Predictions,
+    level: Level,
+    scaling: Scaling = "none",
+    sensitivity: float | None = None,
+) -> Cells:
+    """Calibrate the scores of every cell, and choose its thresholds, on its validation part.
+
+    Parameters
+    ----------
+    sensitivity
+        Also give the threshold that reaches it on validation.
+    """
+    validation, test = predictions.units[level, "validation"], predictions.units[level, "test"]
+    cells = range(len(predictions.cells))
+    if scaling != "none":
+        pairs = [_rescale(scaling, validation, test, cell) for cell in cells]
+        validation = replace(validation, scores=np.concatenate([pair[0] for pair in pairs]))
+        test = replace(test, scores=np.concatenate([pair[1] for pair in pairs]))
+    cutoffs = {HALF: np.full(len(cells), 0.5)}
+    if len(predictions.classes) == 2:
+        cutoffs[VALIDATION] = _per_cell(validation, mcc_threshold)
+        if sensitivity is not None:
+            cutoffs[f"sensitivity {sensitivity:g}"] = _per_cell(
+                validation,
+                lambda labels, scores: sensitivity_threshold(labels, scores, sensitivity),
+            )
+    return Cells(test, cutoffs)
+
+
+def _rescale(
+    scaling: Scaling, validation: Units, test: Units, cell: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    fitted_on = validation.labels[validation.of(cell)], validation.scores[validation.of(cell)]
+    targets = fitted_on[1], test.scores[test.of(cell)]
+    first, second = (rescale(scaling, *fitted_on, scores) for scores in targets)
+    return first, second
+
+
+def _per_cell(
+    units: Units, choose: Callable[[NDArray[np.intp], NDArray[np.float64]], float]
+) -> NDArray[np.float64]:
+    cells = range(len(units.offsets) - 1)
+    return np.array([choose(units.labels[at], units.scores[at, 1]) for at in map(units.of, cells)])
+
+
+def evaluate(
+    cells: Cells,
+    spans: Spans,
+    measures: Sequence[Measure],
+    inside: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Score spans of cells.
+
+    Parameters
+    ----------
+    inside
+        ``(units,)``: which test units count (a subgroup).
+
+    Returns
+    -------
+    values, counts
+        ``(spans, measures)``, NaN where undefined; ``(spans, classes)``, units of each class.
+    """
+    start, stop = cells.test.offsets[spans.first], cells.test.offsets[spans.last]
+    values = np.full((len(spans), len(measures)), np.nan)
+    counts = np.zeros((len(spans), cells.classes))
+    rules = {measure.rule: cells.cutoff(measure.rule) for measure in measures}
+    # Spans of similar length go together: the shorter ones are padded with weight 0.
+    for chunk in _chunks(stop - start):
+        index, weights = _pad(start[chunk], stop[chunk])
+        if inside is not None:
+            weights = weights * inside[index]
+        labels, scores = cells.test.labels[index], cells.test.scores[index]
+        for rule, cutoff in rules.items():
+            at = cutoff[index]
+            sample = Sample(labels, scores, decide(scores, at), weights, at)
+            known = ~np.isnan(np.where(weights > 0, at, 0.0)).any(axis=1)
+            counts[chunk] = sample.class_weights
+            for column, measure in enumerate(measures):
+                if measure.rule == rule:
+                    values[chunk, column] = np.where(known, measure.metric(sample), np.nan)
+    return values, counts
+
+
+def _chunks(lengths: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    order = np.argsort(lengths, kind="stable")
+    chunks, first = [], 0
+    while first < len(order):
+        last = first + 1
+        while last < len(order) and (last + 1 - first) * lengths[order[last]] <= CHUNK:
+            last += 1
+        chunks.append(order[first:last])
+        first = last
+    return chunks
+
+
+def _pad(
+    start: NDArray[np.intp], stop: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Indices of units ``(spans, longest)``, and weight 1 or, beyond a span's end, 0."""
+    steps = np.arange(max(1, int((stop - start).max())))
+    real = steps < (stop - start)[:, None]
+    return np.where(real, start[:, None] + steps, 0), real.astype(np.float64)

@@ -1,0 +1,235 @@
+"""From stored predictions to scores: ``results/runs.csv`` and ``results/scores.csv``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prognobench.catalogue import NAMES, catalogue, training_patients
+from prognobench.decisions import Scaling
+from prognobench.evaluation import HALF, Cells, evaluate, make_cells
+from prognobench.predictions import Level, Spans, load_predictions
+from prognobench.store import RunFolder, write_table
+from prognobench.subgroups import Bands, subgroups
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+CHANCE = "chance"
+"""Name of the row of a forecast that knows the shares of the classes only."""
+
+COLUMNS = (
+    *NAMES,
+    *("repeat", "draw", "fold", "level", "subgroup", "threshold", "cutoff", "metric", "value"),
+    *("reason", "n", "positives", "prevalence", "train_patients"),
+)
+"""The columns of ``scores.csv``."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How predictions are scored.
+
+    Attributes
+    ----------
+    scaling
+        Calibration, fitted on each cell's validation part.
+    sensitivity
+        Also decide at the threshold that reaches this sensitivity on validation.
+    by
+        Column of the cohort -> edges of its bands (empty: chosen from the data) whose subgroups
+        are scored too, all folds pooled.
+    levels
+        ``patient`` scores the mean probability of a patient's films, ``image`` each film.
+    """
+
+    scaling: Scaling = "none"
+    sensitivity: float | None = None
+    by: Mapping[str, Bands] | None = None
+    levels: tuple[Level, ...] = ("patient", "image")
+
+
+def score(
+    results: Path,
+    progress: Callable[[str, int, int], None] | None = None,
+    settings: Settings = Settings(),
+) -> Path:
+    """Score all complete cells, and write ``runs.csv`` and ``scores.csv`` below ``results``.
+
+    ``scores.csv`` has one row per run, fold (blank: all folds pooled), level, threshold rule and
+    metric. A value that is not defined is blank and has a ``reason``. In more than two classes the
+    rule ``0.5`` means the most probable class.
+
+    Raises
+    ------
+    StoreError
+        If there are no runs, or a file of theirs is damaged.
+    """
+    runs, folders = catalogue(results)
+    scores = score_table(runs, folders, settings, progress)
+    write_table(results / "runs.csv", runs.drop(columns="classes"))
+    write_table(results / "scores.csv", scores)
+    return results / "scores.csv"
+
+
+def score_table(
+    runs: pd.DataFrame,
+    folders: Sequence[RunFolder],
+    settings: Settings = Settings(),
+    progress: Callable[[str, int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Return the scores of all complete cells of these runs; see :func:`score`."""
+    import pandas as pd
+
+    train = training_patients(runs, folders)
+    tables: list[pd.DataFrame] = []
+    for predictions in load_predictions(runs, folders):
+        sizes = predictions.cells.merge(train, how="left")["train_patients"].to_numpy(float)
+        for number, level in enumerate(settings.levels):
+            if progress:
+                progress("scoring", number, len(settings.levels))
+            cells = make_cells(predictions, level, settings.scaling, settings.sensitivity)
+            spans = predictions.spans
+            common: dict[str, Any] = {
+                "train_patients": sizes,
+                "classes": predictions.classes,
+                "level": level,
+            }
+            tables += _Scores(cells, spans, **common).tables(runs)
+            pooled = spans.take(spans.fold < 0)
+            groups = subgroups(predictions, runs, folders, level, settings.by or {})
+            for group, inside in groups.items():
+                scores = _Scores(cells, pooled, group=group, inside=inside, **common)
+                tables += scores.tables(runs)
+    if progress:
+        progress("scoring", len(settings.levels), len(settings.levels))
+    if not tables:
+        return pd.DataFrame(columns=list(COLUMNS))
+    return pd.concat(tables, ignore_index=True)
+
+
+class _Scores:
+    """All measures of some spans at one level, and what rows of a table they become."""
+
+    def __init__(
+        self,
+        cells: Cells,
+        spans: Spans,
+        *,
+        train_patients: NDArray[np.float64],
+        classes: Sequence[str],
+        level: Level,
+        group: str = "",
+        inside: NDArray[np.bool_] | None = None,
+    ) -> None:
+        self.cells, self.classes, self.level, self.group = cells, classes, level, group
+        values, counts = evaluate(cells, spans, cells.measures, inside)
+        some = counts.sum(axis=1) > 0
+        self.spans, self.values, self.counts = spans.take(some), values[some], counts[some]
+        self.train_patients = train_patients[self.spans.first]
+
+    def tables(self, runs: pd.DataFrame) -> list[pd.DataFrame]:
+        """The scores, and those of chance on the same patients."""
+        names = runs.loc[self.spans.run, list(NAMES)]
+        scores = self._table(names, self.values, np.arange(len(self.spans)))
+        sources = runs.loc[self.spans.run, ["dataset", "cohort", "folds"]]
+        first_run = sources.assign(run=self.spans.run).groupby(["dataset", "cohort", "folds"])
+        is_first = (first_run["run"].transform("min") == self.spans.run).to_numpy()
+        chosen = np.flatnonzero(is_first)
+        shares = self.counts[chosen] / self.counts[chosen].sum(axis=1, keepdims=True)
+        values = np.full((len(chosen), len(self.cells.measures)), np.nan)
+        for column, measure in enumerate(self.cells.measures):
+            if measure.metric.chance is not None:
+                values[:, column] = [measure.metric.chance(share) for share in shares]
+        key = sources["folds"].iloc[chosen].str[:12]
+        names = names.iloc[chosen].assign(model=CHANCE, strategy=CHANCE, key=key)
+        return [scores, self._table(names, values, chosen, chance=True)]
+
+    def _table(
+        self,
+        names: pd.DataFrame,
+        values: NDArray[np.float64],
+        chosen: NDArray[np.intp],
+        chance: bool = False,
+    ) -> pd.DataFrame:
+        import pandas as pd
+
+        measures = self.cells.measures
+        size, width = values.shape
+        spans, counts = self.spans.take(chosen), self.counts[chosen]
+        n, positives = counts.sum(axis=1), counts[:, 1]
+        if len(self.classes) > 2:
+            positives = np.full(size, np.nan)
+        per_span: dict[str, Any] = {
+            **{str(name): pd.Categorical(names[name]) for name in names},
+            "repeat": spans.repeat,
+            "draw": _blank_if(spans.draw < 0, spans.draw),
+            "fold": _blank_if(spans.fold < 0, spans.fold),
+            "level": pd.Categorical([self.level] * size),
+            "subgroup": pd.Categorical([self.group or None] * size),
+            "n": n.astype(int),
+            "positives": positives,
+            "prevalence": positives / n,
+            "train_patients": self.train_patients[chosen],
+        }
+        per_measure: dict[str, Any] = {
+            "threshold": pd.Categorical([measure.rule for measure in measures]),
+            "metric": pd.Categorical([measure.metric.name for measure in measures]),
+        }
+        span, column = np.repeat(np.arange(size), width), np.tile(np.arange(width), size)
+        table = pd.DataFrame(
+            {
+                **{name: value.take(span) for name, value in per_span.items()},
+                **{name: value.take(column) for name, value in per_measure.items()},
+                "cutoff": self._cutoffs(spans).ravel(),
+                "value": values.ravel(),
+                "reason": None if chance else self._reasons(values, counts, spans),
+            }
+        )[list(COLUMNS)]
+        return table[table["value"].notna()] if chance else table
+
+    def _cutoffs(self, spans: Spans) -> NDArray[np.float64]:
+        """``(spans, measures)``: thresholds; folds that are pooled have no common one."""
+        columns = []
+        for measure in self.cells.measures:
+            per_cell = self.cells.cutoffs.get(measure.rule)
+            single = (spans.fold >= 0) | (measure.rule == HALF)
+            known = per_cell is not None and len(self.classes) == 2
+            columns.append(
+                np.where(single, per_cell[spans.first], np.nan)
+                if known and per_cell is not None
+                else np.full(len(spans), np.nan)
+            )
+        return np.stack(columns, axis=1)
+
+    def _reasons(
+        self, values: NDArray[np.float64], counts: NDArray[np.float64], spans: Spans
+    ) -> NDArray[Any]:
+        reasons = np.full(values.shape, None, dtype=object)
+        for row, column in np.argwhere(np.isnan(values)):
+            measure = self.cells.measures[column]
+            missing = [name for name, n in zip(self.classes, counts[row], strict=True) if not n]
+            cutoffs = self.cells.cutoffs.get(measure.rule, np.zeros(len(self.cells.test.offsets)))
+            if missing:
+                what = " or ".join(map(repr, missing))
+                reasons[row, column] = (
+                    f"no {self.level} of class {what} among {counts[row].sum():.0f}"
+                )
+            elif np.isnan(cutoffs[spans.first[row] : spans.last[row]]).any():
+                reasons[row, column] = (
+                    "validation gives no threshold: its labels or scores are equal"
+                )
+            else:
+                reasons[row, column] = measure.metric.undefined or "not finite"
+        return reasons.ravel()
+
+
+def _blank_if(blank: NDArray[np.bool_], values: NDArray[np.intp]) -> Any:
+    import pandas as pd
+
+    return pd.arrays.IntegerArray(values.astype(np.int64), blank)
