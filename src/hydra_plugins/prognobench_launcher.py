@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
@@ -12,15 +10,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-
-@dataclass
-class SweepLauncherConf:
-    """The launcher's entry in Hydra's config."""
-
-    _target_: str = "hydra_plugins.prognobench_launcher.SweepLauncher"
-
-
-ConfigStore.instance().store(group="hydra/launcher", name="prognobench", node=SweepLauncherConf)
+ConfigStore.instance().store(
+    group="hydra/launcher",
+    name="prognobench",
+    node={"_target_": "hydra_plugins.prognobench_launcher.SweepLauncher"},
+)
 
 
 class SweepLauncher(Launcher):
@@ -32,12 +26,15 @@ class SweepLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        self._context, self._config = hydra_context, config
+        from prognobench.compose import SweepLoader
+
+        self._loader = SweepLoader(hydra_context.config_loader, config)
+        # The sweeper composes each job once to see whether it can; it shares this one's memory.
+        hydra_context.config_loader = self._loader
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         from prognobench.compose import collect
 
-        loader: Any = self._context.config_loader
-        return collect(loader, self._config, job_overrides)
+        return collect(self._loader, job_overrides)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from prognobench.errors import ConfigError
 from prognobench.records import Checks, Component, ImageOptions, Paths, RunConfig, Train
 from prognobench.registry import GROUPS, Part, near
 
-Fields = Mapping[str, tuple[Any, Any]]
-"""Setting -> its type and its default (``...`` where it must be given)."""
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
-PLAIN = {"seed": int, "device": str, "lora": bool}
 SECTIONS = ("dataset", "model", "strategy", "regime", "cv", "loss", "train", "checks", "paths")
 
 
@@ -34,7 +34,7 @@ def from_mapping(composed: Mapping[str, Any]) -> RunConfig:
         of bounds, unknown builders.
     """
     faults: list[str] = []
-    known = {*SECTIONS, *PLAIN}
+    known = {*SECTIONS, *_PLAIN.fields, "lora"}
     faults += [
         f"unknown key '{key}'{near(key, sorted(known))}" for key in composed if key not in known
     ]
@@ -43,7 +43,7 @@ def from_mapping(composed: Mapping[str, Any]) -> RunConfig:
     }
     dataset = composed.get("dataset")
     options = dataset.get("image") if isinstance(dataset, Mapping) else None
-    plain = _check("", {"seed": (int, 42), "device": (str, "auto")}, _pick(composed), faults)
+    plain = _check("", _PLAIN, _pick(composed), faults)
     sections = {
         "train": _record("train", Train, composed.get("train", {}), faults),
         "checks": _record("checks", Checks, composed.get("checks", {}), faults),
@@ -57,7 +57,7 @@ def from_mapping(composed: Mapping[str, Any]) -> RunConfig:
 
 
 def _pick(composed: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: composed[key] for key in ("seed", "device") if key in composed}
+    return {key: composed[key] for key in _PLAIN.fields if key in composed}
 
 
 def _check_lora(lora: Any, strategy: Component, faults: list[str]) -> None:
@@ -90,31 +90,17 @@ def _component(kind: str, value: Any, faults: list[str]) -> Component:
     except ConfigError as error:
         faults += error.faults
         return Component(str(name), "")
-    return Component(str(name), builder, _check(kind, settings_of(part), settings, faults))
-
-
-def settings_of(part: Part) -> Fields:
-    """Return what a YAML of this part may set: name -> (type, default)."""
-    return {
-        name: (
-            part.annotations[name],
-            ... if parameter.default is parameter.empty else parameter.default,
-        )
-        for name, parameter in part.settings.items()
-    }
+    return Component(str(name), builder, _check(kind, schema_of(part), settings, faults))
 
 
 def _record(where: str, record: type, value: Any, faults: list[str]) -> Any:
-    hints = get_type_hints(record, include_extras=True)
-    allowed = {field.name: (hints[field.name], field.default) for field in fields(record)}
     before = len(faults)
-    values = _check(where, allowed, value, faults)
+    values = _check(where, _fields_of_record(record), value, faults)
     return record(**values) if len(faults) == before else None
 
 
 def _paths(value: Any, faults: list[str]) -> Paths:
-    allowed = {"results": (str, "results"), "cache": (str | None, None)}
-    checked = _check("paths", allowed, value, faults)
+    checked = _check("paths", _PATHS, value, faults)
     results, cache = checked.get("results", "results"), checked.get("cache")
     return Paths(Path(results).expanduser(), Path(cache or default_cache()).expanduser())
 
@@ -128,32 +114,71 @@ def default_cache() -> Path:
     return user_cache_path("prognobench", appauthor=False)
 
 
-def _check(where: str, allowed: Fields, value: Any, faults: list[str]) -> dict[str, Any]:
+# ------------------------------------------------------------------ schemas
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What settings there may be: name -> (type, default), ``...`` where one must be given."""
+
+    fields: Mapping[str, tuple[Any, Any]]
+
+    @cached_property
+    def model(self) -> type[BaseModel]:
+        from pydantic import ConfigDict, create_model
+
+        # Aliases keep settings called like pydantic's own methods ("copy", "json") possible.
+        options = ConfigDict(
+            extra="forbid",
+            arbitrary_types_allowed=True,
+            alias_generator=lambda name: name.removeprefix("field_"),
+        )
+        fields: dict[str, Any] = {f"field_{name}": kind for name, kind in self.fields.items()}
+        return create_model("Settings", __config__=options, **fields)
+
+
+_PLAIN = Schema({"seed": (int, 42), "device": (str, "auto")})
+_PATHS = Schema({"results": (str, "results"), "cache": (str | None, None)})
+
+
+@cache
+def schema_of(part: Part) -> Schema:
+    """What the YAML of this part may set."""
+    defaults = {
+        name: ... if parameter.default is parameter.empty else parameter.default
+        for name, parameter in part.settings.items()
+    }
+    return Schema({name: (part.annotations[name], defaults[name]) for name in defaults})
+
+
+@cache
+def _fields_of_record(record: type) -> Schema:
+    hints = get_type_hints(record, include_extras=True)
+    return Schema({field.name: (hints[field.name], field.default) for field in fields(record)})
+
+
+def _check(where: str, schema: Schema, value: Any, faults: list[str]) -> dict[str, Any]:
     """Return values converted to their types, defaults filled in; add what is wrong to faults."""
-    from pydantic import ConfigDict, ValidationError, create_model
+    from pydantic import ValidationError
 
     if not isinstance(value, Mapping):
         faults.append(f"{where} is a group of settings, not {value!r}")
         return {}
-    strict = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
-    # Aliases keep settings called like pydantic's own methods ("copy", "json") possible.
-    definitions: dict[str, Any] = {f"field_{name}": kind for name, kind in allowed.items()}
-    strict["alias_generator"] = lambda name: name.removeprefix("field_")
-    model = create_model("Settings", __config__=strict, **definitions)
     try:
-        checked = model.model_validate(dict(value))
+        checked = schema.model.model_validate(dict(value))
     except ValidationError as error:
-        faults += [_fault(where, allowed, details) for details in error.errors()]
+        faults += [_fault(where, schema, details) for details in error.errors()]
         return {}
-    return {name: getattr(checked, f"field_{name}") for name in allowed}
+    return {name: getattr(checked, f"field_{name}") for name in schema.fields}
 
 
-def _fault(where: str, allowed: Fields, details: Any) -> str:
+def _fault(where: str, schema: Schema, details: Any) -> str:
     location = [str(part) for part in details["loc"]]
     key = ".".join(filter(None, [where, *location]))
     if details["type"] == "extra_forbidden":
-        known = f" (known: {', '.join(sorted(allowed))})" if allowed else " (it has no settings)"
-        return f"unknown key '{key}'{near(location[-1], list(allowed))}{known}"
+        known = sorted(schema.fields)
+        listed = f"known: {', '.join(known)}" if known else "it has no settings"
+        return f"unknown key '{key}'{near(location[-1], known)} ({listed})"
     if details["type"] == "missing":
         return f"{key} is missing: give it as {key}=VALUE"
     return f"{key}={details['input']!r}: {details['msg'][0].lower()}{details['msg'][1:]}"

@@ -1,0 +1,5 @@
+"""``python -m prognobench``."""
+
+from prognobench.cli import main
+
+main()
