@@ -18,7 +18,7 @@ import torch
 
 from prognobench.engine import fit, predict
 from prognobench.errors import ConfigError
-from prognobench.features import embed
+from prognobench.features import PLAIN, Features, View, embed
 from prognobench.imaging.augment import Augmentation
 from prognobench.loaders import Loader
 from prognobench.preparation import Prepared, Workspace
@@ -202,47 +202,55 @@ def _features(
     specs: Iterable[Probe | Estimator],
     workspace: Workspace,
     device: torch.device,
-) -> dict[str, NDArray[np.float32]]:
-    """The taps that any of the runs reads, of every image."""
+) -> list[Features]:
+    """The taps that any of the runs reads, of every image: plain, and in each augmented view."""
     wanted: dict[str, None] = {}
+    views = 0
     for spec in specs:
         if isinstance(spec, Probe):
             wanted.update(dict.fromkeys(spec.taps or ("",)))
+            views = max(views, spec.views)
         elif spec.inputs in ("features", "both"):
             wanted[spec.tap] = None
     if not wanted:
-        return {}
-    return embed(
-        run.source,
-        workspace.pixels(run.config),
-        tuple(wanted),
-        folder=run.config.paths.cache,
-        device=device,
-        precision=run.config.train.precision,
-        progress=workspace.progress,
-    )
+        return [{}]
+    recipe = run.config.train
+    return [
+        embed(
+            run.source,
+            workspace.pixels(run.config),
+            tuple(wanted),
+            folder=run.config.paths.cache,
+            device=device,
+            precision=recipe.precision,
+            view=View(number, recipe.augmentation, recipe.horizontal_flip) if number else PLAIN,
+            progress=workspace.progress,
+        )
+        for number in range(1 + views)
+    ]
 
 
 def _task(
     run: Prepared,
     fold: Fold,
     spec: Probe | Estimator,
-    features: dict[str, NDArray[np.float32]],
+    features: Sequence[Features],
 ) -> Task:
     labels = run.cohort.table["label"].to_numpy()
     seed = derive("probe", *cell_axes(run.config.seed, fold))
     if isinstance(spec, Probe):
         return ProbeTask(
-            features=features,
+            features=features[0],
             labels=labels,
             fold=fold,
             loss=run.loss(fold),
             probe=spec,
             recipe=run.config.train,
             seed=seed,
+            views=features[1 : 1 + spec.views],
         )
     return EstimatorTask(
-        features=features,
+        features=features[0],
         covariates=run.cohort.table[list(run.cohort.covariates)],
         labels=labels,
         fold=fold,

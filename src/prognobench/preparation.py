@@ -113,12 +113,18 @@ class Workspace:
     def folds(self, config: RunConfig) -> tuple[Fold, ...]:
         return self._once(
             lambda: make_folds(self.cohort(config), config.cv, config.regime, config.seed),
-            *("folds", *map(asdict, (config.dataset, config.cv, config.regime)), config.seed),
+            *("folds", asdict(config.dataset), asdict(config.cv), asdict(config.regime)),
+            config.seed,
         )
 
     def source(self, config: RunConfig) -> BackboneSource:
         model = config.model
-        return self._once(lambda: MODELS[model.builder](**model.settings), "source", asdict(model))
+
+        def make() -> BackboneSource:
+            source: BackboneSource = MODELS[model.builder](**model.settings)
+            return source
+
+        return self._once(make, "source", asdict(model))
 
     def pixels(self, config: RunConfig) -> Pixels:
         """The cohort's images, decoded and scaled as the model's weights need them."""
@@ -145,11 +151,8 @@ class Workspace:
                 raise ConfigError(refusals)
             return tuple(report.notes)
 
-        return self._once(
-            make,
-            *("audit", *map(asdict, (config.dataset, config.cv, config.regime, config.checks))),
-            config.seed,
-        )
+        splitting = [asdict(config.dataset), asdict(config.cv), asdict(config.regime)]
+        return self._once(make, "audit", splitting, asdict(config.checks), config.seed)
 
 
 def prepare(configs: Sequence[RunConfig], workspace: Workspace) -> list[Prepared]:

@@ -90,9 +90,9 @@ def _sharing_features(runs: Iterable[Prepared]) -> Iterable[list[Prepared]]:
     for run in runs:
         if run.produces != "Adapted":
             config, prints = run.config, run.fingerprints
-            image = str(asdict(config.image))
-            precision = config.train.precision
-            groups[prints["cohort"], prints["weights"], image, precision, config.device].append(run)
+            train = config.train
+            how = (str(asdict(config.image)), train.augmentation, train.precision, config.device)
+            groups[prints["cohort"], prints["weights"], *how].append(run)
     return groups.values()
 
 
