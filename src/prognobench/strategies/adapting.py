@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prognobench.errors import StoreError
+from prognobench.errors import NotApplicableError, StoreError
 from prognobench.records import Adapted, Backbone, ParameterGroup
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def adapt(
     backbone: Backbone,
     num_classes: int,
     *,
+    method: str,
     lr: float,
     role: str,
     scale: Callable[[str], float] = unscaled,
@@ -50,13 +51,18 @@ def adapt(
         See :func:`group_parameters`.
     merge
         Returns an equivalent model without adapters.
+
+    Raises
+    ------
+    NotApplicableError
+        If the changed backbone cannot be run.
     """
     from prognobench.strategies.modules.classifier import Classifier
 
     model = Classifier(
         backbone.module, backbone.width, num_classes, dropout=head_dropout, norm=head_norm
     )
-    idle = unreached(model, backbone)
+    idle = unreached(model, backbone, method)
     for name in idle:
         model.get_parameter(name).requires_grad_(False)
     notes = (f"without influence, hence frozen: {', '.join(idle)}",) if idle else ()
@@ -71,23 +77,36 @@ def adapt(
     )
 
 
-def unreached(model: nn.Module, backbone: Backbone) -> tuple[str, ...]:
+def black_image(backbone: Backbone) -> Tensor:
+    """Return a batch of one image of zeros, as large as the backbone expects."""
+    import torch
+
+    expects = backbone.preprocessing
+    return torch.zeros(1, expects.channels, expects.side, expects.side)
+
+
+def unreached(model: nn.Module, backbone: Backbone, method: str) -> tuple[str, ...]:
     """Return the trainable parameters that the logits do not depend on.
 
     One forward and backward pass on a black image tells.
+
+    Raises
+    ------
+    NotApplicableError
+        If the model cannot be run, with the reason.
     """
     import torch
 
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    expects = backbone.preprocessing
-    image = torch.zeros(1, expects.channels, expects.side, expects.side)
-    was_training = model.training
     model.eval()
-    with torch.enable_grad():
-        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-            model(image).sum(), list(trainable.values()), allow_unused=True
-        )
-    model.train(was_training)
+    try:
+        with torch.enable_grad():
+            logits = model(black_image(backbone))
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        raise NotApplicableError(f"{method}: not with this backbone: {error}") from error
+    gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+        logits.sum(), list(trainable.values()), allow_unused=True
+    )
     return tuple(name for name, g in zip(trainable, gradients, strict=True) if g is None)
 
 

@@ -36,5 +36,11 @@ def bitfit(
     for bias in biases:
         bias.requires_grad_(True)
     return adapt(
-        backbone, num_classes, lr=lr, role="bias", head_dropout=head_dropout, head_norm=head_norm
+        backbone,
+        num_classes,
+        method="BitFit",
+        lr=lr,
+        role="bias",
+        head_dropout=head_dropout,
+        head_norm=head_norm,
     )

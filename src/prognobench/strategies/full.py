@@ -39,6 +39,7 @@ def full(
     return adapt(
         backbone,
         num_classes,
+        method="full fine-tuning",
         lr=lr,
         role="body",
         scale=lambda name: layer_decay ** (top - depths[name]),

@@ -35,5 +35,11 @@ def last_blocks(
     for name, parameter in backbone.module.named_parameters():
         parameter.requires_grad_(depths[name] > present - blocks)
     return adapt(
-        backbone, num_classes, lr=lr, role="body", head_dropout=head_dropout, head_norm=head_norm
+        backbone,
+        num_classes,
+        method="training the last blocks",
+        lr=lr,
+        role="body",
+        head_dropout=head_dropout,
+        head_norm=head_norm,
     )

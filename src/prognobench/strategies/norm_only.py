@@ -34,5 +34,11 @@ def norm_only(
     for name in names:
         backbone.module.get_submodule(name).requires_grad_(True)
     return adapt(
-        backbone, num_classes, lr=lr, role="norm", head_dropout=head_dropout, head_norm=head_norm
+        backbone,
+        num_classes,
+        method="norm-only tuning",
+        lr=lr,
+        role="norm",
+        head_dropout=head_dropout,
+        head_norm=head_norm,
     )

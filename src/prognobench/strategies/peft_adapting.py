@@ -134,13 +134,16 @@ def adapt_with_peft(
             # peft warns when it rounds a block size to one that fits.
             warnings.simplefilter("ignore", UserWarning)
             peft_model = get_peft_model(backbone.module, config)
-        encoder = peft_model.get_base_model()
-        model = Classifier(
-            encoder, backbone.width, num_classes, dropout=head_dropout, norm=head_norm
-        )
-        idle = unreached(model, backbone)
-    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise NotApplicableError(f"{method} does not fit this backbone: {error}") from error
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise NotApplicableError(f"{method}: not with this backbone: {error}") from error
+    model = Classifier(
+        peft_model.get_base_model(),
+        backbone.width,
+        num_classes,
+        dropout=head_dropout,
+        norm=head_norm,
+    )
+    idle = unreached(model, backbone, method)
     if idle:
         raise NotApplicableError(
             f"{method}: the backbone goes past {len(idle)} of the adapters "

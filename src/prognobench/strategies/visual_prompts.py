@@ -1,0 +1,102 @@
+"""Visual prompt tuning."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from prognobench.errors import NotApplicableError
+from prognobench.records import Adapted, Backbone
+from prognobench.registry import STRATEGIES
+from prognobench.strategies.adapting import adapt, black_image, freeze
+from prognobench.strategies.settings import Fraction, Positive, Rate
+from prognobench.strategies.targets import ATTENTION
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@STRATEGIES.register("visual_prompts")
+def visual_prompts(
+    backbone: Backbone,
+    num_classes: int,
+    *,
+    prompts: Positive = 10,
+    deep: bool = True,
+    dropout: Fraction = 0.1,
+    lr: Rate = 5e-3,
+    head_dropout: Fraction = 0.0,
+    head_norm: bool = False,
+) -> Adapted:
+    """Train tokens that stand beside the image's: VPT (Jia et al. 2022).
+
+    Parameters
+    ----------
+    prompts
+        Tokens per block that has its own.
+    deep
+        Give each block its own prompts, whose outputs are dropped after it (VPT-deep); else those
+        of the first block go through all (VPT-shallow).
+
+    Raises
+    ------
+    NotApplicableError
+        If the blocks are not those of a plain transformer on one sequence of tokens.
+    """
+    from prognobench.strategies.modules.prompts import PromptedBlock
+
+    if not any(role in backbone.roles for role in ATTENTION):
+        raise NotApplicableError("visual prompts are tokens; this backbone has no attention")
+    freeze(backbone.module)
+    width = _token_width(backbone)
+    last = len(backbone.blocks) - 1
+    for i, name in enumerate(backbone.blocks):
+        block = PromptedBlock(
+            backbone.module.get_submodule(name),
+            prompts=_initial(backbone.module, prompts, width) if deep or i == 0 else None,
+            remove=prompts if deep or i == last else 0,
+            dropout=dropout,
+        )
+        backbone.module.set_submodule(name, block)
+    return adapt(
+        backbone,
+        num_classes,
+        method="visual prompts",
+        lr=lr,
+        role="prompts",
+        head_dropout=head_dropout,
+        head_norm=head_norm,
+    )
+
+
+def _token_width(backbone: Backbone) -> int:
+    """Return the width of the tokens, read off the first block's output for a black image."""
+    import torch
+
+    shapes: list[torch.Size] = []
+
+    def note(module: nn.Module, inputs: object, output: Tensor) -> None:
+        shapes.append(output.shape)
+
+    first = backbone.module.get_submodule(backbone.blocks[0])
+    hook = first.register_forward_hook(note)
+    with torch.no_grad():
+        backbone.module(black_image(backbone))
+    hook.remove()
+    if not shapes or len(shapes[0]) != 3:
+        raise NotApplicableError(
+            "visual prompts need blocks on one sequence of tokens; these work on maps"
+        )
+    return int(shapes[0][-1])
+
+
+def _initial(encoder: nn.Module, prompts: int, width: int) -> Tensor:
+    """Draw prompts as the paper does, uniformly within Xavier's bound for a patch embedding."""
+    import torch
+    from torch import nn
+
+    convolutions = (m for m in encoder.modules() if isinstance(m, nn.Conv2d))
+    embedding = next(convolutions, None)
+    fan_in = width if embedding is None else embedding.weight[0].numel()
+    bound = math.sqrt(6 / (fan_in + width))
+    return torch.empty(prompts, width).uniform_(-bound, bound)
