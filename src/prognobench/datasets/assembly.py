@@ -109,11 +109,17 @@ def assemble(
         paths out of the folder, fewer than two classes.
     """
     faults: list[str] = []
-    films = _without_excluded(films, rules.exclude, exclusions, faults)
+    exclude = {str(name) for name in rules.exclude}
+    unused = exclude - {*films["patient_id"], *films["image"]}
+    films = _without(films, exclude, exclusions)
     faults += _lookalikes(films)
     films = _with_known_label(films, classes, rules, exclusions, faults)
     films = _without_conflicts(films, classes, rules, exclusions, faults)
     films = _with_files(films, folder, rules, exclusions, faults)
+    unused -= set(films["image"])
+    if unused:
+        faults.append(f"dataset.exclude names no patient and no image: {listed(sorted(unused))}")
+    films = _without(films, exclude, exclusions)
     films = _without_repeats(films, exclusions, faults)
     films = _chosen(films, rules.films, exclusions)
     if faults:
@@ -137,14 +143,9 @@ def assemble(
     )
 
 
-def _without_excluded(
-    films: pd.DataFrame, exclude: Sequence[str | int], exclusions: Exclusions, faults: list[str]
-) -> pd.DataFrame:
-    names = {str(name) for name in exclude}
-    named = films["patient_id"].isin(names) | films["image"].isin(names)
-    unused = names - {*films["patient_id"], *films["image"]}
-    if unused:
-        faults.append(f"dataset.exclude names no patient and no image: {listed(sorted(unused))}")
+def _without(films: pd.DataFrame, exclude: set[str], exclusions: Exclusions) -> pd.DataFrame:
+    """Leave out by patient or image, as the table names it or as its file is called."""
+    named = films["patient_id"].isin(exclude) | films["image"].isin(exclude)
     exclusions.add_rows(films[named], "left out by the setting exclude")
     return films[~named]
 

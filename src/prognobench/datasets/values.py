@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -90,6 +90,32 @@ def labels_and_classes(
             "are left out), or leave out dataset.positive for several classes"
         )
     return labels, (others[0], chosen)
+
+
+def decoded(cells: pd.Series[str], where: str, words: Mapping[str, str]) -> pd.Series[str]:
+    """Replace the words of a known table by the names of classes, blanks by nothing.
+
+    Parameters
+    ----------
+    words
+        Word in lower case -> class.
+
+    Raises
+    ------
+    DataError
+        Saying which words were expected and which were found.
+    """
+    labels = cells.map(canonical).str.lower()
+    labels = labels.where(~labels.isin(BLANKS), "")
+    unknown = cells[~labels.isin([*words, ""])]
+    if len(unknown):
+        found = [f"{value!r} ({count})" for value, count in unknown.value_counts().items()]
+        raise DataError(
+            f"{where}: expected {', '.join(words)} or blank, found {listed(found)}, the first in "
+            f"row {unknown.index[0]}; correct the table, or read it with dataset=table, where "
+            "the words are settings"
+        )
+    return labels.replace(dict(words))
 
 
 def positions(cells: pd.Series[str], where: str) -> pd.Series[float]:

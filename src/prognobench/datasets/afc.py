@@ -1,0 +1,143 @@
+"""AIforCOVID (Soda et al., Medical Image Analysis 74, 2021): six hospitals, three releases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from prognobench.datasets.assembly import (
+    UNKNOWN_CENTRE,
+    Exclusions,
+    OnConflict,
+    OnMissing,
+    Rules,
+    assemble,
+)
+from prognobench.datasets.files import ImageFolder, existing_folder
+from prognobench.datasets.spreadsheet import read_sheet
+from prognobench.datasets.values import covariate, decoded
+from prognobench.errors import DataError
+from prognobench.registry import DATASETS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from prognobench.records import Cohort
+
+RELEASES = {
+    "AIforCOVID.xlsx": "imgs",
+    "AIforCOVID_r2.xlsx": "imgs_r2",
+    "AIforCOVID_r3.xlsx": "imgs_r3",
+    "trainClinData.xls": "TrainSet/TrainSet",
+}
+"""Table of each release, the last the hackathon's -> folder of its films."""
+
+UNUSABLE = (
+    *("P_3_391", "P_3_377", "P_3_20", "P_3_108", "P_1_16"),
+    *("P_3_341", "P_3_411", "P_3_208", "P_1_47", "P_1_118"),
+)
+"""Films that the authors of the study leave out."""
+
+TASKS = {
+    "severity": ("Prognosis", {"mild": "mild", "severe": "severe"}),
+    "mortality": (
+        "Death",
+        {
+            **dict.fromkeys(("alive", "no", "n", "0", "false"), "alive"),
+            **dict.fromkeys(("dead", "death", "yes", "y", "1", "true"), "dead"),
+        },
+    ),
+}
+
+
+@DATASETS.register("aiforcovid")
+def aiforcovid(
+    *,
+    root: Path,
+    task: Literal["severity", "mortality"],
+    unusable: tuple[str, ...] = UNUSABLE,
+    covariates: tuple[str, ...] = ("Age", "Sex"),
+    on_missing: OnMissing = "error",
+    on_conflict: OnConflict = "error",
+    exclude: tuple[str | int, ...] = (),
+) -> Cohort:
+    """AIforCOVID: one film per patient, taken at admission, of hospitals A to F.
+
+    All releases that lie in the folder are read, the hackathon edition alike; a patient stands in
+    one of them. The encoding of ``Death`` was not seen: words other than alive/dead, yes/no, 0/1
+    are an error that names them. A blank outcome leaves the patient out.
+
+    Parameters
+    ----------
+    root
+        The folder with ``AIforCOVID.xlsx``, ``AIforCOVID_r2.xlsx``, ``AIforCOVID_r3.xlsx`` and
+        ``imgs``, ``imgs_r2``, ``imgs_r3``; or with ``trainClinData.xls`` and ``TrainSet``.
+    task
+        ``severity`` (Prognosis: MILD, SEVERE) or ``mortality`` (Death).
+    unusable
+        Patients whose films the authors of the study leave out.
+    covariates
+        Columns of the tables for metadata baselines.
+    on_missing, on_conflict, exclude
+        See :class:`.assembly.Rules`.
+
+    Raises
+    ------
+    DataError
+        If folder, tables or words are not as described: what was expected and what was found.
+    """
+    root = existing_folder(root, "dataset.root")
+    column, words = TASKS[task]
+    releases = [(root / table, films) for table, films in RELEASES.items()]
+    releases = [(table, films) for table, films in releases if table.is_file()]
+    if not releases:
+        inside = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
+        raise DataError(
+            f"dataset.root={root}: expected a table {' or '.join(RELEASES)}, found {inside}"
+        )
+    import pandas as pd
+
+    parts: list[pd.DataFrame] = []
+    faults: list[str] = []
+    for table, films in releases:
+        try:
+            parts.append(_release(table, films, column, words, covariates))
+        except DataError as error:
+            faults += error.faults
+    if faults:
+        raise DataError(faults)
+    rows = pd.concat(parts, ignore_index=True)
+    for name in covariates:
+        rows[name] = covariate(rows[name])
+    exclusions = Exclusions()
+    left_out = rows["patient_id"].isin(unusable)
+    exclusions.add_rows(rows[left_out], "unusable, as the authors of the study found")
+    return assemble(
+        rows[~left_out],
+        ImageFolder(root),
+        tuple(dict.fromkeys(words.values())),
+        Rules("all", on_missing, "drop", on_conflict, exclude),
+        exclusions,
+        name=f"afc_{task}",
+        covariates=covariates,
+    )
+
+
+def _release(
+    table: Path, films: str, column: str, words: dict[str, str], covariates: tuple[str, ...]
+) -> pd.DataFrame:
+    sheet = read_sheet(table)
+    rows = sheet.select(
+        {
+            **{"image": "ImageFile", "centre": "Hospital", "label": column},
+            **{name: name for name in covariates},
+        }
+    )
+    rows["label"] = decoded(rows["label"], f"{table}, column {column!r}", words)
+    rows["centre"] = rows["centre"].replace("", UNKNOWN_CENTRE)
+    rows["patient_id"] = rows["image"].str.replace(r"\.\w+$", "", regex=True)
+    rows["image"] = (
+        f"{films}/" + rows["image"] if (table.parent / films).is_dir() else rows["image"]
+    )
+    rows["order"] = float("nan")
+    return rows

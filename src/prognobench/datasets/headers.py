@@ -1,0 +1,101 @@
+"""What the header of a DICOM film says, read without its pixels."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from prognobench.errors import MissingExtraError
+
+FILM_MODALITIES = ("CR", "DX", "RG")
+"""Computed, digital and film radiography."""
+
+TAGS = ("Modality", "StudyDescription", "SeriesDescription", "ViewPosition", "BodyPartExamined")
+DATES = ("AcquisitionDate", "ContentDate", "SeriesDate", "StudyDate")
+TIMES = ("AcquisitionTime", "ContentTime", "SeriesTime", "StudyTime")
+
+
+@dataclass(frozen=True)
+class Header:
+    """Text as the file gives it, empty where it gives none; ``day`` counts from 1970, NaN without
+    a date, its fraction is the time of day.
+    """
+
+    modality: str
+    study: str
+    series: str
+    view: str
+    body_part: str
+    day: float
+
+    @property
+    def fault(self) -> str:
+        """Why this is no frontal chest film, or nothing. What is not said counts as frontal."""
+        return (
+            not_a_film(self.modality)
+            or not_chest(self.study, self.series, self.body_part)
+            or (
+                f"view {self.view}, not frontal"
+                if self.view and not self.view.upper().startswith(("AP", "PA"))
+                else not_frontal(self.series)
+            )
+        )
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of one file; raises whatever pydicom raises on a broken one."""
+    try:
+        from pydicom import config, dcmread
+    except ImportError as error:
+        raise MissingExtraError("dicom", "reading a cohort of DICOM files") from error
+    config.settings.reading_validation_mode = config.IGNORE
+    tags = [*TAGS, *DATES, *TIMES]
+    dataset = dcmread(path, stop_before_pixels=True, specific_tags=tags)
+    modality, study, series, view, body_part = (_text(dataset, tag) for tag in TAGS)
+    return Header(modality, study, series, view, body_part, _day(dataset))
+
+
+def days_since_1970(text: str, form: str) -> float:
+    """Return a date as days; NaN if it does not have the form."""
+    try:
+        return (datetime.strptime(text.strip(), form) - datetime(1970, 1, 1)).days
+    except ValueError:
+        return float("nan")
+
+
+def not_a_film(modality: str) -> str:
+    return (
+        "" if modality.upper() in FILM_MODALITIES else f"modality {modality or '(none)'}, no film"
+    )
+
+
+def not_chest(*descriptions: str) -> str:
+    """What no description calls a chest is none, unless none says anything."""
+    said = " / ".join(filter(None, descriptions))
+    known = not said or re.search(r"CHEST|THORA|\bCXR\b", said, re.IGNORECASE)
+    return "" if known else f"not a chest film ({said})"
+
+
+def not_frontal(series: str) -> str:
+    text = series.upper()
+    lateral = re.search(r"\bLAT|\bLL\b|\bRL\b|DECUB", text) and not re.search(r"\b(AP|PA)\b", text)
+    return f"a lateral view ({series})" if lateral else ""
+
+
+def _text(dataset: Any, tag: str) -> str:
+    return str(dataset.get(tag) or "").strip()
+
+
+def _day(dataset: Any) -> float:
+    """The day and time at which the film was taken, as closely as the header says."""
+    days = (days_since_1970(_text(dataset, tag), "%Y%m%d") for tag in DATES)
+    day = next((day for day in days if not math.isnan(day)), math.nan)
+    clock = next(filter(None, (_text(dataset, tag) for tag in TIMES)), "")
+    if not re.fullmatch(r"\d{4,6}(\.\d*)?", clock):
+        return day
+    hours, minutes, seconds = int(clock[:2]), int(clock[2:4]), int(clock[4:6] or 0)
+    return day + (hours * 3600 + minutes * 60 + seconds) / 86400

@@ -1,0 +1,86 @@
+"""COVID-19-NY-SBU (TCIA, doi 10.7937/TCIA.BBAG-2923)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from prognobench.datasets.assembly import Exclusions, Films, OnConflict, OnMissing, Rules, assemble
+from prognobench.datasets.files import ImageFolder, existing_folder
+from prognobench.datasets.spreadsheet import read_sheet
+from prognobench.datasets.tcia import chest_films, find_below, list_series, read_outcomes
+from prognobench.registry import DATASETS
+
+if TYPE_CHECKING:
+    from prognobench.datasets.tcia import Series
+    from prognobench.records import Cohort
+
+TASKS = {
+    "mortality": ("last.status", {"discharged": "discharged", "deceased": "deceased"}),
+    "icu": (
+        "is_icu",
+        {**dict.fromkeys(("false", "0"), "no icu"), **dict.fromkeys(("true", "1"), "icu")},
+    ),
+}
+
+
+@DATASETS.register("covid_19_ny_sbu")
+def covid_19_ny_sbu(
+    *,
+    root: Path,
+    task: Literal["mortality", "icu"],
+    films: Films = "first",
+    covariates: tuple[str, ...] = ("age.splits", "gender_concept_name"),
+    on_missing: OnMissing = "error",
+    on_conflict: OnConflict = "error",
+    exclude: tuple[str | int, ...] = (),
+) -> Cohort:
+    """COVID-19-NY-SBU: 1,384 patients of one hospital, 1,365 with a chest film.
+
+    Films are frontal chest CR and DX series; CT, MR, laterals and the "enhanced" copies of films
+    are left out. Series come from the downloader's ``metadata.csv`` if it is there; only the
+    files of the day that is wanted are opened.
+
+    Parameters
+    ----------
+    root
+        The folder that holds the downloader's ``manifest-*`` folder (or is it) and, at any level
+        above the patients, the table ``deidentified_overlap_tcia*.csv``.
+    task
+        ``mortality`` (last.status is deceased) or ``icu`` (is_icu is True).
+    films
+        The ``first`` film of each patient. Severe patients have 37 films on average against 3, so
+        that more or later films tell the outcome.
+    covariates
+        Columns of the table for metadata baselines.
+    on_missing, on_conflict, exclude
+        See :class:`.assembly.Rules`.
+
+    Raises
+    ------
+    DataError
+        If folder, table or words are not as described: what was expected and what was found.
+    """
+    root = existing_folder(root, "dataset.root")
+    column, words = TASKS[task]
+    sheet = read_sheet(find_below(root, "deidentified_overlap_tcia*.csv", "the clinical table"))
+    outcomes = read_outcomes(sheet, "to_patient_id", column, words, covariates)
+    exclusions = Exclusions()
+    rules = Rules(films, on_missing, "drop", on_conflict, exclude)
+    series = list_series(root, "COVID-19-NY-SBU")
+    rows = chest_films(root, series, outcomes, rules, exclusions, unwanted=_enhanced)
+    return assemble(
+        rows,
+        ImageFolder(root),
+        tuple(dict.fromkeys(words.values())),
+        rules,
+        exclusions,
+        name=f"ny_{task}",
+        covariates=covariates,
+    )
+
+
+def _enhanced(series: Series) -> str:
+    if "enhanc" in series.series.lower():
+        return f"an enhanced copy of a film ({series.series})"
+    return ""
