@@ -285,7 +285,9 @@ class Estimator:
     Attributes
     ----------
     inputs
-        ``features`` (the backbone's), ``covariates`` (the cohort's), ``both``, or ``none``.
+        ``features`` (the backbone's), ``covariates`` (the cohort's, as numbers, NaN where
+        unknown), ``both``, or ``none``. With ``both``, the covariates are the last columns, and
+        ``fit(X, y, covariates=n)`` is told how many they are.
     candidates
         Label -> function from a seed to an unfitted scikit-learn classifier with
         ``predict_proba``; where there are several, validation average log loss chooses.
