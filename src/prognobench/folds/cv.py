@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Len, Lt
@@ -67,6 +67,7 @@ def leave_one_centre_out(
     *,
     validation: Share = 0.2,
     min_per_class: Annotated[int, Ge(1)] = 2,
+    small_centres: Literal["refuse", "train"] = "refuse",
 ) -> list[Fold]:
     """Each centre in turn tests what was trained at the others; centres in alphabetical order.
 
@@ -76,30 +77,36 @@ def leave_one_centre_out(
         Share of the other centres' patients that validates, stratified by class.
     min_per_class
         So many patients of each class a centre must have to be a test part.
+    small_centres
+        What to do with centres that have fewer: ``refuse`` them, or only ``train`` on them.
 
     Raises
     ------
     DataError
-        If there is one centre only, patients without a centre or in several, or a centre with
-        too few patients of a class.
+        If there is one centre only, patients without a centre or in several, or too few patients
+        of a class at a centre.
     """
     patients = Patients.of(cohort)
     centre, names = _centres(cohort, patients)
-    faults = [
-        f"{cohort.name}: centre {name} has {patients.describe(members)}; "
-        f"cv.min_per_class={min_per_class} patients of each are needed to test there "
-        "(leave the centre out of the table, or lower cv.min_per_class)"
-        for number, name in enumerate(names)
-        if patients.counts(members := np.flatnonzero(centre == number)).min() < min_per_class
+    members = [np.flatnonzero(centre == number) for number in range(len(names))]
+    tested = [m for m in members if patients.counts(m).min() >= min_per_class]
+    small = [
+        f"{name} ({patients.describe(m)})"
+        for name, m in zip(names, members, strict=True)
+        if patients.counts(m).min() < min_per_class
     ]
-    if faults:
-        raise DataError(faults)
+    if small and (small_centres == "refuse" or not tested):
+        raise DataError(
+            f"{cohort.name}: {len(small)} of {len(names)} centres have fewer than "
+            f"cv.min_per_class={min_per_class} patients of a class: {'; '.join(small)}; "
+            "cv.small_centres=train only trains on such centres"
+        )
     made = []
-    for number, name in enumerate(names):
-        random = generator(seed, "folds", "leave_one_centre_out", name)
-        rest = np.flatnonzero(centre != number)
+    for fold, testing in enumerate(tested):
+        random = generator(seed, "folds", "leave_one_centre_out", names[centre[testing[0]]])
+        rest = np.setdiff1d(patients.everyone, testing)
         train, validating = patients.deal(rest, [1 - validation, validation], random)
-        made.append(patients.fold(train, validating, np.flatnonzero(centre == number), fold=number))
+        made.append(patients.fold(train, validating, testing, fold=fold))
     return made
 
 

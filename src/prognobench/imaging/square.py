@@ -54,7 +54,7 @@ def to_square(
 
 def crop_borders(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Cut off the rows and columns at the edges that are black from end to end."""
-    bright = np.atleast_3d(image > BLACK).any(axis=2)
+    bright = (image if image.ndim == 2 else image.max(axis=2)) > BLACK
     rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
     if not len(rows):
         return image
