@@ -6,7 +6,9 @@ is found was written whole, and a cell without its mark never happened.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -68,14 +70,27 @@ def read_json(path: Path) -> Any:
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a CSV that is safe to open in a spreadsheet; nine significant digits."""
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+    buffer = io.StringIO()
+    # Several times as fast as pandas, whose float format is a call per cell.
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows(zip(*(_texts(table[column]) for column in table.columns), strict=True))
+    write_text(path, buffer.getvalue())
 
-    safe = table.copy(deep=False)
-    for column in safe.columns:
-        values = safe[column]
-        if not (is_numeric_dtype(values) or is_bool_dtype(values)):
-            safe[column] = values.map(_guard)
-    write_text(path, safe.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+
+def _texts(values: pd.Series[Any]) -> Any:
+    """Each cell as it is written; each different value is formatted once."""
+    import numpy as np
+    import pandas as pd
+
+    codes, different = pd.factorize(values)
+    return np.array([*map(_text, different), ""], dtype=object)[codes]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else str(value)
 
 
 def read_table(path: Path, text: Sequence[str] = TEXT_COLUMNS) -> pd.DataFrame:
@@ -117,8 +132,6 @@ def read_tables(paths: Sequence[Path], text: Sequence[str] = TEXT_COLUMNS) -> pd
 
 
 def _parse(content: bytes, text: Sequence[str]) -> pd.DataFrame:
-    import io
-
     import pandas as pd
 
     table = pd.read_csv(
@@ -136,10 +149,6 @@ def _parse(content: bytes, text: Sequence[str]) -> pd.DataFrame:
             if column in text:
                 table[column] = table[column].fillna("")
     return table
-
-
-def _guard(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _plain(value: Any) -> Any:
