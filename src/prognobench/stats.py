@@ -1,0 +1,203 @@
+"""Tests of differences: pure functions on arrays, each with the source of its method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prognobench.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference with its interval and the probability of a larger one by chance.
+
+    Attributes
+    ----------
+    effect
+        The difference in units of its standard deviation, where the test has one.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    effect: float = float("nan")
+
+
+def corrected_t(
+    differences: NDArray[np.float64], test_share: float, confidence: float = CONFIDENCE
+) -> Difference:
+    """Paired t-test over folds, corrected for overlapping training sets (Nadeau & Bengio 2003).
+
+    Parameters
+    ----------
+    differences
+        ``(folds,)``, of all folds of all repetitions (Bouckaert & Frank 2004).
+    test_share
+        Test patients per training patient: 1/3 where folds are 3/1/1 parts train, validation,
+        test. At 0 it is the uncorrected test, whose false-positive rate is far above nominal.
+
+    Returns
+    -------
+    Difference
+        ``effect`` is mean over standard deviation (Cohen's d for paired values). NaN where there
+        are fewer than two folds; no spread at all gives p = 0, or 1 where all are equal.
+    """
+    from scipy import stats
+
+    differences = differences[~np.isnan(differences)]
+    n = len(differences)
+    mean = float(differences.mean()) if n else float("nan")
+    if n < 2:
+        return Difference(mean, float("nan"), float("nan"), float("nan"))
+    deviation = float(differences.std(ddof=1))
+    error = deviation * np.sqrt(1 / n + test_share)
+    reach = float(stats.t.ppf((1 + confidence) / 2, n - 1) * error)
+    if error < 1e-12:
+        return Difference(mean, mean, mean, float(abs(mean) < 1e-12), float("nan"))
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
+    return Difference(mean, mean - reach, mean + reach, p, mean / deviation)
+
+
+def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Difference:
+    """Exact test whether two classifiers are right equally often (McNemar 1947).
+
+    Parameters
+    ----------
+    first, second
+        ``(patients,)``: whether each decided rightly, on the same patients.
+
+    Returns
+    -------
+    Difference
+        In accuracy, with Newcombe's (1998, method 10) interval; p from the binomial distribution
+        of the patients on whom they differ.
+    """
+    from scipy import stats
+
+    a, b = int((first & ~second).sum()), int((~first & second).sum())
+    both, neither = int((first & second).sum()), int((~first & ~second).sum())
+    p = float(stats.binomtest(a, a + b).pvalue) if a + b else 1.0
+    low, high = _newcombe(both, a, b, neither)
+    return Difference((a - b) / len(first), low, high, p, a / b if b else float("inf"))
+
+
+def _newcombe(both: int, a: int, b: int, neither: int) -> tuple[float, float]:
+    from scipy import stats
+
+    n = both + a + b + neither
+    intervals = [
+        stats.binomtest(count, n).proportion_ci(CONFIDENCE, "wilson")
+        for count in (both + a, both + b)
+    ]
+    first, second = (both + a) / n, (both + b) / n
+    product = (both + a) * (b + neither) * (both + b) * (a + neither)
+    phi = (both * neither - a * b) / np.sqrt(product) if product else 0.0
+    low1, high1 = first - intervals[0].low, intervals[0].high - first
+    low2, high2 = second - intervals[1].low, intervals[1].high - second
+    below = np.sqrt(low1**2 - 2 * phi * low1 * high2 + high2**2)
+    above = np.sqrt(high1**2 - 2 * phi * high1 * low2 + low2**2)
+    return float(first - second - below), float(first - second + above)
+
+
+def delong(
+    labels: NDArray[np.intp], first: NDArray[np.float64], second: NDArray[np.float64]
+) -> Difference:
+    """Difference of two correlated ROC-AUCs (DeLong, DeLong & Clarke-Pearson 1988).
+
+    The covariance comes from midranks (Sun & Xu 2014).
+
+    Parameters
+    ----------
+    labels
+        ``(patients,)``, 0 or 1.
+    first, second
+        ``(patients,)``, scores of the positive class.
+
+    Returns
+    -------
+    Difference
+        NaN where a class is missing; ``effect`` is the difference over its standard error.
+    """
+    from scipy import stats
+
+    positive = labels == 1
+    m, n = int(positive.sum()), int((~positive).sum())
+    if not m or not n:
+        return Difference(*[float("nan")] * 4)
+    areas, by_positive, by_negative = [], [], []
+    for scores in (first, second):
+        together = stats.rankdata(scores)
+        within_positive = stats.rankdata(scores[positive])
+        within_negative = stats.rankdata(scores[~positive])
+        placed = (together[positive] - within_positive) / n
+        areas.append(placed.mean())
+        by_positive.append(placed)
+        by_negative.append(1 - (together[~positive] - within_negative) / m)
+    difference = float(areas[0] - areas[1])
+    if m < 2 or n < 2:
+        return Difference(difference, *[float("nan")] * 3)
+    covariance = np.cov(by_positive) / m + np.cov(by_negative) / n
+    variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    error = float(np.sqrt(max(variance, 0.0)))
+    if error < 1e-12:
+        return Difference(difference, difference, difference, float(abs(difference) < 1e-12))
+    reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
+    p = float(2 * stats.norm.sf(abs(difference) / error))
+    return Difference(difference, difference - reach, difference + reach, p, difference / error)
+
+
+def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
+    """Return p-values corrected for their number by Holm's (1979) method; NaN stays NaN."""
+    p = np.asarray(p_values, dtype=float)
+    corrected = np.full(len(p), np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    steps = p[order] * (len(order) - np.arange(len(order)))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected
+
+
+@dataclass(frozen=True)
+class Belief:
+    """Probabilities that the first is better, that both are practically equal, or the second."""
+
+    first: float
+    equal: float
+    second: float
+
+
+def bayesian_t(differences: NDArray[np.float64], test_share: float, rope: float) -> Belief:
+    """Correlated Bayesian t-test of one data set (Corani & Benavoli 2015), by baycomp.
+
+    Parameters
+    ----------
+    differences
+        ``(folds,)``, second less first.
+    test_share
+        As in :func:`corrected_t`.
+    rope
+        Half-width of the region of practical equivalence.
+
+    Raises
+    ------
+    MissingExtraError
+        Without baycomp.
+    """
+    try:
+        from baycomp.single import Posterior
+    except ImportError as error:
+        raise MissingExtraError("stats", "the Bayesian comparison") from error
+    n = len(differences)
+    mean, variance = float(differences.mean()), float(differences.var(ddof=1))
+    posterior = Posterior(mean, variance * (1 / n + test_share), n - 1, rope=rope)
+    return Belief(*(float(p) for p in posterior.probs()))
