@@ -6,6 +6,7 @@ the photometric interpretation.
 
 from __future__ import annotations
 
+import os
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -85,12 +86,10 @@ def _opened(path: Path) -> Any:
 
 def _refuse_deflated_bomb(path: Path) -> None:
     """Count the bytes of a deflated data set without keeping them."""
-    from pydicom.filereader import read_file_meta_info, read_preamble
-
     with path.open("rb") as file:
-        read_preamble(file, False)
-        start = file.tell() + 12 + read_file_meta_info(path).FileMetaInformationGroupLength
-        file.seek(start)
+        # After preamble and mark stands the length of the group that is not deflated.
+        length = int.from_bytes(file.read(144)[140:], "little")
+        file.seek(length, os.SEEK_CUR)
         inflate, size, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, file.read()
     while rest and not inflate.eof:
         size += len(inflate.decompress(rest, 1 << 20))
@@ -165,7 +164,7 @@ def _looked_up(values: NDArray[Any], item: Any) -> NDArray[np.uint8]:
     entries, first, _ = item.LUTDescriptor
     data = item.LUTData
     if isinstance(data, bytes):
-        data = np.frombuffer(data, "<u2" if len(data) > entries > 0 else "u1")
+        data = np.frombuffer(data, "u1" if len(data) == entries else "<u2")
     table = stretched(np.asarray(data))
     position = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
     shown: NDArray[np.uint8] = table[position]
