@@ -43,7 +43,7 @@ class Decisions(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class LinearProbability(Decisions):
-    """Ridge regression on targets of -1 and 1, whose fit is read as a probability, cut to [0, 1]."""
+    """Ridge regression on targets of -1 and 1, read as a probability and cut to [0, 1]."""
 
     def __init__(self, alpha: float = 1.0, class_weight: str | None = None) -> None:
         super().__init__(RidgeClassifier(alpha=alpha, class_weight=class_weight))
@@ -63,8 +63,7 @@ class FewNeighbours(KNeighborsClassifier):  # type: ignore[misc]
     """Nearest neighbours, as many as there are where the training part has fewer."""
 
     def fit(self, X: Rows, y: NDArray[np.int64]) -> Self:
-        wanted = self.n_neighbors
-        self.n_neighbors = min(wanted, len(X))
+        self.set_params(n_neighbors=min(self.get_params()["n_neighbors"], len(X)))
         super().fit(X, y)
         return self
 
