@@ -18,8 +18,6 @@ from prognobench.registry import MODELS
 if TYPE_CHECKING:
     from torch import nn
 
-    from prognobench.models.encoders.network import NetworkEncoder
-
 ASSETS = Path(__file__).with_name("assets")
 """Folder of the shipped weights and their model card."""
 
@@ -63,7 +61,7 @@ def embedded(
         raise ConfigError(f"model.side: {side} is no multiple of the ViT's patch of 8 pixels")
     file = str(ASSETS / f"{network}.safetensors") if weights == "embedded" else weights
     return backbone_source(
-        partial(_encoder, network, side),
+        partial(create, network, side),
         locate(file, seed=seed),
         Preprocessing(side, MEAN, STD, interpolation="area"),
         ("embedded", network, side, *NETWORKS[network]),
@@ -75,14 +73,8 @@ def create(network: str, side: int = SIDE) -> nn.Module:
     import timm
 
     architecture, changes = NETWORKS[network]
-    sized = {"img_size": side} if network == "vit" else {}
+    sized: dict[str, Any] = {"img_size": side} if network == "vit" else {}
     module: nn.Module = timm.create_model(
         architecture, num_classes=0, in_chans=len(MEAN), **sized, **changes
     )
     return module
-
-
-def _encoder(network: str, side: int) -> NetworkEncoder:
-    from prognobench.models.encoders.network import encoder
-
-    return encoder(create(network, side))

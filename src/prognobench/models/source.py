@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from prognobench.errors import WeightsError
 from prognobench.models.weights import Weights
@@ -15,7 +15,7 @@ from prognobench.records import Backbone, BackboneSource, Preprocessing
 from prognobench.seeds import derive
 
 if TYPE_CHECKING:
-    from prognobench.models.encoders.network import NetworkEncoder
+    from torch import nn
 
 _masters: OrderedDict[str, Backbone] = OrderedDict()
 KEPT = 2
@@ -23,30 +23,40 @@ KEPT = 2
 
 
 def backbone_source(
-    build: Callable[[], NetworkEncoder],
+    build: Callable[[], nn.Module],
     weights: Weights,
     preprocessing: Preprocessing,
     settings: tuple[Any, ...],
+    *,
+    pooling: Literal["auto", "own"] = "auto",
+    qkv: Literal["fused", "separate"] = "fused",
 ) -> BackboneSource:
     """Make a source whose first ``load`` builds and fills the network; later ones copy it.
 
     Parameters
     ----------
     build
-        Makes the encoder with random weights.
+        Makes a timm network with random weights and without a classifier.
     weights
         From :func:`prognobench.models.weights.locate`.
     settings
-        Whatever else the loaded weights and features depend on (architecture, side, ...), with
-        a stable ``repr``; goes into the fingerprint.
+        Whatever else the loaded weights depend on (architecture, side, ...), with a stable
+        ``repr``; goes into the fingerprint.
+    pooling, qkv
+        As in :func:`prognobench.models.timm.timm`.
     """
-    content = repr((settings, weights.digest))
+    content = repr((settings, pooling, qkv, weights.digest))
     fingerprint = hashlib.sha256(content.encode()).hexdigest()[:32]
 
     def load() -> Backbone:
         master = _masters.get(fingerprint)
         if master is None:
-            master = _load(build, weights, preprocessing, fingerprint)
+            network, report = _network(build, weights)
+            if qkv == "separate":
+                from prognobench.models.encoders.projections import separate_projections
+
+                separate_projections(network)
+            master = _backbone(network, pooling, preprocessing, fingerprint, report)
             _masters[fingerprint] = master
             while len(_masters) > KEPT:
                 _masters.popitem(last=False)
@@ -56,38 +66,41 @@ def backbone_source(
     return BackboneSource(fingerprint, preprocessing, load, weights.origin)
 
 
-def _load(
-    build: Callable[[], NetworkEncoder],
-    weights: Weights,
-    preprocessing: Preprocessing,
-    fingerprint: str,
-) -> Backbone:
+def _network(build: Callable[[], nn.Module], weights: Weights) -> tuple[nn.Module, tuple[str, ...]]:
+    """Build the network with its weights, and report where they came from."""
     import torch
 
     from prognobench.models.encoders import checkpoint
 
-    report: tuple[str, ...]
     if weights.path is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(weights.digest, "weights"))
-            encoder = build()
-        report = (weights.origin,)
-    else:
-        with checkpoint.WithoutInitialisation():
-            encoder = build()
-        try:
-            state = checkpoint.read(weights.path)
-            report = checkpoint.fill(encoder.network, state)
-        except WeightsError as error:
-            raise WeightsError(f"{weights.origin}: {error}") from error
-    encoder.float().eval()
+            return build(), (weights.origin,)
+    with checkpoint.WithoutInitialisation():
+        network = build()
+    try:
+        return network, checkpoint.fill(network, checkpoint.read(weights.path))
+    except WeightsError as error:
+        raise WeightsError(f"{weights.origin}: {error}") from error
+
+
+def _backbone(
+    network: nn.Module,
+    pooling: Literal["auto", "own"],
+    preprocessing: Preprocessing,
+    fingerprint: str,
+    report: tuple[str, ...],
+) -> Backbone:
+    from prognobench.models.encoders.network import encoder
+
+    module = encoder(network.float().eval(), pooling)
     return Backbone(
-        module=encoder,
-        width=next(iter(encoder.taps.values())),
+        module=module,
+        width=next(iter(module.taps.values())),
         preprocessing=preprocessing,
-        roles=encoder.roles,
-        blocks=encoder.blocks,
-        taps=encoder.taps,
+        roles=module.roles,
+        blocks=module.blocks,
+        taps=module.taps,
         fingerprint=fingerprint,
         report=report,
     )

@@ -14,7 +14,7 @@ from prognobench.records import BackboneSource, Preprocessing
 from prognobench.registry import MODELS, near
 
 if TYPE_CHECKING:
-    from prognobench.models.encoders.network import NetworkEncoder
+    from torch import nn
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
 
@@ -25,13 +25,15 @@ def timm(
     architecture: str,
     weights: str = "hub",
     hub: str = "",
-    page: str = "",
+    package: str = "",
+    obtain: str = "",
     side: Annotated[int, Gt(0)] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     interpolation: Interpolation | None = None,
     channels: Literal["repeat", "sum"] = "repeat",
     pooling: Literal["auto", "own"] = "auto",
+    qkv: Literal["fused", "separate"] = "fused",
     seed: int = 0,
 ) -> BackboneSource:
     """A network of timm by name, its weights from the hub, a local file or a seed.
@@ -44,8 +46,10 @@ def timm(
         ``hub``, ``random``, or the path of a safetensors file or state dict.
     hub
         ``owner/repository[:file]`` on the Hugging Face hub; by default timm's own.
-    page
-        Where a person gets weights that are on no hub.
+    package
+        ``package:file`` of an installed package that has the weights too.
+    obtain
+        How a person gets weights that are not on the hub.
     side
         Of the square input in pixels; position embeddings are resampled. By default, and for
         ``mean``, ``std`` and ``interpolation`` too, what timm says of the weights.
@@ -54,6 +58,9 @@ def timm(
         convolution over its input channels (mean and standard deviation are then averaged).
     pooling
         ``auto`` is the class token where there is one; ``own`` is what the network pools.
+    qkv
+        ``separate`` gives queries, keys and values a matrix each, as the models' first library
+        has them, so that an adapter goes on each.
     seed
         Of random weights.
     """
@@ -63,12 +70,14 @@ def timm(
         mean, std = mean or declared.mean, std or declared.std
     if channels == "sum":
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    tag = hub_of({"architecture": architecture, "hub": hub, "page": page})
+    tag = hub_of({"architecture": architecture, "hub": hub, "obtain": obtain})
     return backbone_source(
-        partial(_build, architecture, side, len(mean), pooling),
-        locate(weights, hub=tag, page=page, seed=seed),
+        partial(_build, architecture, side, len(mean)),
+        locate(weights, hub=tag, package=package, obtain=obtain, seed=seed),
         Preprocessing(side, tuple(mean), tuple(std), interpolation),
-        ("timm", architecture, side, channels, pooling),
+        ("timm", architecture, side, channels),
+        pooling=pooling,
+        qkv=qkv,
     )
 
 
@@ -99,10 +108,8 @@ def check_name(architecture: str) -> None:
         )
 
 
-def _build(architecture: str, side: int, channels: int, pooling: Any) -> NetworkEncoder:
+def _build(architecture: str, side: int, channels: int) -> nn.Module:
     import timm
-
-    from prognobench.models.encoders.network import encoder
 
     check_name(architecture)
     declared: Any = timm.get_pretrained_cfg(architecture)
@@ -115,4 +122,4 @@ def _build(architecture: str, side: int, channels: int, pooling: Any) -> Network
             f"model.side: {side} is no multiple of {architecture}'s patch of {patch[0]} pixels; "
             f"take {below or patch[0]} or {below + patch[0]}"
         )
-    return encoder(network, pooling)
+    return network

@@ -7,13 +7,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from prognobench.errors import WeightsError
 from prognobench.registry import near
 
-FILES = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
+FILES = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+)
 """Names under which hub repositories keep weights, best first."""
 
 
@@ -36,7 +42,9 @@ class Weights:
     path: Path | None = None
 
 
-def locate(weights: str, *, hub: str = "", page: str = "", seed: int = 0) -> Weights:
+def locate(
+    weights: str, *, hub: str = "", package: str = "", obtain: str = "", seed: int = 0
+) -> Weights:
     """Find the weights that a config asks for; the hub's are downloaded once.
 
     Parameters
@@ -45,8 +53,11 @@ def locate(weights: str, *, hub: str = "", page: str = "", seed: int = 0) -> Wei
         ``hub``, ``random``, or the path of a safetensors file or state dict.
     hub
         ``owner/repository`` or ``owner/repository:file`` on the Hugging Face hub.
-    page
-        Where a person gets weights that are on no hub.
+    package
+        ``package:file`` of an installed package that has the weights too, for want of a network;
+        a file in the hub's cache comes first.
+    obtain
+        How a person gets weights that are neither here nor on a hub.
     seed
         Of random weights.
 
@@ -58,7 +69,7 @@ def locate(weights: str, *, hub: str = "", page: str = "", seed: int = 0) -> Wei
     if weights == "random":
         return Weights(f"random (seed {seed})", f"random-{seed}")
     if weights == "hub":
-        return _from_hub(hub, page)
+        return _of_name(hub, package, obtain)
     path = Path(weights).expanduser()
     if not path.is_file():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -79,13 +90,14 @@ def weights_here(settings: Mapping[str, Any]) -> bool | None:
         return None
     if weights != "hub":
         return Path(weights).expanduser().is_file()
-    return _cached(hub_of(settings)) is not None
+    package = str(settings.get("package") or "")
+    return (_cached(hub_of(settings)) or _packaged(package)) is not None
 
 
 def hub_of(settings: Mapping[str, Any]) -> str:
     """Return the hub tag that a model's settings name; by default timm's of that architecture."""
-    hub, page = str(settings.get("hub") or ""), settings.get("page")
-    return hub if hub or page else f"timm/{settings.get('architecture', '')}"
+    hub = str(settings.get("hub") or "")
+    return hub if hub or settings.get("obtain") else f"timm/{settings.get('architecture', '')}"
 
 
 def file_digest(path: Path) -> str:
@@ -122,18 +134,29 @@ def _cached(hub: str) -> Path | None:
     return None
 
 
-def _from_hub(hub: str, page: str) -> Weights:
+def _packaged(package: str) -> Path | None:
+    """Return the file that an installed package brings, without importing the package."""
+    name, _, file = package.partition(":")
+    spec = find_spec(name) if name else None
+    folders = (spec.submodule_search_locations if spec else None) or []
+    return next((path for folder in folders if (path := Path(folder, file)).is_file()), None)
+
+
+def _of_name(hub: str, package: str, obtain: str) -> Weights:
+    """Find weights by hub tag or package: what is here first, the network last."""
+    if (path := _cached(hub)) is None and (inside := _packaged(package)) is not None:
+        return Weights(f"{package.partition(':')[0]} ({inside.name})", file_digest(inside), inside)
     if not hub:
         raise WeightsError(
-            f"these weights are on no hub: get them from {page or 'their authors'} "
-            "and set model.weights=PATH to the file"
+            f"these weights are on no hub: {obtain or 'get them from their authors'}; "
+            "then set model.weights=PATH to the file"
         )
-    path = _cached(hub) or _download(hub)
+    path = path or _download(hub, obtain)
     snapshot = path.parent.name[:12]
     return Weights(f"{_split(hub)[0]}@{snapshot} ({path.name})", file_digest(path), path)
 
 
-def _download(hub: str) -> Path:
+def _download(hub: str, obtain: str) -> Path:
     from huggingface_hub import errors, hf_hub_download
 
     repository, files = _split(hub)
@@ -141,6 +164,8 @@ def _download(hub: str) -> Path:
         f"download {files[0]} from https://huggingface.co/{repository} on a machine that can, "
         "copy it here, and set model.weights=PATH to it"
     )
+    if obtain:
+        by_hand = f"{obtain}, or {by_hand}"
     for file in files:
         try:
             return Path(hf_hub_download(repository, file))

@@ -16,34 +16,6 @@ from prognobench.errors import WeightsError
 from prognobench.models.encoders.layouts import LAYOUTS, State
 
 SHOWN = 5
-PICKLED_MODULES = (
-    "torch.nn.modules.activation.ReLU",
-    "torch.nn.modules.batchnorm.BatchNorm2d",
-    "torch.nn.modules.container.Sequential",
-    "torch.nn.modules.conv.Conv2d",
-    "torch.nn.modules.linear.Linear",
-    "torch.nn.modules.pooling.AvgPool2d",
-    "torch.nn.modules.pooling.MaxPool2d",
-    "torchxrayvision.models.DenseNet",
-    "torchxrayvision.models._DenseBlock",
-    "torchxrayvision.models._DenseLayer",
-    "torchxrayvision.models._Transition",
-)
-"""torchxrayvision publishes whole pickled models; of these classes only the tensors are read."""
-
-
-class Inert:
-    """Stands in for a module of :data:`PICKLED_MODULES`: holds its attributes and does nothing."""
-
-    def tensors(self) -> State:
-        """Return the state dict that the module would have."""
-        attributes = vars(self)
-        own = {**attributes.get("_parameters", {}), **attributes.get("_buffers", {})}
-        state = {name: value for name, value in own.items() if isinstance(value, Tensor)}
-        for name, child in attributes.get("_modules", {}).items():
-            if isinstance(child, Inert):
-                state |= {f"{name}.{key}": value for key, value in child.tensors().items()}
-        return state
 
 
 class WithoutInitialisation(TorchFunctionMode):
@@ -77,8 +49,7 @@ def read(path: Path) -> State:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
         else:
-            with torch.serialization.safe_globals([(Inert, name) for name in PICKLED_MODULES]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} holds more than tensors, or is broken; executable pickles are refused: "
@@ -101,8 +72,6 @@ def _first_line(error: Exception) -> str:
 
 def _tensors(content: Any) -> State:
     """Return the mapping, at most two levels down, that holds the most tensors."""
-    if isinstance(content, Inert):
-        return content.tensors()
     if not isinstance(content, Mapping):
         return {}
     here = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}

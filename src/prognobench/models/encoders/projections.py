@@ -1,0 +1,38 @@
+"""A fused attention projection taken apart, for models whose adapters go on each matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class SeparateProjections(nn.Module):
+    """Stands where a fused ``qkv`` stood and gives the same output from three matrices."""
+
+    def __init__(self, fused: nn.Linear) -> None:
+        super().__init__()
+        bias: Tensor | None = fused.bias
+        biases = (None,) * 3 if bias is None else bias.chunk(3)
+        parts = zip(fused.weight.chunk(3), biases, strict=True)
+        self.query, self.key, self.value = (_linear(weight, bias) for weight, bias in parts)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.cat((self.query(tokens), self.key(tokens), self.value(tokens)), -1)
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    rows, columns = weight.shape
+    layer = nn.Linear(columns, rows, bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer
+
+
+def separate_projections(network: nn.Module) -> None:
+    """Replace, in place, every linear layer called ``qkv``; outputs stay equal."""
+    fused = [name for name, _ in network.named_modules() if name.endswith("attn.qkv")]
+    for name in fused:
+        layer = network.get_submodule(name)
+        if isinstance(layer, nn.Linear):
+            network.set_submodule(name, SeparateProjections(layer))
