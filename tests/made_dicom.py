@@ -68,7 +68,7 @@ def _describe(dataset: Dataset, pixels: NDArray[Any], bits: int | None) -> None:
 def write_dicom(path: Path, pixels: NDArray[Any] | None, **settings: Any) -> Path:
     """Write :func:`dicom` to a file, whose folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    dicom(pixels, **settings).save_as(path)
+    dicom(pixels, **settings).save_as(path, enforce_file_format=True)
     return path
 
 

@@ -88,8 +88,10 @@ def _refuse_deflated_bomb(path: Path) -> None:
     """Count the bytes of a deflated data set without keeping them."""
     with path.open("rb") as file:
         # After preamble and mark stands the length of the group that is not deflated.
-        length = int.from_bytes(file.read(144)[140:], "little")
-        file.seek(length, os.SEEK_CUR)
+        head = file.read(144)
+        if head[132:136] != b"\x02\x00\x00\x00":
+            raise DataError(f"{path}: a deflated file without the length of its header")
+        file.seek(int.from_bytes(head[140:], "little"), os.SEEK_CUR)
         inflate, size, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, file.read()
     while rest and not inflate.eof:
         size += len(inflate.decompress(rest, 1 << 20))
