@@ -22,6 +22,9 @@ COSTS = (
 )
 """The columns that say what a run cost, mean over its complete cells."""
 
+BASELINES = ("metadata", "prior")
+"""Strategies that look at no image."""
+
 BYTES_PER_PARAMETER = 4
 
 
@@ -47,6 +50,7 @@ def catalogue(results: Path) -> tuple[pd.DataFrame, list[RunFolder]]:
             named = {name: row[name] for name in (*NAMES, "classes", "cohort", "folds", "cells")}
             key = row["folds"][:12]
             names = {"model": ORACLE, "strategy": ORACLE, "key": key, "done": row["cells"]}
+            named |= {"failed": 0, "baseline": False}
             rows.append({**named, **names})
             folders.append(folder)
     table = pd.DataFrame(rows)
@@ -63,13 +67,14 @@ def _describe(folder: RunFolder) -> dict[str, Any]:
     settings = config.get("regime", {}).get("settings", {})
     return {
         **{name: meta.get(name) for name in NAMES},
-        "k": settings.get("k"),
+        "k": settings.get("k", settings.get("patients")),
         "cells": len(folder.cells),
         "done": len(done),
         "failed": len(failed),
         "failure": failures[failed[0]]["message"] if failed else None,
         "not_applicable": meta.get("not_applicable"),
         **_costs(folder, done),
+        "baseline": config.get("strategy", {}).get("builder") in BASELINES,
         "weights": meta.get("weights"),
         "version": read_json(folder.path / "environment.json").get("prognobench"),
         "finished": _finished(folder, done),

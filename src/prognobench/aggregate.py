@@ -1,0 +1,284 @@
+"""Scores of folds become one number per combination of names, with its spread and its rank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prognobench.catalogue import NAMES
+from prognobench.errors import ConfigError
+from prognobench.evaluation import HALF, NO_THRESHOLD
+from prognobench.metrics.metric import Metric, find_metric
+from prognobench.predictions import ORACLE
+from prognobench.registry import near
+from prognobench.scoring import CHANCE, score
+from prognobench.stats import CONFIDENCE, corrected_t
+from prognobench.store import read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DIMENSIONS = ("dataset", "model", "strategy", "regime", "k", "cv", "metric", "threshold", "level")
+"""What rows and columns of a table can be; seeds, repetitions, draws and folds are averaged."""
+
+CHOICES = ("model", "strategy")
+"""The dimensions along which values compete: the best of them is marked."""
+
+COLUMNS = (
+    *DIMENSIONS,
+    *("synthetic", "baseline", "mean", "sd", "folds", "expected", "mark", "below", "reason"),
+    *("prevalence", "keys"),
+)
+"""The columns of ``tables/*.csv``."""
+
+TEXT = (
+    "dataset",
+    "model",
+    "strategy",
+    "regime",
+    "cv",
+    "key",
+    "threshold",
+    "metric",
+    "subgroup",
+    "reason",
+    "level",
+    "failure",
+    "not_applicable",
+)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """``runs.csv`` and ``scores.csv`` of a results folder."""
+
+    runs: pd.DataFrame
+    scores: pd.DataFrame
+
+    @property
+    def versions(self) -> list[str]:
+        """The versions of prognobench that made the runs."""
+        return sorted(str(version) for version in self.runs["version"].dropna().unique())
+
+
+def read_scores(results: Path, rescore: bool = True) -> Scored:
+    """Read the scores of a results folder, making them first (``rescore``) or where they lack.
+
+    Raises
+    ------
+    StoreError
+        If there are no runs.
+    """
+    if rescore or not (results / "scores.csv").exists():
+        score(results)
+    tables = [read_table(results / name, TEXT) for name in ("runs.csv", "scores.csv")]
+    # A regime without k has 0 here: blanks do not group.
+    runs, scores = (table.fillna({"k": 0}).astype({"k": int}) for table in tables)
+    return Scored(runs, scores)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which scores a table is made of.
+
+    Attributes
+    ----------
+    metrics
+        Names or titles.
+    threshold
+        Rule for metrics that need one.
+    where
+        Dimension -> the values that are taken.
+    """
+
+    metrics: Sequence[str] = ("mcc", "average_precision")
+    threshold: str = HALF
+    level: str = "patient"
+    where: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def found(self) -> list[Metric]:
+        return [find_metric(name) for name in self.metrics]
+
+
+def aggregate(scored: Scored, selection: Selection = Selection()) -> pd.DataFrame:
+    """Return one row per combination of :data:`DIMENSIONS` with mean and spread over its folds.
+
+    ``mark`` is ``best``, or ``tie`` where the difference to the best could be chance (corrected
+    t-test on shared folds, 5 %). ``below`` says that a baseline without images is at least as
+    good. ``expected`` counts the folds that the runs consist of, ``folds``
+    those that entered the mean. Combinations without a score have a ``reason``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown metric, dimension, or value of a dimension.
+    """
+    import pandas as pd
+
+    metrics = selection.found()
+    runs = newest(choose(scored.runs, selection.where))
+    scores = _pick(scored.scores, runs, selection, metrics)
+    done = _summary(scores)
+    kinds = pd.DataFrame(
+        {
+            "metric": [metric.name for metric in metrics],
+            "threshold": [_rule(metric, selection) for metric in metrics],
+            "level": selection.level,
+        }
+    )
+    table = _progress(runs).merge(kinds, how="cross").merge(done, how="outer", on=DIMENSIONS)
+    chance = table["model"] == CHANCE
+    table.loc[chance, "synthetic"] = False
+    table["baseline"] = table["baseline"].fillna(False).astype(bool)
+    table["expected"] = table["expected"].fillna(table["folds"]).fillna(0).astype(int)
+    table["folds"] = table["folds"].fillna(0).astype(int)
+    reason, unfinished = table["reason"].fillna(""), table["unfinished"].fillna("")
+    table["reason"] = reason.where(reason != "", unfinished)
+    _mark(table, scores, {metric.name: metric for metric in metrics})
+    table = table[list(COLUMNS)].sort_values(list(DIMENSIONS), kind="stable", ignore_index=True)
+    table.attrs.update(runs.attrs)
+    return table
+
+
+def choose(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Return the rows with the wanted values; references pass on their own name.
+
+    Raises
+    ------
+    ConfigError
+        For a column or value that does not occur.
+    """
+    faults = []
+    for column, wanted in where.items():
+        if column not in table:
+            faults.append(
+                f"nothing called {column!r} to choose by{near(column, [*map(str, table)])}"
+            )
+            continue
+        texts = table[column].map(_plain)
+        known = sorted(set(texts))
+        faults += [
+            f"no run with {column}={value}{near(value, known)} (there are: {', '.join(known)})"
+            for value in map(str, wanted)
+            if value not in known
+        ]
+        chosen = texts.isin([str(value) for value in wanted])
+        table = table[chosen | (table["model"] == ORACLE) if column in CHOICES else chosen]
+    if faults:
+        raise ConfigError(faults)
+    return table
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def newest(runs: pd.DataFrame) -> pd.DataFrame:
+    """Keep the latest of runs that share all their names and differ in settings.
+
+    ``attrs["superseded"]`` lists the keys that were left out.
+    """
+    names = [name for name in NAMES if name not in ("key", "synthetic")]
+    ordered = runs.sort_values("finished", kind="stable", na_position="first")
+    kept = ordered.drop_duplicates(names, keep="last").sort_index()
+    kept.attrs["superseded"] = sorted(set(runs["key"]) - set(kept["key"]))
+    return kept
+
+
+def _rule(metric: Metric, selection: Selection) -> str:
+    return NO_THRESHOLD if metric.needs == "scores" else selection.threshold
+
+
+def _pick(
+    scores: pd.DataFrame, runs: pd.DataFrame, selection: Selection, metrics: Sequence[Metric]
+) -> pd.DataFrame:
+    """The folds' scores that were asked for, of these runs and of chance on their patients."""
+    import pandas as pd
+
+    known = set(scores["threshold"])
+    rules = {metric.name: _rule(metric, selection) for metric in metrics}
+    if missing := set(rules.values()) - known - {HALF, NO_THRESHOLD}:
+        raise ConfigError(f"no scores at threshold {missing.pop()!r} (there are: {sorted(known)})")
+    wanted = scores["metric"].map(rules) == scores["threshold"]
+    scores = scores[wanted & (scores["level"] == selection.level) & scores["fold"].notna()]
+    scores = scores[scores["subgroup"] == ""]
+    of_runs = scores.merge(runs[["dataset", "model", "strategy", "key", "baseline"]])
+    sets = runs.assign(key=runs["folds"].str[:12])[["dataset", "key"]].drop_duplicates()
+    of_chance = scores[scores["model"] == CHANCE].merge(sets)
+    return pd.concat([of_runs, of_chance], ignore_index=True)
+
+
+def _summary(scores: pd.DataFrame) -> pd.DataFrame:
+    groups = scores.groupby(list(DIMENSIONS), dropna=False, sort=False)
+    table = groups.agg(
+        mean=("value", "mean"),
+        sd=("value", "std"),
+        folds=("value", "count"),
+        prevalence=("prevalence", "mean"),
+        reason=("reason", "max"),
+    )
+    return table.reset_index()
+
+
+def _progress(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per combination of names: what was expected, and why there may be no score."""
+    runs = runs.assign(unfinished=_unfinished(runs))
+    names = [name for name in DIMENSIONS if name in runs]
+    groups = runs.groupby(names, dropna=False, sort=False)
+    return groups.agg(
+        synthetic=("synthetic", "max"),
+        baseline=("baseline", "max"),
+        expected=("cells", "sum"),
+        unfinished=("unfinished", "first"),
+        keys=("key", " ".join),
+    ).reset_index()
+
+
+def _unfinished(runs: pd.DataFrame) -> Any:
+    said = np.where(runs["done"] < runs["cells"], "not finished", "")
+    failed = runs["failed"].map(str) + " failed: " + runs["failure"]
+    said = np.where(runs["failure"] != "", failed, said)
+    said = np.where(runs["not_applicable"] != "", "n/a: " + runs["not_applicable"], said)
+    return said
+
+
+def _mark(table: pd.DataFrame, scores: pd.DataFrame, metrics: Mapping[str, Metric]) -> None:
+    """Add ``mark`` (the best of what competes, and what could be as good) and ``below``."""
+    table["mark"], table["below"] = "", False
+    competing = [name for name in DIMENSIONS if name not in CHOICES]
+    known = table["mean"].notna()
+    real = ~table["model"].isin([ORACLE, CHANCE]) & ~table["baseline"] & known
+    by_names = dict(list(scores.groupby(competing, dropna=False)))
+    for names, rows in table[real].groupby(competing, dropna=False):
+        metric = metrics[rows["metric"].iloc[0]]
+        distance = rows["mean"].map(metric.distance)
+        bar = (table.loc[table["baseline"] & known, competing] == list(names)).all(axis=1)
+        if bar.any():
+            to_beat = table.loc[bar.index[bar], "mean"].map(metric.distance).min()
+            table.loc[rows.index, "below"] = distance >= to_beat
+        best: Any = distance.idxmin()
+        table.loc[best, "mark"] = "best"
+        folds = _folds(by_names[names])
+        winner = (table.loc[best, "model"], table.loc[best, "strategy"])
+        for row in rows.index[rows.index != best]:
+            other = (table.loc[row, "model"], table.loc[row, "strategy"])
+            test = corrected_t((folds[winner] - folds[other]).to_numpy(), folds.attrs["share"])
+            if test.p >= 1 - CONFIDENCE:
+                table.loc[row, "mark"] = "tie"
+
+
+def _folds(scores: pd.DataFrame) -> pd.DataFrame:
+    """One column per model and strategy, one row per fold."""
+    table = scores.pivot_table(
+        index=["seed", "repeat", "draw", "fold"],
+        columns=list(CHOICES),
+        values="value",
+        dropna=False,
+        observed=True,
+    )
+    table.attrs["share"] = float((scores["n"] / scores["train_patients"]).mean())
+    return table

@@ -1,0 +1,166 @@
+"""Tables as Markdown, LaTeX and HTML text, and for the terminal."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+    from prognobench.tables import Entry, Table
+
+TIE, BELOW = "*", "†"
+
+
+def _plain(entry: Entry) -> str:
+    marks = (TIE if entry.mark == "tie" else "") + (BELOW if entry.below else "")
+    return entry.text + (f" {marks}" if marks else "")
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """Return the tables as GitHub's Markdown."""
+
+    def cell(entry: Entry) -> str:
+        text = _markdown(_plain(entry))
+        return f"**{text}**" if entry.mark == "best" else text
+
+    blocks = []
+    for table in tables:
+        heads = [*table.heads, *table.columns]
+        lines = [f"### {_markdown(table.title)}", "", _row(map(_markdown, heads))]
+        lines.append(_row(["---"] * len(table.heads) + ["---:"] * len(table.columns)))
+        lines += [_row([*map(_markdown, names), *map(cell, row)]) for names, row in table.rows]
+        lines += ["", *(f"- {_markdown(note)}" for note in table.notes)]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _row(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _markdown(text: str) -> str:
+    for special in "\\|*_`<>":
+        text = text.replace(special, f"\\{special}")
+    return " ".join(text.split())
+
+
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{special: f"\\{special}" for special in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+    "†": r"$^{\dagger}$",
+    "≤": r"$\le$",
+}
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """Return the tables for a document that loads ``booktabs`` (and ``inputenc`` utf8)."""
+
+    def cell(entry: Entry) -> str:
+        text = _latex(entry.text)
+        if entry.mark == "best":
+            text = rf"\textbf{{{text}}}"
+        marks = (r"\ast" if entry.mark == "tie" else "") + (r"\dagger" if entry.below else "")
+        return f"{text}$^{{{marks}}}$" if marks else text
+
+    blocks = []
+    for table in tables:
+        heads = [*table.heads, *table.columns]
+        lines = [
+            r"\begin{table}",
+            r"  \centering",
+            f"  \\caption{{{_latex(table.title)}. {_latex('; '.join(table.notes))}.}}",
+            f"  \\begin{{tabular}}{{{'l' * len(table.heads)}{'r' * len(table.columns)}}}",
+            r"    \toprule",
+            f"    {' & '.join(map(_latex, heads))} \\\\",
+            r"    \midrule",
+        ]
+        for number, (names, row) in enumerate(table.rows):
+            if table.references and number == len(table.rows) - table.references:
+                lines.append(r"    \midrule")
+            lines.append(f"    {' & '.join([*map(_latex, names), *map(cell, row)])} \\\\")
+        lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
+        blocks.append("\n".join(lines))
+    return "% needs \\usepackage{booktabs}\n" + "\n\n".join(blocks) + "\n"
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def html_tables(tables: Sequence[Table]) -> str:
+    """Return the tables as HTML fragments; columns carry their values for sorting."""
+    return "\n".join(_html(table) for table in tables)
+
+
+def _html(table: Table) -> str:
+    heads = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.heads)
+    heads += "".join(
+        f'<th scope="col" class="n">{html.escape(name)}</th>' for name in table.columns
+    )
+    body: list[str] = []
+    foot: list[str] = []
+    for number, (names, row) in enumerate(table.rows):
+        line = "".join(f'<th scope="row">{html.escape(name)}</th>' for name in names)
+        line += "".join(map(_html_cell, row))
+        competes = number < len(table.rows) - table.references
+        (body if competes else foot).append(f"<tr>{line}</tr>")
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
+    return (
+        '<div class="scroll" tabindex="0" role="region" aria-label="table">'
+        f'<table class="sortable"><caption>{html.escape(table.title)}</caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody>"
+        f"<tfoot>{''.join(foot)}</tfoot></table></div>"
+        + (f'<ul class="notes">{notes}</ul>' if notes else "")
+    )
+
+
+def _html_cell(entry: Entry) -> str:
+    value = "" if entry.value != entry.value else f' data-value="{entry.value:.9g}"'
+    text = html.escape(_plain(entry))
+    if entry.mark == "best":
+        text = f"<strong>{text}</strong>"
+    return f'<td class="n {entry.mark}"{value}>{text}</td>'
+
+
+def terminal(table: Table) -> RichTable:
+    """Return a table for ``rich``: best in bold, references dim."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(title=table.title, title_justify="left", box=None, header_style="bold")
+    drawn.caption = "\n".join(table.notes)
+    drawn.caption_justify = "left"
+    for name in table.heads:
+        drawn.add_column(name)
+    for name in table.columns:
+        drawn.add_column(name, justify="right")
+    for number, (names, row) in enumerate(table.rows):
+        competes = number < len(table.rows) - table.references
+        cells = [Text(_plain(entry), "bold" if entry.mark == "best" else "") for entry in row]
+        drawn.add_row(*map(Text, names), *cells, style="" if competes else "dim")
+    return drawn
+
+
+def rows(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Return column names and rows of plain text, for a pipe."""
+    return (
+        [*table.heads, *table.columns],
+        [[*names, *map(_plain, row)] for names, row in table.rows],
+    )
+
+
+FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
+    "md": markdown,
+    "tex": latex,
+    "html": html_tables,
+}
+"""File ending -> how tables are written."""

@@ -1,0 +1,302 @@
+"""Tables of scores: rows and columns freely chosen, references below, everything explained."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prognobench.aggregate import (
+    CHOICES,
+    DIMENSIONS,
+    Scored,
+    Selection,
+    aggregate,
+    read_scores,
+)
+from prognobench.errors import ConfigError
+from prognobench.evaluation import HALF
+from prognobench.metrics.metric import find_metric
+from prognobench.predictions import ORACLE
+from prognobench.registry import near
+from prognobench.render import FORMATS
+from prognobench.scoring import CHANCE
+from prognobench.store import write_table, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SYNTHETIC = "synthetic films, no clinical data"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of a table.
+
+    Attributes
+    ----------
+    mark
+        ``best``, ``tie`` (its difference to the best could be chance), or empty.
+    below
+        Not better than the best strategy that looks at no image.
+    value
+        To sort by; NaN where there is none.
+    """
+
+    text: str
+    mark: str = ""
+    below: bool = False
+    value: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is read.
+
+    Attributes
+    ----------
+    heads
+        Names of the leading columns, which name the rows.
+    columns
+        Names of the others.
+    rows
+        Names of the row, and its entries.
+    references
+        So many rows at the end are no competitors: ceiling, baselines, chance.
+    """
+
+    title: str
+    heads: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[tuple[str, ...], tuple[Entry, ...]], ...]
+    references: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """Tables, and the files that they were written to."""
+
+    tables: tuple[Table, ...]
+    files: tuple[Path, ...]
+
+
+def make_table(
+    results: Path,
+    *,
+    rows: Sequence[str] = ("model",),
+    columns: str = "strategy",
+    metrics: Sequence[str] = ("mcc", "average_precision"),
+    where: Mapping[str, Sequence[str]] | None = None,
+    threshold: str = HALF,
+    level: str = "patient",
+    formats: Sequence[str] = ("csv", "md"),
+    scored: Scored | None = None,
+) -> Made:
+    """Make tables of scores, one for each combination of names that neither rows nor columns show.
+
+    Parameters
+    ----------
+    rows, columns
+        Dimensions: dataset, model, strategy, regime, k, cv, metric, threshold, level.
+    where
+        Dimension -> values to keep.
+    threshold
+        Rule for metrics that need one: ``0.5``, ``validation``, or one that was scored.
+    formats
+        Of the files in ``results/tables``: csv (long form), md, tex, html.
+    scored
+        Scores that were read before; by default they are made anew.
+
+    Raises
+    ------
+    ConfigError
+        For unknown names, near ones suggested.
+    StoreError
+        If there are no runs.
+    """
+    _check([*rows, columns], formats)
+    selection = Selection(tuple(metrics), threshold, level, dict(where or {}))
+    scored = scored or read_scores(results)
+    cells = aggregate(scored, selection)
+    order = [metric.name for metric in selection.found()]
+    by_metric = cells.sort_values("metric", key=lambda names: names.map(order.index), kind="stable")
+    by_metric = by_metric.sort_values("dataset", kind="stable")
+    tables = tuple(lay_out(by_metric, tuple(rows), columns, order, _remarks(scored, cells)))
+    chosen = [f"{name}={'+'.join(map(str, values))}" for name, values in (where or {}).items()]
+    parts = ["+".join(order), "+".join(rows), "by", columns, *chosen]
+    stem = re.sub(r"[^\w.+=-]+", "-", "_".join(parts))
+    return Made(tables, tuple(_write(results / "tables" / stem, cells, tables, formats)))
+
+
+def _check(dimensions: Sequence[str], formats: Sequence[str]) -> None:
+    known = list(DIMENSIONS)
+    faults = [
+        f"a table has no dimension {name!r}{near(name, known)} (there are: {', '.join(known)})"
+        for name in dimensions
+        if name not in known
+    ]
+    if len(set(dimensions)) < len(dimensions):
+        faults.append("rows and columns of a table name different dimensions")
+    kinds = ["csv", *FORMATS]
+    faults += [
+        f"no format {name!r}{near(name, kinds)} (there are: {', '.join(kinds)})"
+        for name in formats
+        if name not in kinds
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _write(
+    stem: Path, cells: pd.DataFrame, tables: Sequence[Table], formats: Iterable[str]
+) -> Iterator[Path]:
+    for name in formats:
+        path = stem.with_name(f"{stem.name}.{name}")
+        if name == "csv":
+            write_table(path, cells.drop(columns=["keys"]))
+        else:
+            write_text(path, FORMATS[name](tables))
+        yield path
+
+
+def _remarks(scored: Scored, cells: pd.DataFrame) -> tuple[str, ...]:
+    remarks = []
+    if len(scored.versions) > 1:
+        remarks.append(f"runs of several versions are mixed: {', '.join(scored.versions)}")
+    if superseded := cells.attrs.get("superseded"):
+        remarks.append(
+            f"where runs of the same names differ in other settings the latest is shown, not "
+            f"{', '.join(superseded)}: give them different names to compare them"
+        )
+    return tuple(remarks)
+
+
+# ------------------------------------------------------------------ layout
+
+
+def lay_out(
+    cells: pd.DataFrame,
+    rows: tuple[str, ...],
+    columns: str,
+    metrics: Sequence[str],
+    remarks: Sequence[str] = (),
+) -> Iterator[Table]:
+    """Yield one table for each combination of what neither rows nor columns show."""
+    shown = {*rows, columns}
+    apart = [name for name in DIMENSIONS if name not in shown and name != "threshold"]
+    if "k" in shown:
+        apart.remove("regime")
+    competing = cells[~cells["model"].isin([ORACLE, CHANCE]) & ~cells["baseline"]]
+    for names, group in competing.groupby(apart, sort=False):
+        fixed = dict(zip(apart, names, strict=True))
+        common = [name for name in apart if name not in CHOICES]
+        same = (cells[common] == [fixed[name] for name in common]).all(axis=1)
+        references = cells[same & ~cells.index.isin(competing.index)]
+        heads = _values(group, columns, metrics)
+        body = [
+            (tuple(_say(name, value) for name, value in key), line)
+            for key, line in _lines(group, rows, columns, heads)
+        ]
+        below = list(_references(references, rows, columns, heads))
+        yield Table(
+            _title(fixed, group),
+            rows,
+            tuple(_say(columns, value) for value in heads),
+            tuple([*body, *below]),
+            len(below),
+            (*_notes(group, references, "metric" in fixed), *remarks),
+        )
+
+
+def _values(group: pd.DataFrame, dimension: str, metrics: Sequence[str]) -> list[Any]:
+    values = list(group[dimension].unique())
+    return sorted(values, key=metrics.index) if dimension == "metric" else sorted(values)
+
+
+def _lines(
+    group: pd.DataFrame, rows: Sequence[str], columns: str, heads: Sequence[Any]
+) -> Iterator[tuple[list[tuple[str, Any]], tuple[Entry, ...]]]:
+    for names, line in group.groupby(list(rows), sort=True):
+        by_head = {cell[columns]: _entry(cell) for cell in line.to_dict("records")}
+        entries = tuple(by_head.get(head, Entry("")) for head in heads)
+        yield list(zip(rows, names, strict=True)), entries
+
+
+def _references(
+    cells: pd.DataFrame, rows: Sequence[str], columns: str, heads: Sequence[Any]
+) -> Iterator[tuple[tuple[str, ...], tuple[Entry, ...]]]:
+    """Ceiling, baselines and chance: the same for every model and strategy."""
+    where = [name for name in rows if name not in CHOICES]
+    for kind in [ORACLE, *sorted(set(cells.loc[cells["baseline"], "strategy"])), CHANCE]:
+        own = cells[(cells["strategy"] == kind) & cells["mean"].notna()]
+        groups = own.groupby(where, sort=True) if where else [((), own)] if len(own) else []
+        for names, line in groups:
+            known = dict(zip(where, names, strict=True))
+            label = {ORACLE: "ceiling (true risk)", CHANCE: CHANCE}.get(kind, f"{kind} (no image)")
+            texts = [_say(name, known[name]) if name in known else "" for name in rows]
+            texts[next((i for i, name in enumerate(rows) if name not in known), 0)] = label
+            by_head = {cell[columns]: _entry(cell) for cell in line.to_dict("records")}
+            if columns in CHOICES:
+                entries = tuple(next(iter(by_head.values())) for _ in heads)
+            else:
+                entries = tuple(by_head.get(head, Entry("")) for head in heads)
+            yield tuple(texts), entries
+
+
+def _entry(cell: Mapping[Any, Any]) -> Entry:
+    folds, expected = int(cell["folds"]), int(cell["expected"])
+    share = f"{folds}/{expected} folds"
+    if folds == 0:
+        reason = cell["reason"]
+        return Entry(reason if reason.startswith("n/a") else f"{share}: {reason}".rstrip(": "))
+    spread = "" if cell["sd"] != cell["sd"] else f" ± {cell['sd']:.3f}"
+    text = f"{cell['mean']:.3f}{spread}"
+    if folds < expected:
+        text += f" ({share})"
+    return Entry(text, cell["mark"], bool(cell["below"]), float(cell["mean"]))
+
+
+def _say(dimension: str, value: Any) -> str:
+    if dimension == "k":
+        return f"k={value}" if value else "all"
+    return find_metric(value).title if dimension == "metric" else str(value)
+
+
+def _title(fixed: Mapping[str, Any], group: pd.DataFrame) -> str:
+    first = [name for name in ("metric", "dataset", "model", "strategy", "regime") if name in fixed]
+    said = [_say(name, fixed[name]) for name in first]
+    if fixed.get("k"):
+        said.append(f"k={fixed['k']}")
+    if "cv" in fixed:
+        said.append(str(fixed["cv"]))
+    if "level" in fixed:
+        said.append(f"per {fixed['level']}")
+    if group["synthetic"].any():
+        said.append(SYNTHETIC)
+    return " · ".join(said)
+
+
+def _notes(group: pd.DataFrame, references: pd.DataFrame, one_metric: bool) -> Iterator[str]:
+    yield (
+        "mean ± standard deviation over folds; bold: best; *: its difference to the best could be "
+        "chance (corrected t-test over folds, 5 %)"
+    )
+    rules = {rule for rule in group["threshold"] if rule != "none"}
+    if rules:
+        yield f"decisions at threshold: {', '.join(sorted(rules))}"
+    if group["below"].any():
+        yield "†: not better than the best that looks at no image"
+    for cell in group.to_dict("records"):
+        if cell["reason"] and 0 < cell["folds"] < cell["expected"]:
+            left = cell["expected"] - cell["folds"]
+            yield (
+                f"{cell['dataset']}, {cell['model']}, {cell['strategy']}: {left} of "
+                f"{cell['expected']} folds blank in {find_metric(cell['metric']).title}: "
+                f"{cell['reason']}"
+            )
+    shares = references.loc[references["model"] == CHANCE, "prevalence"].dropna()
+    if one_metric and len(shares) and "average_precision" in set(group["metric"]):
+        yield f"prevalence {shares.mean():.3f} is the chance level of PR-AUC"
