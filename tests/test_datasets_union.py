@@ -1,0 +1,89 @@
+"""Several cohorts as one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_cohorts import write_csv, write_image
+
+from prognobench.errors import ConfigError, DataError
+from prognobench.records import Cohort
+from prognobench.registry import DATASETS
+
+
+def fails(*words: str, parts: dict[str, Any]) -> str:
+    with pytest.raises((DataError, ConfigError)) as caught:
+        DATASETS["union"](parts=parts)
+    for word in words:
+        assert word in str(caught.value)
+    return str(caught.value)
+
+
+def small_table(folder: Path, words: tuple[str, str] = ("alive", "dead")) -> dict[str, Any]:
+    rows = [
+        {
+            "patient": f"p{at}",
+            "image": f"{at}.png",
+            "outcome": words[at % 2],
+            "site": "x",
+            "age": at,
+        }
+        for at in range(4)
+    ]
+    for at in range(4):
+        write_image(folder / "images" / f"{at}.png", at)
+    return {
+        "builder": "table",
+        "table": str(write_csv(folder / "table.csv", rows)),
+        "images": str(folder / "images"),
+        "label": "outcome",
+        "positive": words[1],
+        "covariates": ["age"],
+    }
+
+
+def test_union_keeps_parts_apart(tmp_path: Path) -> None:
+    one = {**small_table(tmp_path / "one"), "centre": "site", "name": "first"}
+    two = small_table(tmp_path / "two", ("discharged", "deceased"))
+    cohort: Cohort = DATASETS["union"](parts={"one": one, "two": two}, classes=("alive", "dead"))
+    table = cohort.table
+    assert table["patient_id"].tolist() == [
+        f"{part}:p{at}" for part in ("one", "two") for at in range(4)
+    ]
+    assert table["centre"].tolist() == ["one:x"] * 4 + ["two"] * 4
+    assert table["cohort"].tolist() == ["one"] * 4 + ["two"] * 4
+    assert set(table["source"]) == set(cohort.sources) == {"one/images", "two/images"}
+    assert cohort.covariates == ("age",)
+    assert table["label"].tolist() == [0, 1] * 4
+
+
+def test_union_of_embedded_cohorts_keeps_the_risk() -> None:
+    part = {"builder": "embedded", "task": "mortality", "prevalence": 0.3, "patients": 20}
+    parts = {"a": {**part, "seed": 1}, "b": {**part, "seed": 2}}
+    cohort: Cohort = DATASETS["union"](parts=parts)
+    assert cohort.synthetic
+    assert cohort.risk is not None
+    assert len(cohort.risk) == len(cohort)
+    fails("two parts", "different patients", parts={"a": part, "b": dict(part)})
+
+
+def test_union_reports_all_faults_of_all_parts(tmp_path: Path) -> None:
+    one, two = small_table(tmp_path / "one"), small_table(tmp_path / "two", ("no", "yes"))
+    fails("a: alive, dead; b: no, yes", "dataset.classes", parts={"a": one, "b": two})
+    told = fails(
+        "unknown key 'dataset.parts.a.lable', did you mean 'label'",
+        "dataset.parts.a.label is missing",
+        "dataset.parts.b.builder",
+        "did you mean 'table'",
+        parts={
+            "a": {key.replace("label", "lable"): value for key, value in one.items()},
+            "b": {"builder": "tabel"},
+            "c": {**two, "films": "best"},
+        },
+    )
+    assert "dataset.parts.c.films='best'" in told
+    (tmp_path / "one" / "images" / "0.png").unlink()
+    fails("a: 1 of 4", "b: 1 of 4", parts={"a": one, "b": one})
+    fails("two parts or more", parts={})
