@@ -16,7 +16,7 @@ from prognobench.metrics.metric import Metric, find_metric
 from prognobench.predictions import ORACLE
 from prognobench.registry import near
 from prognobench.scoring import CHANCE, score
-from prognobench.stats import CONFIDENCE, corrected_t
+from prognobench.stats import CONFIDENCE, corrected_p
 from prognobench.store import read_table
 
 if TYPE_CHECKING:
@@ -248,37 +248,31 @@ def _unfinished(runs: pd.DataFrame) -> Any:
 
 def _mark(table: pd.DataFrame, scores: pd.DataFrame, metrics: Mapping[str, Metric]) -> None:
     """Add ``mark`` (the best of what competes, and what could be as good) and ``below``."""
-    table["mark"], table["below"] = "", False
     competing = [name for name in DIMENSIONS if name not in CHOICES]
-    known = table["mean"].notna()
-    real = ~table["model"].isin([ORACLE, CHANCE]) & ~table["baseline"] & known
-    by_names = dict(list(scores.groupby(competing, dropna=False)))
-    for names, rows in table[real].groupby(competing, dropna=False):
-        metric = metrics[rows["metric"].iloc[0]]
-        distance = rows["mean"].map(metric.distance)
-        bar = (table.loc[table["baseline"] & known, competing] == list(names)).all(axis=1)
-        if bar.any():
-            to_beat = table.loc[bar.index[bar], "mean"].map(metric.distance).min()
-            table.loc[rows.index, "below"] = distance >= to_beat
-        best: Any = distance.idxmin()
-        table.loc[best, "mark"] = "best"
-        folds = _folds(by_names[names])
-        winner = (table.loc[best, "model"], table.loc[best, "strategy"])
-        for row in rows.index[rows.index != best]:
-            other = (table.loc[row, "model"], table.loc[row, "strategy"])
-            test = corrected_t((folds[winner] - folds[other]).to_numpy(), folds.attrs["share"])
-            if test.p >= 1 - CONFIDENCE:
-                table.loc[row, "mark"] = "tie"
+    marks, below = np.full(len(table), "", dtype=object), np.zeros(len(table), dtype=bool)
+    means, baseline = table["mean"].to_numpy(float), table["baseline"].to_numpy(bool)
+    real = ~table["model"].isin([ORACLE, CHANCE]).to_numpy() & ~np.isnan(means)
+    choices = list(zip(*(table[name] for name in CHOICES), strict=True))
+    scores_of = scores.groupby(competing, sort=False).indices
+    groups: dict[Any, Any] = table.groupby(competing, sort=False).indices
+    for names, index in groups.items():
+        rows = index[real[index] & ~baseline[index]]
+        if not len(rows):
+            continue
+        distance = np.abs(means - metrics[names[competing.index("metric")]].best)
+        best = rows[distance[rows].argmin()]
+        to_beat = distance[index[real[index] & baseline[index]]]
+        below[rows] = distance[rows] >= to_beat.min(initial=np.inf)
+        folds, share = _folds(scores.iloc[scores_of[names]])
+        others = folds[[choices[row] for row in rows]].to_numpy()
+        p = corrected_p(folds[[choices[best]]].to_numpy() - others, share)
+        marks[rows] = np.where(p >= 1 - CONFIDENCE, "tie", "")
+        marks[best] = "best"
+    table["mark"], table["below"] = marks, below
 
 
-def _folds(scores: pd.DataFrame) -> pd.DataFrame:
-    """One column per model and strategy, one row per fold."""
-    table = scores.pivot_table(
-        index=["seed", "repeat", "draw", "fold"],
-        columns=list(CHOICES),
-        values="value",
-        dropna=False,
-        observed=True,
-    )
-    table.attrs["share"] = float((scores["n"] / scores["train_patients"]).mean())
-    return table
+def _folds(scores: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+    """One column per model and strategy, one row per fold; test per training patients."""
+    axes = ["seed", "repeat", "draw", "fold"]
+    table = scores.set_index([*axes, *CHOICES])["value"].unstack(list(CHOICES))
+    return table, float((scores["n"] / scores["train_patients"]).mean())

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 CONFIDENCE = 0.95
 
+TINY = 1e-12
+"""Spread that is rounding error."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -55,17 +58,30 @@ def corrected_t(
     from scipy import stats
 
     differences = differences[~np.isnan(differences)]
-    n = len(differences)
-    mean = float(differences.mean()) if n else float("nan")
+    mean, n = float(differences.mean()) if len(differences) else float("nan"), len(differences)
     if n < 2:
         return Difference(mean, float("nan"), float("nan"), float("nan"))
     deviation = float(differences.std(ddof=1))
-    error = deviation * np.sqrt(1 / n + test_share)
-    reach = float(stats.t.ppf((1 + confidence) / 2, n - 1) * error)
-    if error < 1e-12:
-        return Difference(mean, mean, mean, float(abs(mean) < 1e-12), float("nan"))
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
-    return Difference(mean, mean - reach, mean + reach, p, mean / deviation)
+    reach = stats.t.ppf((1 + confidence) / 2, n - 1) * deviation * np.sqrt(1 / n + test_share)
+    p = float(corrected_p(differences[:, None], test_share)[0])
+    effect = mean / deviation if deviation > TINY else float("nan")
+    return Difference(mean, mean - float(reach), mean + float(reach), p, effect)
+
+
+def corrected_p(differences: NDArray[np.float64], test_share: float) -> NDArray[np.float64]:
+    """P-values of :func:`corrected_t` for each column of ``(folds, columns)``; NaN is left out."""
+    from scipy import stats
+
+    known = ~np.isnan(differences)
+    n = known.sum(axis=0)
+    filled = np.where(known, differences, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = filled.sum(axis=0) / n
+        variance = (np.where(known, differences - mean, 0.0) ** 2).sum(axis=0) / (n - 1)
+        error = np.sqrt(variance * (1 / n + test_share))
+        p = 2 * stats.t.sf(np.abs(mean) / error, n - 1)
+    certain = np.where(np.abs(mean) < TINY, 1.0, 0.0)
+    return np.where(n < 2, np.nan, np.where(error < TINY, certain, p))
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Difference:
@@ -149,8 +165,8 @@ def delong(
     covariance = np.cov(by_positive) / m + np.cov(by_negative) / n
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     error = float(np.sqrt(max(variance, 0.0)))
-    if error < 1e-12:
-        return Difference(difference, difference, difference, float(abs(difference) < 1e-12))
+    if error < TINY:
+        return Difference(difference, difference, difference, float(abs(difference) < TINY))
     reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * error
     p = float(2 * stats.norm.sf(abs(difference) / error))
     return Difference(difference, difference - reach, difference + reach, p, difference / error)

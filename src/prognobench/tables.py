@@ -219,8 +219,11 @@ def _values(group: pd.DataFrame, dimension: str, metrics: Sequence[str]) -> list
 def _lines(
     group: pd.DataFrame, rows: Sequence[str], columns: str, heads: Sequence[Any]
 ) -> Iterator[tuple[list[tuple[str, Any]], tuple[Entry, ...]]]:
-    for names, line in group.groupby(list(rows), sort=True):
-        by_head = {cell[columns]: _entry(cell) for cell in line.to_dict("records")}
+    lines: dict[tuple[Any, ...], dict[Any, Entry]] = {}
+    for cell in group.to_dict("records"):
+        names = tuple(cell[name] for name in rows)
+        lines.setdefault(names, {})[cell[columns]] = _entry(cell)
+    for names, by_head in sorted(lines.items()):
         entries = tuple(by_head.get(head, Entry("")) for head in heads)
         yield list(zip(rows, names, strict=True)), entries
 
