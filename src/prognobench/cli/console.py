@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import RenderableType
 
     from prognobench.preparation import Progress
 
@@ -28,32 +29,48 @@ def complain(message: str) -> None:
         console.print(Text("error: ", style="bold red") + Text(line))
 
 
+def is_watched() -> bool:
+    """Whether a person reads stdout, rather than a pipe or a file."""
+    return sys.stdout.isatty()
+
+
+def draw(drawing: RenderableType) -> None:
+    """Print one of rich's drawings on stdout."""
+    from rich.console import Console
+
+    Console().print(drawing)
+
+
 def print_rows(
-    columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    title: str | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Print a table on stdout; as tab-separated text when stdout is not a terminal."""
-    if not sys.stdout.isatty():
+    if not is_watched():
+        if title:
+            print(f"# {title}")
         for row in [columns, *rows]:
             print("\t".join(map(str, row)))
+        for note in notes:
+            print(f"# {note}")
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(*columns, title=title, title_justify="left", header_style="bold", box=None)
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    Console().print(table)
+    draw(table)
+    for note in notes:
+        print(note)
 
 
 def print_frame(frame: pd.DataFrame, title: str | None = None) -> None:
-    """Print a data frame as a table on stdout."""
-    rows = [["" if _is_blank(cell) else cell for cell in row] for row in frame.to_numpy().tolist()]
-    print_rows([str(column) for column in frame.columns], rows, title)
-
-
-def _is_blank(cell: Any) -> bool:
-    return cell is None or cell != cell  # noqa: PLR0124  NaN alone differs from itself
+    """Print a data frame as a table on stdout; what is missing is blank."""
+    cells = frame.astype(object).where(frame.notna(), "").to_numpy().tolist()
+    print_rows([str(column) for column in frame.columns], cells, title)
 
 
 @contextmanager
@@ -78,13 +95,3 @@ def progress_bars() -> Iterator[Progress | None]:
                 bars.remove_task(tasks.pop(label))
 
         yield report
-
-
-def counted(number: int, noun: str) -> str:
-    """Return "1 cell" or "3 cells"."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def join_counts(counts: Mapping[str, int]) -> str:
-    """Return "3 done, 1 failed", leaving out what did not occur."""
-    return ", ".join(f"{number:,} {what}" for what, number in counts.items() if number)

@@ -1,0 +1,143 @@
+"""Commands that compose configs: run, plan, data, predict, and list, which says what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from prognobench.cli import console
+from prognobench.cli.reading import print_tables
+
+if TYPE_CHECKING:
+    from prognobench.records import RunConfig
+    from prognobench.runner import Outcome
+
+FAILED_CELLS = 1
+FOLDER = click.Path(path_type=Path)
+
+
+def _complete(
+    _context: click.Context, _argument: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Complete an override from the config folders."""
+    from prognobench.compose import CONFIG_GROUPS, options
+
+    group, chosen, start = incomplete.partition("=")
+    if not chosen:
+        keys = (*CONFIG_GROUPS, "lora", "seed", "device")
+        return [CompletionItem(f"{key}=") for key in keys if key.startswith(group)]
+    done, comma, start = start.rpartition(",")
+    names = options(group) if group in CONFIG_GROUPS else []
+    prefix = f"{group}={done}{comma}"
+    return [CompletionItem(prefix + name) for name in names if name.startswith(start)]
+
+
+def _takes_overrides(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the arguments of :func:`_compose`."""
+    for decorate in (
+        click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=_complete),
+        click.option("-m", "--multirun", is_flag=True, help="Sweep over comma-separated values."),
+        click.option("--config-dir", type=FOLDER, help="Your own configs, beside the built-in."),
+        click.option(
+            "--components",
+            type=FOLDER,
+            envvar="PROGNOBENCH_COMPONENTS",
+            help="A folder of Python files with your own datasets, models or strategies.",
+        ),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _compose(
+    overrides: Sequence[str],
+    multirun: bool,
+    config_dir: Path | None,
+    components: Path | None,
+    run_job: Callable[[RunConfig], None] | None = None,
+) -> list[RunConfig]:
+    from prognobench.compose import compose
+    from prognobench.registry import load_components
+
+    if components is not None:
+        load_components(components)
+    return compose(overrides, multirun=multirun, config_dir=config_dir, run_job=run_job)
+
+
+@click.command()
+@_takes_overrides
+@click.option("--no-table", is_flag=True, help="Only compute and store; print no table.")
+@click.pass_context
+def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
+    """Compute a run, or a sweep with -m; cells that are done are skipped.
+
+    \b
+    prognobench run dataset=mortality model=vit lora=true
+    prognobench run -m model=vit,cnn strategy=full,lora seed=1,2,3
+    prognobench run -m +experiment=embedded
+    """
+    from prognobench.runner import run as run_all
+
+    def run_job(config: RunConfig) -> None:
+        _tell(run_all([config]))
+
+    configs = _compose(**composing, run_job=run_job)
+    with console.progress_bars() as progress:
+        outcomes = run_all(configs, progress)
+    _tell(outcomes)
+    if not no_table:
+        _print_scores(outcomes)
+    if any(outcome.failed for outcome in outcomes):
+        context.exit(FAILED_CELLS)
+
+
+def _tell(outcomes: Sequence[Outcome]) -> None:
+    """Say on stderr what became of each run."""
+    for outcome in outcomes:
+        config = outcome.config
+        name = " / ".join((config.dataset.name, config.model.name, config.strategy.name))
+        cells = {
+            "computed": len(outcome.computed),
+            "done before": len(outcome.found),
+            "failed": len(outcome.failed),
+        }
+        counts = ", ".join(f"{number:,} {what}" for what, number in cells.items() if number)
+        reason = outcome.not_applicable
+        console.say(f"{name}: {f'not applicable: {reason}' if reason else f'cells {counts}'}")
+        console.say(f"    {outcome.folder.path}")
+        for cell, message in outcome.failed.items():
+            console.complain(f"{name}, cell {cell}: {message}")
+
+
+def _print_scores(outcomes: Sequence[Outcome]) -> None:
+    """Print the table of what was run, from the stored predictions."""
+    if not any(outcome.computed or outcome.found for outcome in outcomes):
+        return
+    configs = [outcome.config for outcome in outcomes]
+    where = {
+        group: sorted({getattr(config, group).name for config in configs})
+        for group in ("dataset", "model", "strategy", "regime", "cv")
+    }
+    print_tables(configs[0].paths.results, where=where)
+
+
+@click.command("list")
+@click.argument("what", required=False)
+@click.option("--config-dir", type=FOLDER, help="Your own configs, beside the built-in.")
+def list_(what: str | None, config_dir: Path | None) -> None:
+    """List datasets, models, strategies, losses, metrics, experiments and the other choices.
+
+    \b
+    prognobench list
+    prognobench list models
+    """
+    from prognobench.cli.listing import listing, overview
+
+    if what is None:
+        console.print_rows(["group", "choices"], overview(config_dir))
+    else:
+        console.print_rows(*listing(what, config_dir))
