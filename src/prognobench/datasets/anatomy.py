@@ -1,22 +1,20 @@
 """The anatomy of a synthetic frontal chest film, as a sum of crude attenuations.
 
 Coordinates: ``x`` grows to the right of the film, ``y`` downwards, both from -1 to 1; ``u`` is the
-distance from the patient's midline. The patient's left is on the right of the film. All planes
-are float32 ``(side, side)``.
+distance from the patient's midline. The patient's left is on the right of the film. Every plane is
+of the film's shape, ``(side, side)``.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, TypeAlias
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Plane = NDArray[np.float32]
+Plane: TypeAlias = Any
+"""A float32 array; NumPy's types cannot follow that it stays so beside Python's numbers."""
 
 APEX = -0.74
 """Where the lungs begin."""
@@ -103,15 +101,13 @@ def normals(random: np.random.Generator, *spreads: float) -> list[float]:
 def ramp(distance: Plane, width: float) -> Plane:
     """Smooth step from 0 to 1 while the signed distance goes over ``width`` around zero."""
     t = np.clip(distance * (1 / width) + 0.5, 0, 1)
-    smooth: Plane = t * t * (3 - 2 * t)
-    return smooth
+    return t * t * (3 - 2 * t)
 
 
 def bump(distance: Plane, width: float) -> Plane:
     """Smooth bump of height 1 around zero, zero beyond ``width``."""
     t = np.maximum(1 - np.abs(distance) * (1 / width), 0)
-    smooth: Plane = t * t * (3 - 2 * t)
-    return smooth
+    return t * t * (3 - 2 * t)
 
 
 def disc(x: Plane, y: Plane, width: float, height: float, softness: float = 0.5) -> Plane:
@@ -125,8 +121,7 @@ def texture(random: np.random.Generator, cells: int, side: int) -> Plane:
     import cv2
 
     coarse = random.standard_normal((cells, cells), dtype=np.float32)
-    smooth: Plane = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
-    return smooth
+    return cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
 
 
 def soft_tissue(view: View, body: Body) -> Plane:

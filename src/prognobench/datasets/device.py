@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prognobench.datasets.anatomy import normals
+from prognobench.datasets.anatomy import Plane, normals
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    Plane = NDArray[np.float32]
 
 GLYPHS = {
     "L": ("1000", "1000", "1000", "1000", "1000", "1111"),
@@ -149,7 +147,8 @@ def expose(
     if margin:
         tone[:margin] = tone[-margin:] = 0
         tone[:, :margin] = tone[:, -margin:] = 0
-    return np.round(tone * 255).astype(np.uint8)
+    film: NDArray[np.uint8] = np.round(tone * 255).astype(np.uint8)
+    return film
 
 
 def _grain(day: np.random.Generator, side: int) -> Plane:
