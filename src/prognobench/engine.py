@@ -216,8 +216,8 @@ def _validate(
     labels = torch.from_numpy(validation.labels[validation.rows])
     losses, weights = objective(logits, labels, Terms(*(term.cpu() for term in step.terms)))
     loss = (losses.sum() / weights.sum()).item()
-    value = quality(monitor, loss, _probabilities(logits), labels.numpy())
-    return {"validation_loss": loss, "monitor": value}
+    value = quality(monitor, np.array([loss]), _probabilities(logits)[None], labels.numpy())
+    return {"validation_loss": loss, "monitor": float(value[0])}
 
 
 def _probabilities(logits: Tensor) -> NDArray[np.float64]:

@@ -106,21 +106,10 @@ class Loader:
 
     def order(self, epoch: int) -> NDArray[np.intp]:
         """Return the rows of an epoch in their order."""
-        if self.balanced:
-            return self._balanced(generator(*self.seed, "order", epoch))
-        if self.shuffle:
-            return generator(*self.seed, "order", epoch).permutation(self.rows)
-        return self.rows
-
-    def _balanced(self, random: np.random.Generator) -> NDArray[np.intp]:
-        labels = self.labels[self.rows]
-        members = [self.rows[labels == label] for label in np.unique(labels)]
-        quota = -(-len(self.rows) // len(members))
-        drawn = [
-            np.concatenate([random.permutation(m) for _ in range(-(-quota // len(m)))])[:quota]
-            for m in members
-        ]
-        return random.permutation(np.concatenate(drawn))[: len(self.rows)]
+        if not (self.shuffle or self.balanced):
+            return self.rows
+        labels = self.labels[self.rows] if self.balanced else None
+        return self.rows[draw_order(len(self.rows), labels, (*self.seed, "order", epoch))]
 
     def epoch(
         self, n: int, memory_format: torch.memory_format = torch.contiguous_format
@@ -170,3 +159,22 @@ class Loader:
         torch.mul(images, self._scale, out=normalised)
         normalised += self._shift
         return Batch(normalised, labels.to(self.device, non_blocking=True), rows)
+
+
+def draw_order(
+    size: int, labels: NDArray[np.int64] | None, seed: tuple[Axis, ...]
+) -> NDArray[np.intp]:
+    """Return ``size`` positions in random order.
+
+    Each comes once, or, given labels ``(size,)``, so often that every class is drawn equally often.
+    """
+    random = generator(*seed)
+    if labels is None:
+        return random.permutation(size)
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    quota = math.ceil(size / len(members))
+    drawn = [
+        np.concatenate([random.permutation(m) for _ in range(math.ceil(quota / len(m)))])[:quota]
+        for m in members
+    ]
+    return random.permutation(np.concatenate(drawn))[:size]

@@ -150,30 +150,31 @@ class Best:
 
 
 def quality(
-    monitor: str, loss: float, probabilities: NDArray[np.float64], labels: NDArray[np.int64]
-) -> float:
-    """Return the value that decides which epoch is best: the more, the better.
+    monitor: str,
+    losses: NDArray[np.float64],
+    probabilities: NDArray[np.float64],
+    labels: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Return what decides which epoch, or which head, is best: the more, the better.
 
     Parameters
     ----------
     monitor
-        ``loss``, ``mcc`` (of the most probable class) or ``average_precision`` (of the positive
-        class; of several classes, the mean over those that occur).
-    loss
-        The validation part's mean loss.
+        ``loss``, or a metric's name; where that is undefined (one class only) its value is 0.
+    losses
+        Mean loss of the validation part, one per model ``(models,)``.
     probabilities, labels
-        ``(images, classes)`` and ``(images,)``.
+        ``(models, images, classes)`` and ``(images,)``.
     """
     if monitor == "loss":
-        return -loss
-    # Imported here since the usual monitor needs neither.
-    from sklearn.metrics import average_precision_score, matthews_corrcoef
+        return -losses
+    # Imported here since the usual monitor needs none of it.
+    import numpy as np
 
-    if monitor == "mcc":
-        return float(matthews_corrcoef(labels, probabilities.argmax(1)))
-    classes = range(probabilities.shape[1])
-    scored = [1] if len(classes) == 2 else [c for c in classes if (labels == c).any()]
-    if not all((labels == c).any() for c in scored):
-        return 0.0
-    scores = [average_precision_score(labels == c, probabilities[:, c]) for c in scored]
-    return float(sum(scores) / len(scores))
+    from prognobench.metrics.metric import find_metric
+    from prognobench.metrics.sample import Sample, decide
+
+    ones = np.ones((1, len(labels)))
+    decisions = decide(probabilities, 0.5)
+    sample = Sample(labels[None].astype(np.intp), probabilities, decisions, ones, ones / 2)
+    return np.nan_to_num(find_metric(monitor)(sample))

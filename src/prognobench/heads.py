@@ -1,0 +1,323 @@
+"""Linear heads trained together: every training part x learning rate x weight decay x tap at once.
+
+Each head is trained exactly as it would be alone, by mini-batch AdamW after the recipe: the same
+batches, schedule, clipping and early stopping. Together they are a few batched matrix products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prognobench.loaders import draw_order
+from prognobench.losses.objective import Terms, objective, stacked_terms
+from prognobench.optimisation import quality, rate
+from prognobench.records import Loss, Train
+from prognobench.seeds import generator
+from prognobench.stopping import Stopping
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one group of heads is trained and stopped on: rows of the features, and the loss."""
+
+    train: NDArray[np.intp]
+    validation: NDArray[np.intp]
+    loss: Loss
+    seed: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The heads of each part: every tap x learning rate x weight decay.
+
+    Attributes
+    ----------
+    inputs
+        Tap -> views, each ``(images, width)`` in fp32, the images themselves first. Epoch ``n``
+        trains on view ``n`` modulo their number.
+    standardise
+        Bring each feature to mean 0 and deviation 1 over the training part.
+    dropout
+        On features, while training.
+    """
+
+    inputs: Mapping[str, Sequence[Tensor]]
+    learning_rates: Sequence[float]
+    weight_decays: Sequence[float]
+    standardise: bool = False
+    dropout: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Heads of one tap."""
+        return len(self.learning_rates) * len(self.weight_decays)
+
+    def names(self) -> list[tuple[float, float]]:
+        """Learning rate and weight decay of each head of a tap, in order."""
+        return [(lr, decay) for lr in self.learning_rates for decay in self.weight_decays]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Every head as it was at its best epoch.
+
+    Attributes
+    ----------
+    weights
+        Of each tap ``(parts, width + 1, heads, classes)``, for the features as they are; the last
+        row is the bias.
+    best_epoch, quality, loss
+        Of each head ``(parts, taps, heads)``: when it was best, the monitored value (the more, the
+        better), and the validation loss.
+    history
+        Of each evaluation the epoch and ``(3, parts, taps, heads)``: training loss, validation
+        loss, learning rate; NaN once a head had stopped.
+    """
+
+    weights: Sequence[Tensor]
+    best_epoch: Tensor
+    quality: Tensor
+    loss: Tensor
+    history: Sequence[tuple[int, Tensor]]
+
+
+def train_heads(grid: Grid, parts: Sequence[Part], labels: Tensor, recipe: Train) -> Trained:
+    """Train all heads of all parts.
+
+    Parameters
+    ----------
+    parts
+        With equally many batches in an epoch (:func:`batches_per_epoch`); either all or none have
+        a validation part. Without one every epoch is trained, and the last is the best.
+    labels
+        Class indices ``(images,)``.
+    """
+    heads = Heads(grid, parts, labels, recipe)
+    steps = batches_per_epoch(len(parts[0].train), recipe)
+    for epoch in range(1, recipe.epochs + 1):
+        losses = []
+        for step, (rows, mask) in enumerate(heads.batches(epoch, steps)):
+            losses.append(heads.gradients(rows, mask, epoch, step))
+            heads.update(rate(recipe, epoch - 1 + (step + 1) / steps, recipe.epochs))
+        if epoch % recipe.evaluate_every == 0 or epoch == recipe.epochs:
+            heads.evaluate(epoch, torch.stack(losses).mean(0))
+            if not heads.stopping.running.any():
+                break
+    return heads.trained()
+
+
+def batches_per_epoch(images: int, recipe: Train) -> int:
+    """Return how many optimiser steps an epoch has."""
+    return math.ceil(images / (recipe.batch_size * recipe.accumulate))
+
+
+class Heads:
+    """The state of training.
+
+    Of each tap, tensors are ``(parts, width + 1, heads * classes)``: the features are given a last
+    column of ones, whose weight is the bias.
+    """
+
+    def __init__(self, grid: Grid, parts: Sequence[Part], labels: Tensor, recipe: Train) -> None:
+        self.grid, self.parts, self.labels, self.recipe = grid, parts, labels, recipe
+        self.terms = stacked_terms([part.loss for part in parts], labels.device)
+        self.classes = self.terms.class_weights.shape[-1]
+        self.inputs = [[_with_ones(view) for view in views] for views in grid.inputs.values()]
+        self.scaling = [self._scaling(views) for views in self.inputs]
+        columns = grid.size * self.classes
+        self.weights = [x[0].new_zeros(len(parts), x[0].shape[1], columns) for x in self.inputs]
+        self.first, self.second, self.averages, self.best = (
+            [torch.zeros_like(w) for w in self.weights] for _ in range(4)
+        )
+        self.slopes = self.weights
+        self.steps = 0
+        # Of every head: (parts, taps, heads of a tap).
+        self.shape = (len(parts), len(self.inputs), grid.size)
+        rates, decays = labels.new_tensor(grid.names(), dtype=torch.float32).unbind(-1)
+        self.base, self.rates, self.decays = rates.expand(self.shape), rates, decays
+        self.stopping = Stopping(self.base, recipe)
+        self.validations = _sharing_validation(parts, labels.device)
+
+    # -------------------------------------------------------------- one step
+
+    def gradients(self, rows: Tensor, mask: Tensor, epoch: int, step: int) -> Tensor:
+        """Compute every head's gradient on one batch, and return the losses.
+
+        Parameters
+        ----------
+        rows, mask
+            ``(parts, batch)``; 0 in ``mask`` fills up a part's smaller batch.
+        """
+        inputs = [self._batch(tap, rows, mask, epoch, step) for tap in range(len(self.inputs))]
+        logits = torch.cat(
+            [torch.bmm(x, w) for x, w in zip(inputs, self.weights, strict=True)], dim=-1
+        )
+        logits.requires_grad_()
+        by_head = logits.view(*rows.shape, -1, self.classes)
+        targets = self.labels[rows].unsqueeze(-1).expand(by_head.shape[:-1])
+        losses, weights = objective(by_head.flatten(1, 2), targets.flatten(1, 2), self.terms)
+        shown = mask.unsqueeze(-1)
+        mean = (losses.view_as(targets) * shown).sum(1) / (weights.view_as(targets) * shown).sum(1)
+        (slope,) = torch.autograd.grad(mean.sum(), logits)
+        slopes = slope.chunk(len(self.weights), dim=-1)
+        self.slopes = [torch.bmm(x.mT, d) for x, d in zip(inputs, slopes, strict=True)]
+        return mean.detach().view(self.shape)
+
+    def update(self, factor: float) -> None:
+        """Let every head make a step of AdamW, as ``torch.optim.AdamW`` would."""
+        self.steps += 1
+        self._clip()
+        floor = self.base.clamp(max=self.recipe.min_lr)
+        self.rates = floor + (self.base - floor) * factor * self.stopping.plateau
+        first, second = (1 - beta**self.steps for beta in BETAS)
+        for tap, w in enumerate(self.weights):
+            lr, g = self._columns(self.rates[:, tap]), self.slopes[tap]
+            if self.decays.any():
+                w[:, :-1] *= 1 - lr * self._columns(self.decays.expand_as(self.rates[:, tap]))
+            m, v = self.first[tap].lerp_(g, 1 - BETAS[0]), self.second[tap]
+            v.mul_(BETAS[1]).addcmul_(g, g, value=1 - BETAS[1])
+            w.addcdiv_(m * (-lr / first), (v / second).sqrt_().add_(EPSILON))
+            if self.recipe.ema:
+                decay = min(self.recipe.ema, (1 + self.steps) / (10 + self.steps))
+                self.averages[tap].lerp_(w, 1 - decay)
+
+    def _clip(self) -> None:
+        squares = [g.square().sum(1).view(len(g), -1, self.classes).sum(-1) for g in self.slopes]
+        norms = torch.stack(squares, 1).sqrt()
+        if (norms > self.recipe.clip).any():
+            shrink = (self.recipe.clip / (norms + 1e-6)).clamp(max=1)
+            for tap, slope in enumerate(self.slopes):
+                slope.mul_(self._columns(shrink[:, tap]))
+
+    def _columns(self, of_heads: Tensor) -> Tensor:
+        """Spread ``(parts, heads)`` over the columns of a weight."""
+        return of_heads.repeat_interleave(self.classes, -1).unsqueeze(1)
+
+    # -------------------------------------------------------------- what heads see
+
+    def batches(self, epoch: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield rows and mask ``(parts, batch)`` of each step of an epoch."""
+        size = math.ceil(max(len(part.train) for part in self.parts) / steps)
+        rows = np.zeros((steps, len(self.parts), size), dtype=np.int64)
+        mask = np.zeros(rows.shape, dtype=np.float32)
+        labels = self.labels.cpu().numpy()
+        for i, part in enumerate(self.parts):
+            of_part = labels[part.train] if part.loss.balanced_sampling else None
+            order = draw_order(len(part.train), of_part, (part.seed, "order", epoch))
+            for step, batch in enumerate(np.array_split(part.train[order], steps)):
+                rows[step, i, : len(batch)], mask[step, i, : len(batch)] = batch, 1
+        for step in range(steps):
+            yield (
+                torch.from_numpy(rows[step]).to(self.labels.device),
+                torch.from_numpy(mask[step]).to(self.labels.device),
+            )
+
+    def _batch(self, tap: int, rows: Tensor, mask: Tensor, epoch: int, step: int) -> Tensor:
+        views = self.inputs[tap]
+        x = views[epoch % len(views)][rows]
+        if self.grid.standardise:
+            mean, deviation = self.scaling[tap]
+            x = (x - mean) / deviation
+        if self.grid.dropout:
+            for i, part in enumerate(self.parts):
+                size = int(mask[i].sum())
+                random = generator(part.seed, "dropout", epoch, step, tap)
+                kept = random.random((size, x.shape[-1] - 1), dtype=np.float32) >= self.grid.dropout
+                factor = torch.from_numpy(kept).to(x) / (1 - self.grid.dropout)
+                x[i, :size, :-1] *= factor
+        return x
+
+    def _scaling(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Mean and deviation ``(parts, 1, width + 1)`` over each training part."""
+        means, deviations = [], []
+        for part in self.parts:
+            x = torch.cat([view[torch.from_numpy(part.train)] for view in views])
+            mean, deviation = x.mean(0), x.std(0, correction=0)
+            mean[-1], deviation[deviation < EPSILON] = 0, 1
+            means.append(mean)
+            deviations.append(deviation)
+        return torch.stack(means).unsqueeze(1), torch.stack(deviations).unsqueeze(1)
+
+    # -------------------------------------------------------------- epochs
+
+    def evaluate(self, epoch: int, train_loss: Tensor) -> None:
+        """Keep the heads that are at their best; stop those that have not improved for long."""
+        present = [self._plain(tap) for tap in range(len(self.inputs))]
+        if len(self.parts[0].validation):
+            loss, value = self._validate(present)
+        else:
+            loss, value = torch.full_like(train_loss, math.nan), torch.full_like(train_loss, epoch)
+        better = self.stopping.watch(epoch, train_loss, loss, value, self.rates)
+        for tap, w in enumerate(present):
+            self.best[tap] = torch.where(self._columns(better[:, tap]), w, self.best[tap])
+
+    def _plain(self, tap: int) -> Tensor:
+        """Return the present weights as they act on features that are not standardised."""
+        w = self.averages[tap] if self.recipe.ema else self.weights[tap]
+        if not self.grid.standardise:
+            return w
+        mean, deviation = self.scaling[tap]
+        plain = w / deviation.mT
+        plain[:, -1:] -= torch.bmm(mean, plain)
+        return plain
+
+    def _validate(self, present: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return loss and monitored quality of every head on its validation part."""
+        losses, values = (self.labels.new_zeros(self.shape, dtype=torch.float32) for _ in range(2))
+        for rows, members in self.validations:
+            of_taps = [
+                views[0][rows] @ w[members] for views, w in zip(self.inputs, present, strict=True)
+            ]
+            logits = torch.cat(of_taps, -1).view(len(members), len(rows), -1, self.classes)
+            targets = self.labels[rows].unsqueeze(-1).expand(logits.shape[:-1])
+            terms = Terms(*(term[members] for term in self.terms))
+            each, weights = objective(logits.flatten(1, 2), targets.flatten(1, 2), terms)
+            loss = each.view_as(targets).sum(1) / weights.view_as(targets).sum(1)
+            value = quality(
+                self.recipe.monitor,
+                loss.flatten().double().cpu().numpy(),
+                logits.double().softmax(-1).transpose(1, 2).flatten(0, 1).cpu().numpy(),
+                self.labels[rows].cpu().numpy(),
+            )
+            losses[members] = loss.view(-1, *self.shape[1:])
+            values[members] = torch.from_numpy(value).to(losses).view(-1, *self.shape[1:])
+        return losses, values
+
+    def trained(self) -> Trained:
+        return Trained(
+            weights=[best.view(*best.shape[:2], -1, self.classes) for best in self.best],
+            best_epoch=self.stopping.best_epoch,
+            quality=self.stopping.quality,
+            loss=self.stopping.loss,
+            history=self.stopping.history,
+        )
+
+
+def _with_ones(features: Tensor) -> Tensor:
+    return torch.cat([features, torch.ones_like(features[:, :1])], 1)
+
+
+def _sharing_validation(parts: Sequence[Part], device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Return each different set of validation rows, and the numbers of the parts that have it."""
+    groups: dict[bytes, list[int]] = {}
+    for i, part in enumerate(parts):
+        groups.setdefault(part.validation.tobytes(), []).append(i)
+    return [
+        (
+            torch.as_tensor(parts[members[0]].validation, dtype=torch.long, device=device),
+            torch.tensor(members, device=device),
+        )
+        for members in groups.values()
+    ]

@@ -1,0 +1,194 @@
+"""Classifiers on frozen features: linear heads, trained all together, and classical estimators."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from prognobench.errors import TrainingError
+from prognobench.estimators import EstimatorTask, ProbeResult, fit_estimator
+from prognobench.hardware import PeakMemory
+from prognobench.heads import Grid, Part, Trained, batches_per_epoch, train_heads
+from prognobench.records import Fitted, Fold, Loss, Probe, Train
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["EstimatorTask", "ProbeResult", "ProbeTask", "fit_estimator", "fit_probes"]
+
+FeaturesByTap = Mapping[str, "NDArray[np.float32]"]
+
+DEFAULT_RATE = 1e-3
+"""Learning rate where no validation part can choose; the nearest of the grid is taken."""
+
+LARGEST = 2**21
+"""So many weights are trained together at most: more would not stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class ProbeTask:
+    """The linear heads of one cell.
+
+    Attributes
+    ----------
+    features
+        Tap -> ``(images of the cohort, width)``.
+    labels
+        ``(images of the cohort,)``.
+    views
+        Features of augmented views of the same images, each like ``features``.
+    """
+
+    features: FeaturesByTap
+    labels: NDArray[np.int64]
+    fold: Fold
+    loss: Loss
+    probe: Probe
+    recipe: Train
+    seed: int
+    views: Sequence[FeaturesByTap] = ()
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The taps that are both asked for and there."""
+        return tuple(tap for tap in self.probe.taps or ("",) if tap in self.features)
+
+
+def fit_probes(tasks: Sequence[ProbeTask], device: torch.device | str = "cpu") -> list[ProbeResult]:
+    """Train the heads of all tasks together; of each task the best on validation is the result.
+
+    A task without a validation part trains one head for all epochs of the recipe: on its first
+    tap, with the rate of the grid that is nearest to 1e-3 and the first weight decay.
+
+    Raises
+    ------
+    TrainingError
+        If a task has no tap that the backbone has, or none of its heads has a finite loss.
+    """
+    threads = torch.get_num_threads()
+    groups = list(_together(tasks, threads))
+
+    def fit_group(numbers: list[int]) -> list[ProbeResult]:
+        return _fit_group([tasks[i] for i in numbers], torch.device(device))
+
+    try:
+        # Operations are too small to be worth dividing: each thread has its own group instead.
+        with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
+            fitted = list(pool.map(fit_group, groups))
+    finally:
+        torch.set_num_threads(threads)
+    results = {
+        i: r for g, rs in zip(groups, fitted, strict=True) for i, r in zip(g, rs, strict=True)
+    }
+    return [results[i] for i in range(len(tasks))]
+
+
+def _together(tasks: Sequence[ProbeTask], threads: int) -> Iterator[list[int]]:
+    """Group tasks that one batched problem can hold, so that every thread has a group."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for i, task in enumerate(tasks):
+        if not task.taps:
+            raise TrainingError(
+                f"cell {task.fold.name}: the backbone has none of the taps "
+                f"{', '.join(task.probe.taps)}"
+            )
+        arrays = [id(view[tap]) for view in (task.features, *task.views) for tap in task.taps]
+        key = (
+            *(
+                task.probe,
+                task.recipe,
+                task.labels.tobytes(),
+                len(task.loss.class_weights),
+                *arrays,
+            ),
+            batches_per_epoch(len(task.fold.train), task.recipe),
+            len(task.fold.validation) > 0,
+        )
+        groups.setdefault(key, []).append(i)
+    for numbers in groups.values():
+        task = tasks[numbers[0]]
+        width = sum(task.features[tap].shape[1] + 1 for tap in task.taps)
+        grid = len(task.probe.learning_rates) * len(task.probe.weight_decays)
+        most = LARGEST // (width * grid * len(task.loss.class_weights))
+        size = max(1, min(most, math.ceil(len(numbers) / threads)))
+        for start in range(0, len(numbers), size):
+            yield numbers[start : start + size]
+
+
+def _fit_group(tasks: Sequence[ProbeTask], device: torch.device) -> list[ProbeResult]:
+    memory, start = PeakMemory(device), time.perf_counter()
+    task = tasks[0]
+    parts = [Part(t.fold.train, t.fold.validation, t.loss, t.seed) for t in tasks]
+    labels = torch.as_tensor(task.labels, dtype=torch.long, device=device)
+    grid = _grid(task, device)
+    trained = train_heads(grid, parts, labels, task.recipe)
+    seconds = time.perf_counter() - start
+    cost = {
+        "seconds_train": seconds / len(tasks),
+        "seconds_train_together": seconds,
+        "cells_together": len(tasks),
+        "peak_memory_bytes": memory.bytes,
+        "precision": "fp32",
+    }
+    return [_result(t, i, trained, grid, cost) for i, t in enumerate(tasks)]
+
+
+def _grid(task: ProbeTask, device: torch.device) -> Grid:
+    taps, probe = task.taps, task.probe
+    rates, decays = probe.learning_rates, probe.weight_decays
+    if not len(task.fold.validation):
+        nearest = min(rates, key=lambda lr: abs(np.log(lr / DEFAULT_RATE)))
+        taps, rates, decays = taps[:1], (nearest,), decays[:1]
+    views = (task.features, *task.views)
+    inputs = {tap: [torch.as_tensor(view[tap], device=device) for view in views] for tap in taps}
+    return Grid(inputs, rates, decays, probe.standardise, probe.dropout)
+
+
+def _result(
+    task: ProbeTask, i: int, trained: Trained, grid: Grid, cost: Mapping[str, Any]
+) -> ProbeResult:
+    start = time.perf_counter()
+    tap, head = _best_head(trained, i, task.fold.name)
+    name = list(grid.inputs)[tap]
+    weights = trained.weights[tap][i, :, head].double()
+    logits = grid.inputs[name][0].double() @ weights[:-1] + weights[-1]
+    lr, decay = grid.names()[head]
+    chosen = {"tap": name or "pooled", "lr": lr, "weight_decay": decay}
+    curves = ((epoch, rows[:, i, tap, head].tolist()) for epoch, rows in trained.history)
+    history = [
+        {"epoch": epoch, **dict(zip(("train_loss", "validation_loss", "lr"), row, strict=True))}
+        for epoch, row in curves
+        if not np.isnan(row[0])
+    ]
+    fitted = Fitted(
+        history,
+        int(trained.best_epoch[i, tap, head]),
+        {
+            **cost,
+            "seconds_inference": time.perf_counter() - start,
+            "parameters_trainable": weights.numel(),
+            "heads": len(grid.inputs) * grid.size,
+        },
+    )
+    return ProbeResult(logits.softmax(-1).cpu().numpy(), fitted, chosen)
+
+
+def _best_head(trained: Trained, i: int, cell: str) -> tuple[int, int]:
+    """Return tap and head with the best monitored value; of equals the one with the lower loss."""
+    quality, loss = trained.quality[i].flatten().tolist(), trained.loss[i].flatten().tolist()
+    best = max(range(len(quality)), key=lambda n: (quality[n], -loss[n]))
+    if not np.isfinite(quality[best]):
+        raise TrainingError(
+            f"cell {cell}: no head of the probe has a finite validation loss; "
+            "are the features finite, and the learning rates small enough?"
+        )
+    tap, head = divmod(best, trained.quality.shape[-1])
+    return tap, head
