@@ -30,8 +30,8 @@ class Units:
 
     Attributes
     ----------
-    ids
-        ``(units,)``, patient or image.
+    ids, patients
+        ``(units,)``, name of the unit, and of its patient.
     labels
         ``(units,)``, index of the class.
     scores
@@ -41,6 +41,7 @@ class Units:
     """
 
     ids: NDArray[Any]
+    patients: NDArray[Any]
     labels: NDArray[np.intp]
     scores: NDArray[np.float64]
     offsets: NDArray[np.intp]
@@ -188,7 +189,7 @@ def arrange(
     parts: tuple[Part, ...] = ("validation", "test")
     for part in parts:
         chosen = data.take(np.flatnonzero(table["part"].to_numpy() == part))
-        units["image", part] = chosen.images(len(cells))
+        units["image", part] = chosen.images(len(cells), np.asarray(patients))
         units["patient", part] = chosen.patients(len(cells), np.asarray(patients))
     return Predictions(classes, cells.loc[order].reset_index(drop=True), units)
 
@@ -216,8 +217,9 @@ class _Images:
         rows = rows[np.argsort(self.cell[rows], kind="stable")]
         return _Images(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
-    def images(self, cells: int) -> Units:
-        return Units(self.image, self.labels, self.scores, _offsets(self.cell, cells))
+    def images(self, cells: int, names: NDArray[Any]) -> Units:
+        patients = names[self.patient]
+        return Units(self.image, patients, self.labels, self.scores, _offsets(self.cell, cells))
 
     def patients(self, cells: int, names: NDArray[Any]) -> Units:
         code = self.cell * max(1, len(names)) + self.patient
@@ -226,7 +228,7 @@ class _Images:
         sums = [np.bincount(inverse, scores, minlength=len(groups)) for scores in self.scores.T]
         means = np.stack(sums, axis=-1) / count[:, None]
         ids = names[self.patient[first]]
-        return Units(ids, self.labels[first], means, _offsets(self.cell[first], cells))
+        return Units(ids, ids, self.labels[first], means, _offsets(self.cell[first], cells))
 
 
 def _offsets(cell: NDArray[np.intp], cells: int) -> NDArray[np.intp]:

@@ -1,0 +1,225 @@
+"""Intervals by bootstrap over patients, whose films and repetitions stay together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from prognobench.evaluation import Cells, Measure
+from prognobench.metrics.sample import Sample, decide
+from prognobench.predictions import Predictions
+from prognobench.seeds import generator
+from prognobench.stats import CONFIDENCE
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from prognobench.seeds import Axis
+
+RESAMPLES = 2000
+
+BLOCK = 400_000
+"""Weights that are in work at a time: what fits a processor's cache."""
+
+Statistic = Callable[["NDArray[np.float64]"], "NDArray[np.float64]"]
+"""Weights of patients ``(resamples, patients)`` -> values ``(resamples, measures)``."""
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """One run's test units of one repetition (and draw), all folds pooled.
+
+    Attributes
+    ----------
+    patient
+        ``(units,)``, number of the unit's patient.
+    fold
+        ``(units,)``, the fold that tested it.
+    cutoffs
+        Rule -> ``(units,)``.
+    """
+
+    patient: NDArray[np.intp]
+    fold: NDArray[np.intp]
+    labels: NDArray[np.intp]
+    scores: NDArray[np.float64]
+    cutoffs: dict[str, NDArray[np.float64]]
+
+    def decisions(self, rule: str) -> NDArray[np.intp]:
+        """``(units,)``: the class decided for."""
+        return decide(self.scores, self.cutoffs.get(rule, 0.5))
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A run's predictions of its test patients, ready to be resampled.
+
+    Attributes
+    ----------
+    patients, strata
+        ``(patients,)``: names, and the class of each.
+    """
+
+    patients: NDArray[Any]
+    strata: NDArray[np.intp]
+    repetitions: tuple[Repetition, ...]
+
+    def statistic(self, measures: Sequence[Measure]) -> Statistic:
+        """Return the function that bootstrap and jackknife evaluate: mean over repetitions."""
+
+        def values(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+            step = max(1, BLOCK // len(self.strata))
+            blocks = [
+                self._values(weights[i : i + step], measures) for i in range(0, len(weights), step)
+            ]
+            return np.concatenate(blocks)
+
+        return values
+
+    def _values(
+        self, weights: NDArray[np.float64], measures: Sequence[Measure]
+    ) -> NDArray[np.float64]:
+        total = np.zeros((len(weights), len(measures)))
+        for repetition in self.repetitions:
+            expanded = np.take(weights, repetition.patient, axis=1)
+            samples: dict[str, Sample] = {}
+            for column, measure in enumerate(measures):
+                if measure.rule not in samples:
+                    samples[measure.rule] = self._sample(repetition, measure.rule, expanded)
+                total[:, column] += measure.metric(samples[measure.rule])
+        return total / len(self.repetitions)
+
+    @staticmethod
+    def _sample(repetition: Repetition, rule: str, weights: NDArray[np.float64]) -> Sample:
+        cutoff = repetition.cutoffs.get(rule)
+        if cutoff is None:
+            cutoff = np.full(len(repetition.labels), 0.5)
+        decisions = repetition.decisions(rule)
+        return Sample(
+            repetition.labels[None], repetition.scores[None], decisions[None], weights, cutoff[None]
+        )
+
+
+def make_panel(predictions: Predictions, cells: Cells, run: int) -> Panel:
+    """Gather the test units of one run; raises ``KeyError`` if it has no complete cell."""
+    table = predictions.cells
+    own = np.flatnonzero(table["run"].to_numpy() == run)
+    if not len(own):
+        raise KeyError(run)
+    test = cells.test
+    units = np.concatenate([np.arange(test.offsets[cell], test.offsets[cell + 1]) for cell in own])
+    patients, first, codes = np.unique(test.patients[units], return_index=True, return_inverse=True)
+    cell = test.cell[units]
+    repeats, draws, folds = (table[name].to_numpy()[cell] for name in ("repeat", "draw", "fold"))
+    repetitions = []
+    for repeat, draw in sorted(set(zip(repeats.tolist(), draws.tolist(), strict=True))):
+        at = (repeats == repeat) & (draws == draw)
+        chosen = units[at]
+        cutoffs = {rule: cells.cutoff(rule)[chosen] for rule in cells.cutoffs}
+        repetitions.append(
+            Repetition(codes[at], folds[at], test.labels[chosen], test.scores[chosen], cutoffs)
+        )
+    return Panel(patients, test.labels[units][first], tuple(repetitions))
+
+
+# ------------------------------------------------------------------ bootstrap
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Values with their intervals, ``(measures,)`` each.
+
+    Attributes
+    ----------
+    undefined
+        Share of the resamples in which a measure had no value.
+    """
+
+    value: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    undefined: NDArray[np.float64]
+
+
+def draw_weights(
+    strata: NDArray[np.intp], resamples: int, axes: Sequence[Axis], stratified: bool = True
+) -> NDArray[np.float64]:
+    """Return how often each patient is drawn, ``(resamples, patients)``.
+
+    Parameters
+    ----------
+    strata
+        ``(patients,)``; with ``stratified`` every class keeps its number of patients.
+    axes
+        Of the random numbers: the same axes give the same resamples to every run.
+    """
+    rng = generator("bootstrap", *axes)
+    weights = np.zeros((resamples, len(strata)))
+    groups = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
+    for group in groups if stratified else [np.arange(len(strata))]:
+        size = len(group)
+        drawn = rng.integers(0, size, (resamples, size), dtype=np.int32)
+        drawn += (np.arange(resamples, dtype=np.int32) * size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=resamples * size)
+        weights[:, group] = counts.reshape(resamples, size)
+    return weights
+
+
+def bootstrap(
+    statistic: Statistic,
+    strata: NDArray[np.intp],
+    *,
+    resamples: int = RESAMPLES,
+    axes: Sequence[Axis] = (0,),
+    method: Literal["percentile", "bca"] = "percentile",
+    stratified: bool = True,
+    confidence: float = CONFIDENCE,
+) -> Intervals:
+    """Return intervals of a statistic by resampling patients.
+
+    Parameters
+    ----------
+    method
+        ``bca`` corrects for bias and skew by a jackknife over patients (Efron 1987).
+    """
+    drawn = statistic(draw_weights(strata, resamples, axes, stratified))
+    value = statistic(np.ones((1, len(strata))))[0]
+    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    shares = np.repeat(tails[:, None], len(value), axis=1)
+    if method == "bca":
+        shares = _bca(statistic(1 - np.eye(len(strata))), value, drawn, shares)
+    low, high = quantiles(drawn, shares)
+    undefined = np.isnan(drawn).mean(axis=0)
+    return Intervals(value, low, high, undefined)
+
+
+def quantiles(
+    drawn: NDArray[np.float64], shares: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Low and high quantile of each column; resamples without a value are left out."""
+    ends = np.full(shares.shape, np.nan)
+    for column, values in enumerate(drawn.T):
+        known = values[~np.isnan(values)]
+        if len(known) and not np.isnan(shares[:, column]).any():
+            ends[:, column] = np.quantile(known, shares[:, column])
+    return ends[0], ends[1]
+
+
+def _bca(
+    left_out: NDArray[np.float64],
+    value: NDArray[np.float64],
+    drawn: NDArray[np.float64],
+    shares: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    from scipy.stats import norm
+
+    centred = np.nanmean(left_out, axis=0) - left_out
+    with np.errstate(divide="ignore", invalid="ignore"):
+        skew = np.nansum(centred**3, axis=0) / (6 * np.nansum(centred**2, axis=0) ** 1.5)
+        below = (drawn < value).mean(axis=0) + (drawn == value).mean(axis=0) / 2
+        bias = norm.ppf(below)
+        shifted = bias + norm.ppf(shares)
+        return np.asarray(norm.cdf(bias + shifted / (1 - skew * shifted)))
