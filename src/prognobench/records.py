@@ -248,7 +248,7 @@ class Adapted:
     save, load
         Write the adapted part (safetensors) into an existing folder; read it back into ``model``.
     merge
-        Returns an equivalent model without adapters; ``None`` where there is nothing to merge.
+        Returns an equivalent model without adapters; ``None`` where there can be none.
     head_first_epochs
         So many epochs train the ``head`` groups alone, before all groups train together.
     """

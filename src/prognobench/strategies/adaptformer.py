@@ -67,4 +67,5 @@ def adaptformer(
         role="adapter",
         head_dropout=head_dropout,
         head_norm=head_norm,
+        merge=None,
     )

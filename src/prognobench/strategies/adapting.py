@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prognobench.errors import NotApplicableError, StoreError
+from prognobench.errors import NotApplicableError
 from prognobench.records import Adapted, Backbone, ParameterGroup
+from prognobench.strategies.files import (
+    check_identity,
+    load_tensors,
+    save_tensors,
+    write_identity,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,7 +45,7 @@ def adapt(
     head_first_epochs: int = 0,
     head_dropout: float,
     head_norm: bool,
-    merge: Callable[[Classifier], nn.Module] | None = None,
+    merge: Callable[[Classifier], nn.Module] | None = deepcopy,
 ) -> Adapted:
     """Return the record of a backbone whose trainable parameters require gradients already.
 
@@ -50,7 +57,8 @@ def adapt(
     lr, role, scale
         See :func:`group_parameters`.
     merge
-        Returns an equivalent model without adapters.
+        Returns an equivalent model without adapters: a copy, where weights alone have changed;
+        ``None`` where there can be none.
 
     Raises
     ------
@@ -66,11 +74,20 @@ def adapt(
     for name in idle:
         model.get_parameter(name).requires_grad_(False)
     notes = (f"without influence, hence frozen: {', '.join(idle)}",) if idle else ()
+
+    def save(folder: Path) -> None:
+        write_identity(folder, backbone)
+        save_tensors(adapted_tensors(model), folder / WEIGHTS)
+
+    def load(folder: Path) -> None:
+        check_identity(folder, backbone)
+        load_tensors(model, folder / WEIGHTS, adapted_tensors(model))
+
     return Adapted(
         model=model,
         groups=group_parameters(model, lr, role, scale),
-        save=lambda folder: save_tensors(adapted_tensors(model), folder / WEIGHTS),
-        load=lambda folder: load_tensors(model, folder / WEIGHTS, adapted_tensors(model)),
+        save=save,
+        load=load,
         merge=None if merge is None else lambda: merge(model),
         head_first_epochs=head_first_epochs,
         notes=notes,
@@ -154,35 +171,3 @@ def adapted_tensors(model: nn.Module) -> dict[str, Tensor]:
         if own and all(parameter.requires_grad for parameter in own):
             tensors |= {f"{prefix}.{name}": b for name, b in module.named_buffers(recurse=False)}
     return tensors
-
-
-def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write tensors by name as safetensors."""
-    from safetensors.torch import save_file
-
-    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, file)
-
-
-def load_tensors(model: nn.Module, file: Path, expected: Mapping[str, Tensor]) -> None:
-    """Load tensors by name into the model.
-
-    Raises
-    ------
-    StoreError
-        If the file lacks an expected tensor, has another one, or a shape differs.
-    """
-    from safetensors.torch import load_file
-
-    if not file.is_file():
-        raise StoreError(f"no {file}: was the run stored with train.save=best or all?")
-    tensors = load_file(file)
-    faults = [f"{name} is missing" for name in expected if name not in tensors]
-    faults += [f"{name} is not part of this model" for name in tensors if name not in expected]
-    faults += [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if faults:
-        raise StoreError(f"{file} does not fit the model: {'; '.join(faults[:5])}")
-    model.load_state_dict(tensors, strict=False)

@@ -9,13 +9,15 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prognobench.errors import ConfigError, NotApplicableError, StoreError
+from prognobench.errors import ConfigError, NotApplicableError
 from prognobench.records import Adapted, Backbone
-from prognobench.strategies.adapting import (
-    group_parameters,
+from prognobench.strategies.adapting import group_parameters, unreached
+from prognobench.strategies.files import (
+    check_identity,
     load_tensors,
+    read_tensors,
     save_tensors,
-    unreached,
+    write_identity,
 )
 from prognobench.strategies.fused import fuse_qkv, split_qkv
 from prognobench.strategies.targets import select
@@ -152,15 +154,16 @@ def adapt_with_peft(
     return Adapted(
         model=model,
         groups=group_parameters(model, lr, "adapter"),
-        save=_save(peft_model, model),
-        load=_load(peft_model, model),
+        save=_save(backbone, peft_model, model),
+        load=_load(backbone, peft_model, model),
         merge=_merge(peft_model, model),
         notes=notes,
     )
 
 
-def _save(peft_model: Any, model: Any) -> Callable[[Path], None]:
+def _save(backbone: Backbone, peft_model: Any, model: Any) -> Callable[[Path], None]:
     def save(folder: Path) -> None:
+        write_identity(folder, backbone)
         peft_model.save_pretrained(str(folder), safe_serialization=True)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
         save_tensors(model.head.state_dict(), folder / HEAD)
@@ -168,17 +171,12 @@ def _save(peft_model: Any, model: Any) -> Callable[[Path], None]:
     return save
 
 
-def _load(peft_model: Any, model: Any) -> Callable[[Path], None]:
+def _load(backbone: Backbone, peft_model: Any, model: Any) -> Callable[[Path], None]:
     def load(folder: Path) -> None:
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
-        from safetensors.torch import load_file
 
-        file = folder / ADAPTER
-        if not file.is_file():
-            raise StoreError(f"no {file}: was the run stored with train.save=best or all?")
-        tensors, expected = load_file(file), get_peft_model_state_dict(peft_model)
-        if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in expected.items()}:
-            raise StoreError(f"{file} does not fit the model: other layers or ranks")
+        check_identity(folder, backbone)
+        tensors = read_tensors(folder / ADAPTER, get_peft_model_state_dict(peft_model))
         set_peft_model_state_dict(peft_model, tensors)
         load_tensors(model.head, folder / HEAD, model.head.state_dict())
 

@@ -66,6 +66,7 @@ def visual_prompts(
         role="prompts",
         head_dropout=head_dropout,
         head_norm=head_norm,
+        merge=None,
     )
 
 

@@ -1,0 +1,67 @@
+"""What an adapted model costs: parameters, operations, storage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prognobench.records import Adapted, Preprocessing
+
+
+def parameter_counts(adapted: Adapted) -> dict[str, Any]:
+    """Return how many parameters there are, how many train, and by role."""
+    sizes = {name: p.numel() for name, p in adapted.model.named_parameters()}
+    by_role: dict[str, int] = {}
+    for group in adapted.groups:
+        count = sum(sizes[name] for name in group.parameters)
+        by_role[group.role] = by_role.get(group.role, 0) + count
+    trainable, total = sum(by_role.values()), sum(sizes.values())
+    return {
+        "parameters_trainable": trainable,
+        "parameters_total": total,
+        "parameters_share": trainable / total,
+        "parameters_by_role": by_role,
+    }
+
+
+def stored_bytes(adapted: Adapted) -> int:
+    """Return the size of the files that the adapted part is saved in."""
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    if adapted.save is None:
+        return 0
+    with TemporaryDirectory() as folder:
+        adapted.save(Path(folder))
+        return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+
+
+def step_flops(adapted: Adapted, preprocessing: Preprocessing, batch_size: int) -> int:
+    """Return the floating-point operations of one training step: forward and backward.
+
+    Counted by torch's own counter on one and on two images, since some adapters compute a matrix
+    once per step; a multiplication with an addition counts as two. Fourier transforms, elementwise
+    operations and the optimiser's step are left out.
+    """
+    model = adapted.model
+    was_training = model.training
+    model.eval()
+    one, two = (_flops(model, preprocessing, images) for images in (1, 2))
+    model.train(was_training)
+    return one + (batch_size - 1) * (two - one)
+
+
+def _flops(model: nn.Module, preprocessing: Preprocessing, images: int) -> int:
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    side, device = preprocessing.side, next(model.parameters()).device
+    batch = torch.zeros(images, preprocessing.channels, side, side, device=device)
+    # Of the attention kernels only the plain one is made of operations that the counter knows.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(batch).sum().backward()
+    model.zero_grad()
+    return int(counter.get_total_flops())
