@@ -72,12 +72,12 @@ def _network(build: Callable[[], nn.Module], weights: Weights) -> tuple[nn.Modul
 
     from prognobench.models.encoders import checkpoint
 
-    if weights.path is None:
-        with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
+        if weights.path is None:
             torch.manual_seed(derive(weights.digest, "weights"))
             return build(), (weights.origin,)
-    with checkpoint.WithoutInitialisation():
-        network = build()
+        with checkpoint.WithoutInitialisation():
+            network = build()
     try:
         return network, checkpoint.fill(network, checkpoint.read(weights.path))
     except WeightsError as error:
@@ -93,7 +93,7 @@ def _backbone(
 ) -> Backbone:
     from prognobench.models.encoders.network import encoder
 
-    module = encoder(network.float().eval(), pooling)
+    module = encoder(network.float(), pooling).eval()
     return Backbone(
         module=module,
         width=next(iter(module.taps.values())),

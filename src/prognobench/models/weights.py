@@ -21,6 +21,7 @@ FILES = (
     "open_clip_pytorch_model.bin",
 )
 """Names under which hub repositories keep weights, best first."""
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,14 @@ def locate(
     if weights == "hub":
         return _of_name(hub, package, obtain)
     path = Path(weights).expanduser()
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(
+            f"model.weights: {weights} is no file of weights ({', '.join(SUFFIXES)}), nor 'hub' "
+            "nor 'random'; code that comes with a model is never run"
+        )
     if not path.is_file():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise WeightsError(
-            f"model.weights: no file {path}{near(path.name, beside)} "
-            "('hub' and 'random' are the other choices)"
-        )
+        raise WeightsError(f"model.weights: no file {path}{near(path.name, beside)}")
     return Weights(path.name, file_digest(path), path)
 
 
@@ -122,13 +125,14 @@ def _split(hub: str) -> tuple[str, tuple[str, ...]]:
 
 def _cached(hub: str) -> Path | None:
     """Return the file in the hub's local cache, if it is there."""
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import errors, try_to_load_from_cache
 
     repository, files = _split(hub)
-    if repository.count("/") != 1:
-        return None
     for file in files:
-        found = try_to_load_from_cache(repository, file)
+        try:
+            found = try_to_load_from_cache(repository, file)
+        except errors.HFValidationError:
+            return None
         if isinstance(found, str):
             return Path(found)
     return None
@@ -152,14 +156,16 @@ def _of_name(hub: str, package: str, obtain: str) -> Weights:
             "then set model.weights=PATH to the file"
         )
     path = path or _download(hub, obtain)
-    snapshot = path.parent.name[:12]
-    return Weights(f"{_split(hub)[0]}@{snapshot} ({path.name})", file_digest(path), path)
+    commit = path.parts[path.parts.index("snapshots") + 1][:12]
+    return Weights(f"{_split(hub)[0]}@{commit} ({path.name})", file_digest(path), path)
 
 
 def _download(hub: str, obtain: str) -> Path:
     from huggingface_hub import errors, hf_hub_download
 
     repository, files = _split(hub)
+    if not files[0].endswith(SUFFIXES):
+        raise WeightsError(f"model.hub: {files[0]} is no file of weights ({', '.join(SUFFIXES)})")
     by_hand = (
         f"download {files[0]} from https://huggingface.co/{repository} on a machine that can, "
         "copy it here, and set model.weights=PATH to it"
@@ -178,6 +184,8 @@ def _download(hub: str, obtain: str) -> Path:
             raise WeightsError(
                 f"the hub has no repository {repository!r}; check model.hub"
             ) from error
+        except errors.HFValidationError as error:
+            raise WeightsError(f"model.hub: {repository!r} is no 'owner/repository'") from error
         except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
             raise WeightsError(
                 f"the weights {repository} are not here and the hub cannot be reached: {by_hand}"

