@@ -243,8 +243,12 @@ def test_dropped_rows_are_recorded(tmp_path: Path) -> None:
     folder_of(tmp_path, rows)
     rows.append({"patient": "9", "image": "lost.png", "outcome": "dead"})
     rows += [{"patient": "10", "image": "1.png", "outcome": "dead"}] * 2
+    rows.append({"patient": "11", "image": "broken.png", "outcome": "dead"})
     write_csv(tmp_path / "table.csv", rows)
     (tmp_path / "images" / "5.png").write_bytes(b"")
+    write_image(tmp_path / "images" / "broken.png")
+    content = (tmp_path / "images" / "broken.png").read_bytes()
+    (tmp_path / "images" / "broken.png").write_bytes(content.replace(b"IDAT", b"IDAT\x00", 1))
     cohort = DATASETS["table"](
         table=tmp_path / "table.csv",
         images=tmp_path / "images",
@@ -258,7 +262,15 @@ def test_dropped_rows_are_recorded(tmp_path: Path) -> None:
     )
     assert cohort.table["patient_id"].tolist() == ["008", "10"]
     told = "\n".join(cohort.exclusions["reason"])
-    for word in ("'moved away'", "blank", "contradict", "setting exclude", "no image", "is empty"):
+    for word in (
+        "'moved away'",
+        "blank",
+        "contradict",
+        "setting exclude",
+        "no image",
+        "is empty",
+        "is broken",
+    ):
         assert word in told
     assert "stands in an earlier row" in told
     assert len(cohort) + len(cohort.exclusions) == len(rows)

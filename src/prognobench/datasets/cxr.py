@@ -110,7 +110,7 @@ def covid_chestxray(
     rows = _films(rows, outcome, exclusions, before_outcome)
     return assemble(
         rows.drop(columns=["modality", "present"], errors="ignore"),
-        ImageFolder(root / "images"),
+        ImageFolder(root / "images", thorough=on_missing == "drop"),
         outcome.words,
         Rules(films, on_missing, "drop", exclude=exclude),
         exclusions,

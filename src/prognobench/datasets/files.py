@@ -41,13 +41,21 @@ class ImageFolder:
     A cell may be a path below the folder, the name of a file anywhere below it (case aside), such
     a name without its extension, or a folder that stands for all images in it.
 
+    Parameters
+    ----------
+    key
+        The setting that gave the folder, for messages.
+    thorough
+        See :func:`.soundness.unreadable`; worth its time where broken files are left out.
+
     Raises
     ------
     DataError
         If the folder does not exist.
     """
 
-    def __init__(self, root: Path, key: str = "dataset.root") -> None:
+    def __init__(self, root: Path, key: str = "dataset.root", *, thorough: bool = False) -> None:
+        self.thorough = thorough
         self.root = existing_folder(root, key)
         self._real_folders: dict[str, str] = {}
 
@@ -87,9 +95,10 @@ class ImageFolder:
         if ".." in name.split("/"):
             return Found(refused=f"{cell!r} climbs out of {self.root}; images must lie below it")
         name = name.removeprefix("./").rstrip("/")
-        if (self.root / name).is_file():
+        path = os.path.join(self.root, name)
+        if os.path.isfile(path):
             return self._checked([name], cell)
-        if (self.root / name).is_dir():
+        if os.path.isdir(path):
             return self._checked(self.images(name), cell)
         named = self._by_name.get(name.casefold(), [])
         if len(named) > 1:
@@ -111,7 +120,7 @@ class ImageFolder:
             if not self._inside(name):
                 return Found(refused=f"{cell!r} is a symbolic link out of {self.root}")
         for name in candidates:
-            if fault := unreadable(self.root / name):
+            if fault := unreadable(os.path.join(self.root, name), self.thorough):
                 return Found(problem=f"{name} {fault}")
         return Found(images=tuple(candidates))
 
@@ -125,7 +134,7 @@ class ImageFolder:
             if folder not in self._real_folders:
                 self._real_folders[folder] = os.path.realpath(folder)
             real = os.path.join(self._real_folders[folder], base)
-        return os.path.commonpath((real, self._real_root)) == self._real_root
+        return real.startswith(os.path.join(self._real_root, ""))
 
 
 def existing_folder(path: Path, key: str) -> Path:

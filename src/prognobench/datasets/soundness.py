@@ -11,14 +11,19 @@ OTHER_MARKS = (b"BM", b"RIFF", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ", b"P
 TAIL = 1 << 12
 
 
-def unreadable(path: Path) -> str:
+def unreadable(path: str | Path, thorough: bool = False) -> str:
     """Return what is wrong with an image file, as the end of a sentence; empty if nothing is.
 
     Reads head and tail only: finds empty files, files that are no images, and truncated PNG, JPEG,
     TIFF and DICOM files. What breaks only on decoding is found when the pixels are prepared.
+
+    Parameters
+    ----------
+    thorough
+        Read PNG files whole and compare their checksums.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             head = file.read(132)
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - TAIL))
@@ -27,10 +32,12 @@ def unreadable(path: Path) -> str:
         return f"cannot be opened ({error.strerror})"
     if not head:
         return "is empty"
-    if head[128:] == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES:
+    if head[128:] == b"DICM" or os.fspath(path).lower().endswith(DICOM_SUFFIXES):
         return _dicom_fault(path, size)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "" if b"IEND" in tail else "is truncated"
+        if b"IEND" not in tail:
+            return "is truncated"
+        return _checksum_fault(path) if thorough else ""
     if head.startswith(b"\xff\xd8\xff"):
         return "" if b"\xff\xd9" in tail else _decoding_fault(path)
     if head[:4] in (b"II*\x00", b"MM\x00*"):
@@ -38,7 +45,7 @@ def unreadable(path: Path) -> str:
     return "" if head.startswith(OTHER_MARKS) else "is not an image of a known format"
 
 
-def _decoding_fault(path: Path) -> str:
+def _decoding_fault(path: str | Path) -> str:
     """A JPEG may lack its end mark, or hide it before an appendix, and still be whole."""
     from PIL import Image
 
@@ -50,7 +57,18 @@ def _decoding_fault(path: Path) -> str:
     return ""
 
 
-def _tiff_fault(path: Path, size: int) -> str:
+def _checksum_fault(path: str | Path) -> str:
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            image.verify()
+    except Exception as error:  # Pillow raises anything on broken files
+        return f"is broken ({error})"
+    return ""
+
+
+def _tiff_fault(path: str | Path, size: int) -> str:
     from PIL import Image
 
     try:
@@ -63,14 +81,14 @@ def _tiff_fault(path: Path, size: int) -> str:
     return "is truncated" if ends and max(ends) > size else ""
 
 
-def _dicom_fault(path: Path, size: int) -> str:
+def _dicom_fault(path: str | Path, size: int) -> str:
     """Compare what the header announces with what follows it; without pydicom nothing is said."""
     try:
         from pydicom import dcmread
     except ImportError:
         return ""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             dataset = dcmread(file, stop_before_pixels=True, force=True)
             rest = size - file.tell()
         return _announced_fault(dataset, rest)

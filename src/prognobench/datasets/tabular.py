@@ -90,7 +90,7 @@ def table(
         With all faults of table and files at once.
     """
     sheet = read_sheet(Path(table).expanduser(), header_row)
-    folder = ImageFolder(images, "dataset.images")
+    folder = ImageFolder(images, "dataset.images", thorough=on_missing == "drop")
     columns = {
         "patient": patient or PATIENT_NAMES,
         "image": image or IMAGE_NAMES,

@@ -74,7 +74,8 @@ def naming(path: Path) -> Iterator[None]:
     except Exception as error:  # decoders raise anything on broken input
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{path}: cannot be read as an image ({reason}); replace the file or leave it out"
+            f"{path}: cannot be read as an image ({reason}); replace the file, or leave it out "
+            "with dataset.exclude"
         ) from error
 
 
