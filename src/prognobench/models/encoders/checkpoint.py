@@ -29,7 +29,10 @@ class WithoutInitialisation(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return args[0] if func in self.RANDOM and args else func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in self.RANDOM or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def read(path: Path) -> State:
