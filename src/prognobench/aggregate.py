@@ -259,7 +259,7 @@ def _mark(table: pd.DataFrame, scores: pd.DataFrame, metrics: Mapping[str, Metri
         rows = index[real[index] & ~baseline[index]]
         if not len(rows):
             continue
-        distance = np.abs(means - metrics[names[competing.index("metric")]].best)
+        distance = metrics[names[competing.index("metric")]].distance(means)
         best = rows[distance[rows].argmin()]
         to_beat = distance[index[real[index] & baseline[index]]]
         below[rows] = distance[rows] >= to_beat.min(initial=np.inf)

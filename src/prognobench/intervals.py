@@ -79,6 +79,18 @@ class Panel:
 
         return values
 
+    @property
+    def test_size(self) -> float:
+        """Mean number of patients that a fold tests."""
+        sizes = [len(np.unique(at.patient)) / len(np.unique(at.fold)) for at in self.repetitions]
+        return float(np.mean(sizes))
+
+    def by_fold(self, repetition: Repetition, measure: Measure) -> NDArray[np.float64]:
+        """A measure of each fold of a repetition."""
+        folds = np.unique(repetition.fold)
+        weights = (repetition.fold == folds[:, None]).astype(np.float64)
+        return measure.metric(self._sample(repetition, measure.rule, weights))
+
     def _values(
         self, weights: NDArray[np.float64], measures: Sequence[Measure]
     ) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import numpy as np
 from prognobench.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
 
@@ -172,7 +171,7 @@ def delong(
     return Difference(difference, difference - reach, difference + reach, p, difference / error)
 
 
-def holm(p_values: Sequence[float]) -> NDArray[np.float64]:
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
     """Return p-values corrected for their number by Holm's (1979) method; NaN stays NaN."""
     p = np.asarray(p_values, dtype=float)
     corrected = np.full(len(p), np.nan)

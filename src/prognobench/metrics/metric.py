@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import update_wrapper
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -54,9 +54,9 @@ class Metric:
             values = np.where(sample.complete, self.function(sample), np.nan)
         return values
 
-    def distance(self, value: float) -> float:
-        """How far a value is from the best: the smaller, the better."""
-        return abs(value - self.best)
+    def distance(self, values: Floats) -> Floats:
+        """How far values are from the best: the smaller, the better."""
+        return np.abs(values - self.best)
 
 
 def metric(
@@ -88,9 +88,9 @@ def find_metric(name: str) -> Metric:
     ConfigError
         If there is none; near names are suggested.
     """
-    spellings = {}
-    for made in all_metrics():
-        spellings |= {_plain(made.name): made, _plain(made.title): made}
+    known = all_metrics()
+    spellings = {_plain(made.title): made for made in known}
+    spellings |= {_plain(made.name): made for made in known}
     if _plain(name) not in spellings:
         raise ConfigError(
             f"unknown metric {name!r}{near(_plain(name), spellings)} (known: {', '.join(METRICS)})"
@@ -100,7 +100,7 @@ def find_metric(name: str) -> Metric:
 
 def all_metrics() -> list[Metric]:
     """Return every registered metric."""
-    made = [METRICS[name].builder for name in METRICS]
+    made: list[Any] = [METRICS[name].builder for name in METRICS]
     return [each for each in made if isinstance(each, Metric)]
 
 

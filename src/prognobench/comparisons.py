@@ -1,0 +1,255 @@
+"""Which of two runs is better, and how sure is that: paired over folds and over patients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prognobench.aggregate import choose, newest
+from prognobench.catalogue import catalogue, training_patients
+from prognobench.errors import ConfigError
+from prognobench.evaluation import HALF, NO_THRESHOLD, Measure, make_cells
+from prognobench.intervals import (
+    RESAMPLES,
+    Panel,
+    draw_weights,
+    make_panel,
+    quantiles,
+)
+from prognobench.metrics.metric import Metric, find_metric
+from prognobench.predictions import ORACLE, Level, load_predictions
+from prognobench.registry import near
+from prognobench.stats import (
+    CONFIDENCE,
+    bayesian_t,
+    corrected_t,
+    delong,
+    holm,
+    mcnemar,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from prognobench.store import RunFolder
+
+BY = ("model", "strategy", "regime", "loss", "seed")
+COMMON = ("dataset", "model", "strategy", "regime", "k", "cv", "seed")
+
+COLUMNS = (
+    *("dataset", "model", "strategy", "regime", "k", "cv", "seed", "metric", "first", "second"),
+    *("value_first", "value_second", "difference", "low", "high"),
+    *("folds", "fold_difference", "fold_low", "fold_high", "fold_p", "fold_p_holm", "effect"),
+    *("bootstrap_p", "mcnemar_p", "mcnemar_p_holm", "delong_p", "delong_p_holm"),
+    *("p_first_better", "p_equal", "p_second_better", "refused"),
+)
+"""The columns of ``tables/comparisons*.csv``."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compared, and how.
+
+    Attributes
+    ----------
+    by
+        The name in which two runs differ, and that alone.
+    against
+        Compare all with this one; by default every pair.
+    rope
+        Half-width of the region of practical equivalence, in units of the metric.
+    """
+
+    by: str = "strategy"
+    against: str | None = None
+    metric: str = "mcc"
+    threshold: str = HALF
+    level: Level = "patient"
+    rope: float = 0.01
+    resamples: int = RESAMPLES
+    bayesian: bool = True
+
+
+def compare(
+    results: Path,
+    question: Question = Question(),
+    where: Mapping[str, Sequence[str]] | None = None,
+) -> pd.DataFrame:
+    """Compare all pairs of runs that differ in one name, on the same patients and folds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns :data:`COLUMNS`; a difference is first less second. ``difference`` with ``low`` and
+        ``high`` is of all folds pooled, its interval by paired bootstrap over patients;
+        ``fold_*`` is the mean over folds with the Nadeau-Bengio correction. A pair that cannot be
+        compared has the reason in ``refused``. The p-values ending in ``_holm`` are corrected for
+        the number of rows.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name, or where nothing is left to compare.
+    """
+    import pandas as pd
+
+    if question.by not in COMMON[1:]:
+        raise ConfigError(
+            f"runs cannot be compared by {question.by!r}{near(question.by, list(COMMON[1:]))} "
+            f"(but by: {', '.join(COMMON[1:])})"
+        )
+    metric = find_metric(question.metric)
+    runs, folders = catalogue(results)
+    runs = newest(choose(runs[runs["model"] != ORACLE], where or {}))
+    pairs = list(_pairs(runs, question))
+    if not pairs:
+        raise ConfigError(
+            f"no two runs in {results} differ in {question.by} alone: "
+            f"there are {', '.join(sorted(map(str, runs[question.by].unique())))}"
+        )
+    asked = runs.loc[sorted({run for pair in pairs for run in pair})]
+    desk = Desk(asked, folders, question, metric)
+    table = pd.DataFrame([desk.row(first, second) for first, second in pairs])
+    for name in ("fold_p", "mcnemar_p", "delong_p"):
+        table[f"{name}_holm"] = holm(table.get(name, pd.Series(dtype=float)).reindex(table.index))
+    return table.reindex(columns=list(COLUMNS))
+
+
+def _pairs(runs: pd.DataFrame, question: Question) -> Iterator[tuple[int, int]]:
+    fixed = [name for name in COMMON if name != question.by]
+    for _, group in runs.groupby(fixed, dropna=False, sort=False):
+        ordered = group.sort_values(question.by)
+        names = ordered[question.by].map(str)
+        for first, second in combinations(ordered.index, 2):
+            if question.against is None or names[second] == question.against:
+                yield first, second
+            elif names[first] == question.against:
+                yield second, first
+
+
+class Desk:
+    """Predictions of many runs, loaded once, and what pairs of them say."""
+
+    def __init__(
+        self, runs: pd.DataFrame, folders: Sequence[RunFolder], question: Question, metric: Metric
+    ) -> None:
+        self.runs: dict[int, dict[str, Any]] = runs.to_dict("index")  # type: ignore[assignment]
+        self.question, self.metric = question, metric
+        self.measure = Measure(
+            metric, NO_THRESHOLD if metric.needs == "scores" else question.threshold
+        )
+        self.panels: dict[int, Panel] = {}
+        for predictions in load_predictions(runs, folders):
+            cells = make_cells(predictions, question.level)
+            for run in predictions.cells["run"].unique():
+                self.panels[run] = make_panel(predictions, cells, run)
+        sizes = training_patients(runs, folders).groupby("run")["train_patients"].mean()
+        self.train_patients = sizes.to_dict()
+        self._weights: dict[tuple[str, int], NDArray[np.float64]] = {}
+        self.resampled = cache(self._resampled)
+
+    def row(self, first: int, second: int) -> dict[str, Any]:
+        """What is known of one pair."""
+        run, other, by = self.runs[first], self.runs[second], self.question.by
+        names: dict[str, Any] = {name: run[name] for name in COMMON if name != by}
+        names |= {"metric": self.metric.name, "first": run[by], "second": other[by]}
+        refused = self.refusal(first, second)
+        return {**names, "refused": refused} if refused else {**names, **self.tests(first, second)}
+
+    def refusal(self, first: int, second: int) -> str:
+        """Why two runs cannot be compared; empty if they can."""
+        pair = self.runs[first], self.runs[second]
+        for run in pair:
+            name = f"{run['model']}, {run['strategy']}"
+            if isinstance(run["not_applicable"], str):
+                return f"{name} is not applicable: {run['not_applicable']}"
+            if run["done"] < run["cells"]:
+                failed = f", {run['failed']:.0f} failed" if run["failed"] else ""
+                return f"{name} is not finished: {run['done']}/{run['cells']} cells done{failed}"
+        if pair[0]["cohort"] != pair[1]["cohort"]:
+            return "they were made on different contents of the cohort"
+        if pair[0]["folds"] != pair[1]["folds"]:
+            return "their folds differ: run both with the same cv, regime and seed"
+        return ""
+
+    def tests(self, first: int, second: int) -> dict[str, Any]:
+        """All tests of a pair that may be compared."""
+        one, other = self.panels[first], self.panels[second]
+        values = self.fold_values(one), self.fold_values(other)
+        share = one.test_size / self.train_patients[first]
+        folds = corrected_t(values[0] - values[1], share)
+        pooled, drawn = zip(*(self.resampled(run) for run in (first, second)), strict=True)
+        tails = np.array([[(1 - CONFIDENCE) / 2], [(1 + CONFIDENCE) / 2]])
+        low, high = quantiles((drawn[0] - drawn[1])[:, None], tails)
+        return {
+            "value_first": pooled[0],
+            "value_second": pooled[1],
+            "difference": pooled[0] - pooled[1],
+            "low": low[0],
+            "high": high[0],
+            "bootstrap_p": bootstrap_p(drawn[0] - drawn[1]),
+            "folds": int((~np.isnan(values[0] - values[1])).sum()),
+            "fold_difference": folds.value,
+            "fold_low": folds.low,
+            "fold_high": folds.high,
+            "fold_p": folds.p,
+            "effect": folds.effect,
+            **self._patient_tests(one, other),
+            **self._beliefs(*values, share),
+        }
+
+    def fold_values(self, panel: Panel) -> NDArray[np.float64]:
+        """The metric of every fold of every repetition and draw."""
+        return np.concatenate([panel.by_fold(at, self.measure) for at in panel.repetitions])
+
+    def _resampled(self, run: int) -> tuple[float, NDArray[np.float64]]:
+        panel = self.panels[run]
+        name = (str(self.runs[run]["cohort"]), len(panel.strata))
+        if name not in self._weights:
+            self._weights[name] = draw_weights(panel.strata, self.question.resamples, name)
+        statistic = panel.statistic([self.measure])
+        value = statistic(np.ones((1, len(panel.strata))))[0, 0]
+        return float(value), statistic(self._weights[name])[:, 0]
+
+    def _patient_tests(self, one: Panel, other: Panel) -> dict[str, float]:
+        """McNemar and DeLong, which take every patient once: the first repetition."""
+        if self.question.level != "patient":
+            return {}
+        first, second = one.repetitions[0], other.repetitions[0]
+        rule = self.question.threshold
+        right = [each.decisions(rule) == each.labels for each in (first, second)]
+        tests = {"mcnemar_p": mcnemar(*right).p}
+        if first.scores.shape[1] == 2:
+            scores = first.scores[:, 1], second.scores[:, 1]
+            tests["delong_p"] = delong(first.labels, *scores).p
+        return tests
+
+    def _beliefs(
+        self, first: NDArray[np.float64], second: NDArray[np.float64], share: float
+    ) -> dict[str, float]:
+        better = self.metric.distance(first) - self.metric.distance(second)
+        better = better[~np.isnan(better)]
+        if not self.question.bayesian or len(better) < 2:
+            return {}
+        belief = bayesian_t(better, share, self.question.rope)
+        return {
+            "p_first_better": belief.first,
+            "p_equal": belief.equal,
+            "p_second_better": belief.second,
+        }
+
+
+def bootstrap_p(differences: NDArray[np.float64]) -> float:
+    """Two-sided p-value that a difference is zero: how much of the bootstrap lies beyond it."""
+    known = differences[~np.isnan(differences)]
+    if not len(known):
+        return float("nan")
+    beyond = 1 + min((known <= 0).sum(), (known >= 0).sum())
+    return min(1.0, 2 * float(beyond) / (len(known) + 1))

@@ -1,0 +1,121 @@
+"""Many choices over many datasets: mean ranks, and which differences they can carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from prognobench.errors import MissingExtraError
+from prognobench.metrics.metric import find_metric
+from prognobench.predictions import ORACLE
+from prognobench.scoring import CHANCE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEWEST_DATASETS = 5
+"""Below this a rank test says nothing worth reading; paired differences are shown instead."""
+
+POSTHOC = Literal["nemenyi", "conover"]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Mean ranks of choices over datasets.
+
+    Attributes
+    ----------
+    scores
+        One row per dataset, one column per choice: mean over folds. Complete rows only.
+    mean_rank
+        Of each choice, 1 is best, best first.
+    p
+        Friedman's test (1937) that all choices are equal.
+    pairwise
+        P-values of all pairs, by the post-hoc test.
+    wins
+        ``wins.loc[a, b]``: on how many datasets ``a`` is better than ``b``.
+    too_few
+        Why no test is shown, or empty.
+    """
+
+    scores: pd.DataFrame
+    mean_rank: pd.Series[float]
+    p: float
+    pairwise: pd.DataFrame | None
+    wins: pd.DataFrame
+    too_few: str = ""
+
+
+def rank(cells: pd.DataFrame, metric: str, posthoc: POSTHOC = "nemenyi") -> Ranks | None:
+    """Rank models and strategies over datasets.
+
+    Parameters
+    ----------
+    cells
+        Of :func:`prognobench.aggregate.aggregate`; a dataset under another regime, k or cv counts
+        as another row.
+
+    Returns
+    -------
+    Ranks or None
+        ``None`` where no two choices share a dataset.
+
+    Raises
+    ------
+    MissingExtraError
+        Without scikit-posthocs, where there are datasets enough for its tests.
+    """
+    scores = score_matrix(cells, metric)
+    if scores.shape[1] < 2 or not len(scores):
+        return None
+    distance = find_metric(metric).distance(scores.to_numpy())
+    frame = scores.copy()
+    frame[:] = distance
+    mean_rank = frame.rank(axis=1).mean().sort_values(kind="stable")
+    scores = scores[mean_rank.index]
+    values = -frame[mean_rank.index]
+    columns = values.to_numpy()
+    counts = (columns[:, :, None] > columns[:, None, :]).sum(axis=0)
+    wins = _square(counts, mean_rank.index)
+    if len(scores) < FEWEST_DATASETS or scores.shape[1] < 3:
+        few = f"{len(scores)} datasets and {scores.shape[1]} choices: a rank test needs at least "
+        few += f"{FEWEST_DATASETS} and 3; see the paired differences instead"
+        return Ranks(scores, mean_rank, float("nan"), None, wins, few)
+    from scipy.stats import friedmanchisquare
+
+    p = float(friedmanchisquare(*columns.T).pvalue)
+    return Ranks(scores, mean_rank, p, _pairwise(values, posthoc), wins)
+
+
+def score_matrix(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return datasets by choices; choices missing on a dataset are left out, most shared first."""
+    name = find_metric(metric).name
+    real = ~cells["model"].isin([ORACLE, CHANCE]) & ~cells["baseline"] & cells["mean"].notna()
+    own = cells[real & (cells["metric"] == name)]
+    choices = own["model"].map(str) + ", " + own["strategy"].map(str)
+    rows = [own[name] for name in ("dataset", "regime", "k", "cv")]
+    matrix = own["mean"].groupby([*rows, choices.rename("choice")]).first().unstack("choice")
+    # A dataset that lacks most choices goes first, then the choices that are still incomplete.
+    matrix = matrix[matrix.notna().mean(axis=1) >= 0.5]
+    return matrix.dropna(axis=1)
+
+
+def _pairwise(values: pd.DataFrame, posthoc: POSTHOC) -> pd.DataFrame:
+    try:
+        import scikit_posthocs
+    except ImportError as error:
+        raise MissingExtraError("stats", "the rank test") from error
+    tests = {
+        "nemenyi": scikit_posthocs.posthoc_nemenyi_friedman,
+        "conover": scikit_posthocs.posthoc_conover_friedman,
+    }
+    return _square(np.asarray(tests[posthoc](values.to_numpy())), values.columns)
+
+
+def _square(values: np.ndarray, names: pd.Index[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(values, index=names, columns=names)
