@@ -131,7 +131,8 @@ class SweepLoader:
             varied = self._load(_flat({**self._first, section: chosen}))
             if any(varied[key] != first.get(key) for key in varied if key != section):
                 return self._load(overrides)
-            composed[section] = varied.get(section)
+            if section in varied:
+                composed[section] = varied[section]
         return composed
 
     def _load(self, overrides: Sequence[str]) -> Mapping[str, Any]:
@@ -200,12 +201,25 @@ def _arguments(arguments: Sequence[str]) -> Iterator[None]:
 
 def _plain(config: Any) -> Mapping[str, Any]:
     from omegaconf import OmegaConf, open_dict
+    from omegaconf.errors import InterpolationToMissingValueError
 
     with open_dict(config):
         config = config.copy()
         config.pop("hydra", None)
-    plain: dict[str, Any] = _without_missing(OmegaConf.to_container(config, resolve=True))
+    try:
+        plain: dict[str, Any] = _without_missing(OmegaConf.to_container(config, resolve=True))
+    except InterpolationToMissingValueError as error:
+        missing = _missing(OmegaConf.to_container(config))
+        raise ConfigError(f"{key} is missing: give it as {key}=VALUE" for key in missing) from error
     return plain
+
+
+def _missing(value: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _missing(inner, f"{prefix}.{key}" if prefix else key)
+    elif value == "???":
+        yield prefix
 
 
 def _without_missing(value: Any) -> Any:
@@ -235,14 +249,14 @@ def _resolve_lora(overrides: Sequence[str]) -> list[str]:
 def _check_choices(overrides: Sequence[str], config_dir: Path | None) -> None:
     """Report every unknown key and choice at once, with near names, before Hydra composes."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     faults: list[str] = []
     parser = OverridesParser.create()
     for text in overrides:
         try:
             override = parser.parse_override(text)
-        except OverrideParseException as error:
+        except HydraException as error:
             faults.append(f"{text!r} is no override, as in key=value: {_first_lines(error)}")
             continue
         group = override.key_or_group.partition("@")[0]

@@ -42,12 +42,12 @@ def from_mapping(composed: Mapping[str, Any]) -> RunConfig:
         kind: _component(kind, composed.get(kind), faults) for kind in GROUPS
     }
     dataset = composed.get("dataset")
-    options = dataset.get("image") if isinstance(dataset, Mapping) else None
+    pixels = dataset.get("pixels") if isinstance(dataset, Mapping) else None
     plain = _check("", _PLAIN, _pick(composed), faults)
     sections = {
         "train": _record("train", Train, composed.get("train", {}), faults),
         "checks": _record("checks", Checks, composed.get("checks", {}), faults),
-        "image": _record("dataset.image", ImageOptions, options or {}, faults),
+        "image": _record("dataset.pixels", ImageOptions, pixels or {}, faults),
         "paths": _paths(composed.get("paths", {}), faults),
     }
     _check_lora(composed.get("lora"), components["strategy"], faults)
@@ -77,7 +77,7 @@ def _component(kind: str, value: Any, faults: list[str]) -> Component:
         return Component("", "")
     settings = dict(value)
     name, builder = settings.pop("name", None), settings.pop("builder", None)
-    for handled_elsewhere in {"dataset": ("image",), "model": ("card",)}.get(kind, ()):
+    for handled_elsewhere in {"dataset": ("pixels",), "model": ("card",)}.get(kind, ()):
         settings.pop(handled_elsewhere, None)
     if not isinstance(builder, str):
         faults.append(f"{kind}.builder is missing: the name of a registered {kind} builder")

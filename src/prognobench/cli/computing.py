@@ -80,12 +80,11 @@ def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
     prognobench run -m model=vit,cnn strategy=full,lora seed=1,2,3
     prognobench run -m +experiment=embedded
     """
+    configs = _compose(**composing, run_job=_run_job)
+    if not configs:
+        return
     from prognobench.runner import run as run_all
 
-    def run_job(config: RunConfig) -> None:
-        _tell(run_all([config]))
-
-    configs = _compose(**composing, run_job=run_job)
     with console.progress_bars() as progress:
         outcomes = run_all(configs, progress)
     _tell(outcomes)
@@ -93,6 +92,13 @@ def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
         _print_scores(outcomes)
     if any(outcome.failed for outcome in outcomes):
         context.exit(FAILED_CELLS)
+
+
+def _run_job(config: RunConfig) -> None:
+    """Compute one run, in a job of one of Hydra's other launchers."""
+    from prognobench.runner import run as run_all
+
+    _tell(run_all([config]))
 
 
 def _tell(outcomes: Sequence[Outcome]) -> None:
