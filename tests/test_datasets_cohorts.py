@@ -200,7 +200,7 @@ def test_covid_19_ny_takes_the_earliest_film(tmp_path: Path, metadata: bool) -> 
     root = make_covid_19_ny(tmp_path, metadata)
     cohort = read("covid_19_ny_sbu", root=root, task="mortality")
     table = cohort.table
-    assert cohort.classes == ("discharged", "deceased")
+    assert cohort.classes == ("alive", "dead")
     assert len(table) == table["patient_id"].nunique() == 9
     assert table["label"].sum() == 3
     assert not table["image"].str.contains("ENHANCED|LATERAL|CT|MRI|KNEE").any()
@@ -234,7 +234,7 @@ def test_covid_19_ny_with_another_table(tmp_path: Path) -> None:
 
 def test_covid_chestxray_defects(tmp_path: Path) -> None:
     cohort = read("covid_chestxray", root=make_covid_chestxray(tmp_path), task="mortality")
-    assert cohort.classes == ("survived", "died")
+    assert cohort.classes == ("alive", "dead")
     table = cohort.table.set_index("patient_id")
     assert table["label"].to_dict() == {"1": 1, "2": 1, **dict.fromkeys("34568", 0)}
     assert table.loc["1", "image"] == "early-0.jpg"

@@ -54,7 +54,7 @@ def test_union_keeps_parts_apart(tmp_path: Path) -> None:
     ]
     assert table["centre"].tolist() == ["one:x"] * 4 + ["two"] * 4
     assert table["cohort"].tolist() == ["one"] * 4 + ["two"] * 4
-    assert set(table["source"]) == set(cohort.sources) == {"one/images", "two/images"}
+    assert set(table["source"]) == set(cohort.sources) == {"one", "two"}
     assert cohort.covariates == ("age",)
     assert table["label"].tolist() == [0, 1] * 4
 

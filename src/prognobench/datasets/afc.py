@@ -12,6 +12,7 @@ from prognobench.datasets.assembly import (
     OnMissing,
     Rules,
     assemble,
+    collecting,
 )
 from prognobench.datasets.files import ImageFolder, existing_folder
 from prognobench.datasets.spreadsheet import read_sheet
@@ -100,10 +101,8 @@ def aiforcovid(
     parts: list[pd.DataFrame] = []
     faults: list[str] = []
     for table, films in releases:
-        try:
+        with collecting(faults):
             parts.append(_release(table, films, column, words, covariates))
-        except DataError as error:
-            faults += error.faults
     if faults:
         raise DataError(faults)
     rows = pd.concat(parts, ignore_index=True)

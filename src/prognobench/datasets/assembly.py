@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -81,6 +82,15 @@ class Exclusions:
         return pd.DataFrame({"item": self.items, "reason": self.reasons}, dtype=str)
 
 
+@contextmanager
+def collecting(faults: list[str]) -> Iterator[None]:
+    """Keep the faults of a :class:`DataError`, so that what follows is looked at as well."""
+    try:
+        yield
+    except DataError as error:
+        faults += error.faults
+
+
 def assemble(
     films: pd.DataFrame,
     folder: ImageFolder,
@@ -106,9 +116,10 @@ def assemble(
     ------
     DataError
         With all faults at once: labels outside the classes, contradicting labels, missing files,
-        paths out of the folder, fewer than two classes.
+    rows without a patient, paths out of the folder, fewer than two classes.
     """
-    faults: list[str] = []
+    blank = list(films.loc[films["patient_id"] == "", "where"])
+    faults = [f"no patient in {listed(blank)}; name one, or delete these rows"] if blank else []
     exclude = {str(name) for name in rules.exclude}
     unused = exclude - {*films["patient_id"], *films["image"]}
     films = _without(films, exclude, exclusions)

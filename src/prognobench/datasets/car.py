@@ -41,8 +41,8 @@ def covid_19_ar(
     Parameters
     ----------
     root
-        The folder that holds the downloader's ``manifest-*`` folder (or is it) and, at any level
-        above the patients, ``COVID_19_AR_ClinicalCorrelates_July202020.xlsx``.
+        The folder that holds the downloader's ``manifest-*`` folder and, beside it or in it,
+        ``COVID_19_AR_ClinicalCorrelates_July202020.xlsx``.
     task
         ``icu`` (ICU Admit) or ``mortality``; the table writes them as 0/1 or Y/N.
     films
@@ -59,10 +59,8 @@ def covid_19_ar(
     """
     root = existing_folder(root, "dataset.root")
     column, classes = TASKS[task]
-    sheet = read_sheet(
-        find_below(root, "COVID_19_AR_ClinicalCorrelates*.xlsx", "the clinical table"),
-        header_row=2,
-    )
+    tables = find_below(root, "COVID_19_AR_ClinicalCorrelates*.xlsx", "the clinical table")
+    sheet = read_sheet(tables[0], header_row=2)
     words = {**dict.fromkeys(NO, classes[0]), **dict.fromkeys(YES, classes[1])}
     outcomes = read_outcomes(sheet, "PATIENT_ID", column, words, covariates)
     exclusions = Exclusions()

@@ -42,7 +42,7 @@ class Task:
 
 
 TASKS = {
-    "mortality": Task("survival", "Y", "N", ("survived", "died")),
+    "mortality": Task("survival", "Y", "N", ("alive", "dead")),
     "icu": Task("went_icu", "N", "Y", ("no icu", "icu"), "in_icu"),
     "intubation": Task("intubated", "N", "Y", ("not intubated", "intubated"), "intubation_present"),
 }

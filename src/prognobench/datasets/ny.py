@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from prognobench.records import Cohort
 
 TASKS = {
-    "mortality": ("last.status", {"discharged": "discharged", "deceased": "deceased"}),
+    "mortality": ("last.status", {"discharged": "alive", "deceased": "dead"}),
     "icu": (
         "is_icu",
         {**dict.fromkeys(("false", "0"), "no icu"), **dict.fromkeys(("true", "1"), "icu")},
@@ -44,8 +44,8 @@ def covid_19_ny_sbu(
     Parameters
     ----------
     root
-        The folder that holds the downloader's ``manifest-*`` folder (or is it) and, at any level
-        above the patients, the table ``deidentified_overlap_tcia*.csv``.
+        The folder that holds the downloader's ``manifest-*`` folders and, beside them or in one,
+        the table ``deidentified_overlap_tcia*.csv``.
     task
         ``mortality`` (last.status is deceased) or ``icu`` (is_icu is True).
     films
@@ -63,7 +63,8 @@ def covid_19_ny_sbu(
     """
     root = existing_folder(root, "dataset.root")
     column, words = TASKS[task]
-    sheet = read_sheet(find_below(root, "deidentified_overlap_tcia*.csv", "the clinical table"))
+    tables = find_below(root, "deidentified_overlap_tcia*.csv", "the clinical table")
+    sheet = read_sheet(tables[0])
     outcomes = read_outcomes(sheet, "to_patient_id", column, words, covariates)
     exclusions = Exclusions()
     rules = Rules(films, on_missing, "drop", on_conflict, exclude)

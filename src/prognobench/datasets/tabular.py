@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge
 
 from prognobench.datasets.assembly import (
     COLUMNS,
@@ -15,9 +17,10 @@ from prognobench.datasets.assembly import (
     OnUnknownLabel,
     Rules,
     assemble,
+    collecting,
 )
 from prognobench.datasets.files import ImageFolder
-from prognobench.datasets.spreadsheet import listed, read_sheet
+from prognobench.datasets.spreadsheet import read_sheet
 from prognobench.datasets.values import Label, covariate, labels_and_classes, positions
 from prognobench.errors import DataError
 from prognobench.records import Cohort
@@ -50,7 +53,7 @@ def table(
     order: str | None = None,
     covariates: tuple[str, ...] = (),
     keep: tuple[str, ...] = (),
-    header_row: int = 1,
+    header_row: Annotated[int, Ge(1)] = 1,
     films: Films = "all",
     on_missing: OnMissing = "error",
     on_unknown_label: OnUnknownLabel = "error",
@@ -101,21 +104,14 @@ def table(
     rows = sheet.select(columns, settings=True).rename(columns={"patient": "patient_id"})
     carried = sheet.select({name: name for name in (*covariates, *keep)}).drop(columns="where")
     faults = _carried_faults(carried, label)
-    blank = rows.loc[rows["patient_id"] == "", "where"]
-    if len(blank):
-        faults.append(f"no patient in {listed(list(blank))}; name one, or delete these rows")
     place = f"{sheet.path}, column"
     found: tuple[str, ...] = ()
-    try:
+    with collecting(faults):
         rows["label"], found = labels_and_classes(
             rows["label"], f"{place} {label!r}", positive, classes
         )
-    except DataError as error:
-        faults += error.faults
-    try:
+    with collecting(faults):
         rows["order"] = positions(rows["order"], f"{place} {order!r}") if order else float("nan")
-    except DataError as error:
-        faults += error.faults
     if faults:
         raise DataError(faults)
     rows["patient_id"] = patient_ids(rows["patient_id"])
@@ -139,7 +135,7 @@ def _carried_faults(carried: pd.DataFrame, label: str) -> list[str]:
         if name == label
         else f"column {name!r} has a name that cohorts use for themselves; rename it"
         for name in carried
-        if name == label or name in COLUMNS
+        if name == label or name in (*COLUMNS, "where")
     ]
 
 

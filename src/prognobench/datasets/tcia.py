@@ -48,8 +48,8 @@ class Series:
     day: float
 
 
-def find_below(root: Path, pattern: str, what: str, depth: int = 3) -> Path:
-    """Return the file or folder of that name in the root or up to ``depth`` levels below it.
+def find_below(root: Path, pattern: str, what: str, depth: int = 3) -> list[Path]:
+    """Return what is called so in the root or, if nothing is, in the uppermost level below it.
 
     Raises
     ------
@@ -58,19 +58,24 @@ def find_below(root: Path, pattern: str, what: str, depth: int = 3) -> Path:
     """
     for level in range(depth):
         if found := sorted(root.glob("*/" * level + pattern)):
-            return found[0]
+            return found
     inside = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
     raise DataError(f"dataset.root={root}: expected {what} ({pattern}) in it, found {inside}")
 
 
 def list_series(root: Path, collection: str) -> list[Series]:
     """Return all series, from ``metadata.csv`` if there is one, else from one header a series."""
-    home = find_below(root, collection, "the folder of the collection, with a folder per patient")
-    table = home.parent / "metadata.csv"
-    below = home.parent.relative_to(root).as_posix()
-    found = _from_metadata(table, below, collection) if table.is_file() else _from_tree(root, home)
+    homes = find_below(root, collection, "the folder of the collection, with a folder per patient")
+    found = []
+    for home in homes:  # large collections are often downloaded in several parts
+        table = home.parent / "metadata.csv"
+        if table.is_file():
+            below = home.parent.relative_to(root).as_posix()
+            found += _from_metadata(table, below, collection)
+        else:
+            found += _from_tree(root, home)
     if not found:
-        raise DataError(f"{home}: expected <patient>/<study>/<series>/*.dcm, found no series")
+        raise DataError(f"{homes[0]}: expected <patient>/<study>/<series>/*.dcm, found no series")
     return found
 
 
@@ -117,7 +122,8 @@ def _from_tree(root: Path, home: Path) -> list[Series]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.suffix.lower() == ".dcm")
+    files = folder.glob("[!.]*")
+    return sorted(path for path in files if path.suffix.lower() == ".dcm")
 
 
 def read_outcomes(

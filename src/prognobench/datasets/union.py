@@ -28,7 +28,8 @@ def union(
     Parameters
     ----------
     parts
-        Name -> ``builder`` and its settings, as in the YAML of a dataset.
+        Name -> ``builder`` and its settings, as in the YAML of a dataset. A part's ``image`` is
+        left aside: the union's own says how all its images are prepared.
     classes
         New names of the classes, in the parts' order (the positive last), for parts that call
         the same outcome differently.
@@ -60,7 +61,7 @@ def union(
         table=pd.concat(tables, ignore_index=True),
         classes=names,
         sources={
-            f"{part}/{key}": source
+            _source(part, cohort, key): source
             for part, cohort in cohorts.items()
             for key, source in cohort.sources.items()
         },
@@ -95,7 +96,9 @@ def _checked(name: str, given: Mapping[str, Any], faults: list[str]) -> tuple[Pa
     from pydantic import TypeAdapter, ValidationError
 
     where = f"dataset.parts.{name}"
-    settings = {key: value for key, value in given.items() if key not in ("name", "builder")}
+    settings = {
+        key: value for key, value in given.items() if key not in ("name", "builder", "image")
+    }
     try:
         part = DATASETS[str(given.get("builder"))]
     except ConfigError as error:
@@ -157,12 +160,17 @@ def _identity(source: Files | Rendered, image: str) -> tuple[str, str]:
     return "", str(path)
 
 
+def _source(part: str, cohort: Cohort, key: str) -> str:
+    """A part's only source goes by the part's name: what ``cv=external`` asks for."""
+    return part if len(cohort.sources) == 1 else f"{part}/{key}"
+
+
 def _under_name(part: str, cohort: Cohort) -> pd.DataFrame:
     table = cohort.table
     centre = (part + ":" + table["centre"]).where(table["centre"] != UNKNOWN_CENTRE, part)
     return table.assign(
         patient_id=part + ":" + table["patient_id"],
-        source=part + "/" + table["source"],
+        source=table["source"].map({key: _source(part, cohort, key) for key in cohort.sources}),
         centre=centre,
         cohort=part,
     )

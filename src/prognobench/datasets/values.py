@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Label = str | int | float | bool
 """A value of an outcome, as a config gives it."""
 
+MOST_CLASSES = 20
+"""More values than that are taken for a number or a name, unless they are declared."""
+
 BLANKS = frozenset(("", "?", "na", "n/a", "nan", "null", "#n/a", "<na>"))
 DATES = (
     *("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"),
@@ -65,6 +68,11 @@ def labels_and_classes(
         found = sorted(set(labels) - {""}, key=_by_number)
         classes = found
     counts = ", ".join(f"{str(v) or '(blank)'!r} ({n})" for v, n in labels.value_counts().items())
+    if declared is None and len(classes) > MOST_CLASSES:
+        raise DataError(
+            f"{where}: found {len(classes)} values, {listed(classes, 5)}; an outcome has a few "
+            "classes: is this the right column? If so, declare them with dataset.classes"
+        )
     if positive is None:
         if (
             declared is None
