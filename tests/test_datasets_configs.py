@@ -1,0 +1,99 @@
+"""The YAML of each cohort, from the command line to its builder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made_cohorts import (
+    make_aiforcovid,
+    make_covid_19_ar,
+    make_covid_19_ny,
+    make_covid_chestxray,
+    write_image,
+    write_xlsx,
+)
+
+from prognobench.compose import compose
+from prognobench.errors import DataError
+from prognobench.records import Cohort
+from prognobench.registry import DATASETS
+
+MAKERS = {
+    "afc": make_aiforcovid,
+    "car": make_covid_19_ar,
+    "ny": make_covid_19_ny,
+    "cxr": make_covid_chestxray,
+}
+
+
+def build(*overrides: str) -> Cohort:
+    (config,) = compose(overrides)
+    cohort: Cohort = DATASETS[config.dataset.builder](**config.dataset.settings)
+    return cohort
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("afc_severity", "afc_mortality", "car_icu", "car_mortality"),
+        *("ny_mortality", "ny_icu", "cxr_mortality", "cxr_icu"),
+    ],
+)
+def test_each_task_needs_its_root_alone(tmp_path: Path, name: str) -> None:
+    root = MAKERS[name.partition("_")[0]](tmp_path)
+    cohort = build(f"dataset={name}", f"dataset.root={root}")
+    assert cohort.name == name
+    assert len(cohort) == cohort.table["patient_id"].nunique()
+    assert set(cohort.table["label"]) == {0, 1}
+
+
+def test_intubation_of_a_tree_without_it(tmp_path: Path) -> None:
+    root = make_covid_chestxray(tmp_path)
+    with pytest.raises(DataError, match="no patient at all is left"):
+        build("dataset=cxr_intubation", f"dataset.root={root}")
+
+
+def test_cocross_reads_folders_and_files_named_by_id(tmp_path: Path) -> None:
+    rows = [[f"{at:02d}", ("Alive", "Death")[at % 2]] for at in range(6)]
+    table = write_xlsx(tmp_path / "cocross.xlsx", [["ID", "ICU Outcome"], *rows])
+    for at in range(3):
+        write_image(tmp_path / "films" / f"{at:02d}" / "day0.png", at)
+        write_image(tmp_path / "films" / f"{at:02d}" / "day3.png", at)
+    for at in range(3, 6):
+        write_image(tmp_path / "films" / f"{at:02d}.jpg", at)
+    given = (f"dataset.table={table}", f"dataset.images={tmp_path / 'films'}")
+    cohort = build("dataset=cocross_mortality", *given)
+    assert cohort.classes == ("Alive", "Death")
+    assert cohort.table.groupby("patient_id").size().tolist() == [2, 2, 2, 1, 1, 1]
+    with pytest.raises(DataError, match="expected a column 'Status'"):
+        build("dataset=cocross_mortality", *given, "dataset.label=Status")
+
+
+def test_a_table_from_the_command_line(tmp_path: Path) -> None:
+    rows = [[f"{at:02d}", f"{at}.png", at % 2] for at in range(4)]
+    table = write_xlsx(tmp_path / "a table.xlsx", [["Patient ID", "File", "dead"], *rows])
+    for at in range(4):
+        write_image(tmp_path / "films" / f"{at}.png", at)
+    cohort = build(
+        "dataset=table",
+        f'dataset.table="{table}"',
+        f"dataset.images={tmp_path / 'films'}",
+        "dataset.label=dead",
+        "dataset.positive=1",
+        "dataset.exclude=[03]",
+        "dataset.films=first",
+    )
+    assert cohort.table["label"].tolist() == [0, 1, 0]
+
+
+def test_a_union_of_yamls(tmp_path: Path) -> None:
+    ar, ny = make_covid_19_ar(tmp_path / "ar"), make_covid_19_ny(tmp_path / "ny")
+    cohort = build(
+        "dataset=union",
+        "+dataset@dataset.parts.ar=car_mortality",
+        f"dataset.parts.ar.root={ar}",
+        "+dataset@dataset.parts.ny=ny_mortality",
+        f"dataset.parts.ny.root={ny}",
+    )
+    assert cohort.table.groupby("source").size().to_dict() == {"ar": 8, "ny": 9}
