@@ -91,6 +91,8 @@ def weights_here(settings: Mapping[str, Any]) -> bool | None:
     weights = str(settings.get("weights", "hub"))
     if weights == "random":
         return None
+    if weights == "embedded":
+        return True
     if weights != "hub":
         return Path(weights).expanduser().is_file()
     package = str(settings.get("package") or "")
