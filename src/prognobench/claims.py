@@ -145,7 +145,7 @@ class _Contexts:
             return None
         share = float((scores["n"] / scores["train_patients"]).mean())
         runs = sum(len(group[["model", "strategy", "key"]].drop_duplicates()) for group in groups)
-        return corrected_t(differences.to_numpy(np.float64), share), runs, len(differences)
+        return corrected_t(np.asarray(differences, dtype=np.float64), share), runs, len(differences)
 
     def _balanced(self, claim: Claim) -> Finding:
         """The mean difference in balanced contexts against that in imbalanced ones."""
