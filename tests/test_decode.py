@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -361,3 +364,44 @@ def test_sizes_announced_by_codestreams(tmp_path: Path) -> None:
     assert codestream_size(LOSSLESS_JPEG) == codestream_size(JPEG_LS) == (10, 8)
     assert codestream_size(b"\x01\x00\x00\x00") is None
     assert decode.MAX_PIXELS >= 4000 * 5000, "mammograms and large plates must pass"
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Let a :class:`DataError` pass that names the file."""
+    try:
+        yield
+    except DataError as error:
+        if str(path) not in str(error):
+            raise
+
+
+SYNTAXES: dict[str, dict[str, Any]] = {
+    "raw": {},
+    "rle": {"syntax": RLELossless},
+    "j2k": {"syntax": JPEG2000Lossless},
+    "jls": {"syntax": JPEGLSLossless, "frame": JPEG_LS},
+    "jpeg": {"syntax": JPEGLosslessSV1, "frame": LOSSLESS_JPEG},
+    "deflated": {"syntax": DeflatedExplicitVRLittleEndian},
+}
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif", *SYNTAXES])
+def test_damaged_files_are_images_or_named_errors(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"film.{'dcm' if kind in SYNTAXES else kind}"
+    if kind in SYNTAXES:
+        pixels = DEEP if "frame" in SYNTAXES[kind] else film(side=40)
+        content = write_dicom(path, pixels, bits=12, **SYNTAXES[kind]).read_bytes()
+    else:
+        Image.fromarray(GREY).resize((40, 40)).save(path)
+        content = path.read_bytes()
+    random = np.random.default_rng(7)
+    for cut in (False, True) * 20:
+        damaged = bytearray(content)
+        for at in random.integers(0, len(content), 4):
+            damaged[at] = random.integers(256)
+        path.write_bytes(damaged[: random.integers(1, len(content))] if cut else damaged)
+        with named_errors(path):
+            shown = read_image(path)
+            assert shown.dtype == np.uint8
+            assert shown.ndim == 2

@@ -67,11 +67,11 @@ def naming(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises into a :class:`DataError` that names the file."""
     try:
         yield
-    except PrognobenchError:
+    except (PrognobenchError, KeyboardInterrupt, SystemExit):
         raise
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except Exception as error:  # decoders raise anything on broken input
+    except BaseException as error:  # decoders raise anything, Rust ones no Exception even
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{path}: cannot be read as an image ({reason}); replace the file, or leave it out "
