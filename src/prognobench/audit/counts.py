@@ -1,0 +1,67 @@
+"""Who is in a cohort, who was left out, and who stands in which part."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from prognobench.records import Cohort, Fold
+
+PARTS = ("train", "validation", "test")
+
+
+def by_centre(cohort: Cohort) -> pd.DataFrame:
+    """Patients of each class, all patients and all films at each centre, and in total."""
+    import pandas as pd
+
+    table = cohort.table
+    patients = table.drop_duplicates(["centre", "patient_id"])
+    classes = {
+        name: (patients["label"] == label).groupby(patients["centre"]).sum()
+        for label, name in enumerate(cohort.classes)
+    }
+    counts = pd.DataFrame(
+        {
+            **classes,
+            "patients": patients.groupby("centre").size(),
+            "films": table["centre"].value_counts(),
+        }
+    ).sort_values("patients", ascending=False, kind="stable")
+    counts.loc["all centres"] = counts.sum()
+    return counts.reset_index(names="centre")
+
+
+def by_part(cohort: Cohort, folds: Sequence[Fold]) -> pd.DataFrame:
+    """Patients of each class in each part, one row per fold."""
+    import pandas as pd
+
+    patient, label = cohort.table["patient_id"].factorize()[0], cohort.table["label"].to_numpy()
+    rows = []
+    for fold in folds:
+        row: dict[str, object] = {"fold": fold.name}
+        for part in PARTS:
+            members = getattr(fold, part)
+            _, first = np.unique(patient[members], return_index=True)
+            counts = np.bincount(label[members][first], minlength=len(cohort.classes))
+            row |= {f"{part} {name}": n for name, n in zip(cohort.classes, counts, strict=True)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def left_out(cohort: Cohort) -> pd.DataFrame:
+    """Each reason for which films or patients were left out, and how often."""
+    import pandas as pd
+
+    if cohort.exclusions is None:
+        return pd.DataFrame({"reason": [], "count": []})
+    # Readers name the row of the table behind the reason.
+    reasons = cohort.exclusions["reason"].map(
+        lambda text: re.sub(r" \([^()]* row \d+\)$", "", text)
+    )
+    return reasons.value_counts().rename_axis("reason").reset_index()

@@ -1,0 +1,86 @@
+"""Ways in which a part of a fold can be known from another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from prognobench.records import Cohort, Fold
+
+PARTS = ("train", "validation", "test")
+SHOWN = 5
+"""So many examples stand in a sentence."""
+
+
+def shared_patients(cohort: Cohort, folds: Iterable[Fold]) -> Iterator[str]:
+    """Tell of patients that stand in several parts of a fold."""
+    patient, ids = cohort.table["patient_id"].factorize()
+    for fold in folds:
+        members = [np.unique(patient[getattr(fold, part)]) for part in PARTS]
+        times = np.bincount(np.concatenate(members), minlength=len(ids))
+        if len(shared := np.flatnonzero(times > 1)):
+            yield (
+                f"{cohort.name}, fold {fold.name}: {len(shared)} patients stand in several parts "
+                f"({_some(ids[shared].tolist())}); give each patient one part"
+            )
+
+
+def shared_pictures(cohort: Cohort, same: pd.DataFrame, folds: Sequence[Fold]) -> Iterator[str]:
+    """Tell of pictures that are filed under several patients who stand in different parts.
+
+    Parameters
+    ----------
+    same
+        Films whose picture comes several times: the rows of the cohort's table, with ``group``.
+    """
+    parts = np.zeros((len(folds), len(cohort)), dtype=np.int8)
+    for row, fold in zip(parts, folds, strict=True):
+        for number, part in enumerate(PARTS, start=1):
+            row[getattr(fold, part)] = number
+    split = [
+        films
+        for _, films in same.groupby("group")
+        if films["patient_id"].nunique() > 1 and _apart(parts[:, films.index])
+    ]
+    if split:
+        yield (
+            f"{cohort.name}: {len(split)} pictures are filed under patients who stand in different "
+            f"parts of a fold ({_some([_named(films) for films in split])}); give such patients "
+            "one id, or leave films out with dataset.exclude"
+        )
+
+
+def repeats(cohort: Cohort, same: pd.DataFrame) -> Iterator[str]:
+    """Tell of pictures that come several times, wherever they stand."""
+    groups = same.groupby("group")
+    patients, outcomes, sources = (groups[n].nunique() for n in ("patient_id", "label", "source"))
+    found = (
+        ((patients == 1).sum(), "come several times for one patient"),
+        ((patients > 1).sum(), "are filed under several patients"),
+        ((outcomes > 1).sum(), "are filed under different outcomes"),
+        ((sources > 1).sum(), "stand in several sources"),
+    )
+    yield from (f"{cohort.name}: {count} pictures {what}" for count, what in found if count)
+
+
+def _apart(parts: NDArray[np.int8]) -> bool:
+    """Whether in any fold (a row) the images (columns) that are used stand in several parts."""
+    lowest = np.where(parts > 0, parts, len(PARTS) + 1).min(axis=1)
+    return bool((parts.max(axis=1) > lowest).any())
+
+
+def _named(films: pd.DataFrame) -> str:
+    pairs = list(zip(films["patient_id"], films["image"], strict=True))
+    shown = " = ".join(f"{patient}: {image}" for patient, image in pairs[:SHOWN])
+    return shown if len(pairs) <= SHOWN else f"{shown} = ..."
+
+
+def _some(names: Sequence[object]) -> str:
+    shown = "; ".join(map(str, names[:SHOWN]))
+    return shown if len(names) <= SHOWN else f"{shown}; and {len(names) - SHOWN} more"

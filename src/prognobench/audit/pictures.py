@@ -1,0 +1,104 @@
+"""Whether two films are one picture that was saved, scaled or cropped twice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+HASH_DISTANCE = 8
+"""Bits of 64 in which the perceptual hashes of two films may differ to be compared further."""
+
+LEAST_CORRELATION = 0.95
+"""Of the thumbnails of two films that are compared further."""
+
+LEAST_DETAIL = 0.76
+"""Correlation of the details of two films, one laid over the other, from which on they are one
+picture.
+
+The three numbers come from the 408 films of the public covid-chestxray collection, looked at pair
+by pair. Its 14 pairs of copies have hash distances up to 4, correlations from 0.97 and details
+from 0.80. The most alike of different patients have 6, 0.94 and 0.61, of one patient on different
+days 6, 0.94 and 0.80, and no pair more than one of these. Copies made by compression, scaling,
+noise, other contrast, two degrees of rotation or writing on the film are found in nine of ten cases
+or more; those cropped by more than 2 %, equalised or inverted mostly are not.
+"""
+
+SIDE = 128
+COARSE = 64
+DETAIL = 3.0
+"""Standard deviation, in pixels at ``SIDE``, of the blur that is taken off to leave the details."""
+
+
+def hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return perceptual hashes ``(images, 64)`` of thumbnails ``(images, 32, 32)``.
+
+    As ``imagehash.phash`` gives them: the signs of the 64 lowest frequencies of the cosine
+    transform around their median.
+    """
+    from scipy.fft import dctn
+
+    found = np.empty((len(thumbnails), 64), dtype=bool)
+    for start in range(0, len(thumbnails), 256):
+        block = thumbnails[start : start + 256].astype(np.float64)
+        low = dctn(block, axes=(1, 2))[:, :8, :8].reshape(len(block), 64)
+        found[start : start + 256] = low > np.median(low, axis=1, keepdims=True)
+    return found
+
+
+def correlations(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the correlation of each thumbnail ``(images, 32, 32)`` with its counterpart."""
+    products: NDArray[np.float32] = _standardised(one) * _standardised(other)
+    return products.sum(axis=1)
+
+
+def _standardised(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    return flat
+
+
+def agreement(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Return how well the details of two grey images agree once one is laid over the other.
+
+    The affine map between them comes from the enhanced correlation coefficient (Evangelidis and
+    Psarakis, 2008); -1 if none can be found.
+    """
+    import cv2
+
+    a, b = _scaled(one, SIDE), _scaled(other, SIDE)
+    warp = np.eye(2, 3, dtype=np.float32)
+    stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-4)
+    try:
+        _, found = cv2.findTransformECC(
+            _scaled(one, COARSE), _scaled(other, COARSE), warp, cv2.MOTION_AFFINE, stop
+        )
+    except cv2.error:
+        return -1.0
+    warp = np.asarray(found, dtype=np.float32)
+    warp[:, 2] *= SIDE / COARSE
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    covered = cv2.warpAffine(np.ones_like(b), warp, (SIDE, SIDE), flags=flags) > 0.99
+    edge = int(2 * DETAIL)
+    covered[:edge] = covered[-edge:] = covered[:, :edge] = covered[:, -edge:] = False
+    if covered.mean() < 0.5:
+        return -1.0
+    laid = cv2.warpAffine(b, warp, (SIDE, SIDE), flags=flags)
+    x, y = (image - cv2.GaussianBlur(image, (0, 0), DETAIL) for image in (a, laid))
+    return _correlation(x[covered], y[covered])
+
+
+def _scaled(image: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+    import cv2
+
+    scaled = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(scaled, dtype=np.float32)
+
+
+def _correlation(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
+    x, y = x - x.mean(), y - y.mean()
+    return float((x @ y) / max(1e-6, float(np.sqrt((x @ x) * (y @ y)))))
