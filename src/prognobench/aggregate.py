@@ -17,7 +17,7 @@ from prognobench.predictions import ORACLE
 from prognobench.registry import near
 from prognobench.scoring import CHANCE, score
 from prognobench.stats import CONFIDENCE, corrected_p
-from prognobench.store import read_table
+from prognobench.store import RunFolder, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,28 +36,19 @@ COLUMNS = (
 """The columns of ``tables/*.csv``."""
 
 TEXT = (
-    "dataset",
-    "model",
-    "strategy",
-    "regime",
-    "cv",
-    "key",
-    "threshold",
-    "metric",
-    "subgroup",
-    "reason",
-    "level",
-    "failure",
-    "not_applicable",
+    *("dataset", "model", "strategy", "regime", "cv", "key", "cohort", "folds", "path", "version"),
+    *("level", "subgroup", "threshold", "metric", "reason", "failure", "not_applicable"),
 )
+"""Columns that are text whatever they look like; blank is empty text."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """``runs.csv`` and ``scores.csv`` of a results folder."""
+    """``runs.csv`` and ``scores.csv`` of a results folder, and the folder of each row of runs."""
 
     runs: pd.DataFrame
     scores: pd.DataFrame
+    folders: tuple[RunFolder, ...]
 
     @property
     def versions(self) -> list[str]:
@@ -78,7 +69,7 @@ def read_scores(results: Path, rescore: bool = True) -> Scored:
     tables = [read_table(results / name, TEXT) for name in ("runs.csv", "scores.csv")]
     # A regime without k has 0 here: blanks do not group.
     runs, scores = (table.fillna({"k": 0}).astype({"k": int}) for table in tables)
-    return Scored(runs, scores)
+    return Scored(runs, scores, tuple(RunFolder(results / path) for path in runs["path"]))
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,12 @@ def catalogue(results: Path) -> tuple[pd.DataFrame, list[RunFolder]]:
     folders = list(iter_runs(results))
     if not folders:
         raise StoreError(f"no runs below {results}: start with 'prognobench run'")
-    rows = [_describe(folder) for folder in folders]
+    rows = [
+        {**_describe(folder), "path": str(folder.path.relative_to(results))} for folder in folders
+    ]
     for row, folder in _one_per_folds(rows, folders):
         if _knows_risk(folder):
-            named = {name: row[name] for name in (*NAMES, "classes", "cohort", "folds", "cells")}
+            named = {name: row[name] for name in (*NAMES, "cohort", "folds", "cells", "path")}
             key = row["folds"][:12]
             names = {"model": ORACLE, "strategy": ORACLE, "key": key, "done": row["cells"]}
             named |= {"failed": 0, "baseline": False}
@@ -80,7 +82,6 @@ def _describe(folder: RunFolder) -> dict[str, Any]:
         "finished": _finished(folder, done),
         "cohort": fingerprints.get("cohort", ""),
         "folds": fingerprints.get("folds", ""),
-        "classes": "\x1f".join(meta["classes"]),
     }
 
 

@@ -126,8 +126,9 @@ def load_predictions(runs: pd.DataFrame, folders: Sequence[RunFolder]) -> Iterat
     folders
         Folder of each row.
     """
-    for classes, rows in runs.groupby("classes", sort=False):
-        names = tuple(str(classes).split("\x1f"))
+    classes = [tuple(folders[row].meta["classes"]) for row in runs.index]
+    for names in dict.fromkeys(classes):
+        rows = runs[[each == names for each in classes]]
         oracles = rows["model"] == ORACLE
         listed, tables = _oracles(rows.index[oracles], folders, names)
         cells = [(row, cell) for row in rows.index[~oracles] for cell in folders[row].done_cells()]

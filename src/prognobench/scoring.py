@@ -72,7 +72,7 @@ def score(
     """
     runs, folders = catalogue(results)
     scores = score_table(runs, folders, settings, progress)
-    write_table(results / "runs.csv", runs.drop(columns="classes"))
+    write_table(results / "runs.csv", runs)
     write_table(results / "scores.csv", scores)
     return results / "scores.csv"
 
