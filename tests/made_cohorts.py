@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,27 @@ def write_xlsx(path: Path, rows: Iterable[Sequence[Any]]) -> Path:
     for row in rows:
         book.active.append(list(row))
     book.save(path)
+    return path
+
+
+def write_xls(path: Path, rows: Iterable[Sequence[str | float | bool]]) -> Path:
+    """Write the oldest Excel format (BIFF 2), which needs no library."""
+
+    def record(kind: int, content: bytes = b"") -> bytes:
+        return struct.pack("<HH", kind, len(content)) + content
+
+    records = [record(0x0009, struct.pack("<HH", 2, 0x0010))]
+    for row, cells in enumerate(rows):
+        for column, cell in enumerate(cells):
+            place = struct.pack("<HH3x", row, column)
+            if isinstance(cell, bool):
+                records.append(record(0x0005, place + bytes((cell, 0))))
+            elif isinstance(cell, str):
+                text = cell.encode("ascii")
+                records.append(record(0x0004, place + bytes((len(text),)) + text))
+            else:
+                records.append(record(0x0003, place + struct.pack("<d", cell)))
+    path.write_bytes(b"".join([*records, record(0x000A)]))
     return path
 
 

@@ -13,6 +13,7 @@ from made_cohorts import (
     make_covid_19_ny,
     make_covid_chestxray,
     write_image,
+    write_xls,
 )
 
 from prognobench.errors import DataError
@@ -87,19 +88,16 @@ def test_aiforcovid_names_every_missing_film(tmp_path: Path) -> None:
     assert len(cohort) == 14
 
 
-def test_aiforcovid_hackathon_edition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # No library writes the old Excel format any more: the reader of its cells is replaced.
+def test_aiforcovid_hackathon_edition(tmp_path: Path) -> None:
     header = ["ImageFile", "Hospital", "Age", "Sex", "Positivity at admission", "Prognosis"]
-    rows = [[f"P_{at}.png", "A", "50", "M", "1", ("MILD", "SEVERE")[at % 2]] for at in range(4)]
+    rows = [[f"P_{at}.png", "A", 50.0, 1.0, True, ("MILD", "SEVERE")[at % 2]] for at in range(4)]
     for at in range(4):
         write_image(tmp_path / "TrainSet" / "TrainSet" / f"P_{at}.png", at)
-    (tmp_path / "trainClinData.xls").touch()
-    monkeypatch.setattr(
-        "prognobench.datasets.spreadsheet._xls", lambda path: enumerate([header, *rows], 1)
-    )
+    write_xls(tmp_path / "trainClinData.xls", [header, *rows])
     cohort = read("aiforcovid", root=tmp_path, task="severity")
     assert cohort.table["patient_id"].tolist() == ["P_0", "P_1", "P_2", "P_3"]
     assert cohort.table["image"][0] == "TrainSet/TrainSet/P_0.png"
+    assert cohort.table["label"].tolist() == [0, 1, 0, 1]
 
 
 def test_aiforcovid_without_its_tables(tmp_path: Path) -> None:

@@ -65,7 +65,9 @@ def test_cocross_reads_folders_and_files_named_by_id(tmp_path: Path) -> None:
     given = (f"dataset.table={table}", f"dataset.images={tmp_path / 'films'}")
     cohort = build("dataset=cocross_mortality", *given)
     assert cohort.classes == ("Alive", "Death")
-    assert cohort.table.groupby("patient_id").size().tolist() == [2, 2, 2, 1, 1, 1]
+    assert cohort.table["image"].tolist()[2:4] == ["02/day0.png", "03.jpg"]
+    everything = build("dataset=cocross_mortality", *given, "dataset.films=all")
+    assert everything.table.groupby("patient_id").size().tolist() == [2, 2, 2, 1, 1, 1]
     with pytest.raises(DataError, match="expected a column 'Status'"):
         build("dataset=cocross_mortality", *given, "dataset.label=Status")
 

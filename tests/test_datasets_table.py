@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made_cohorts import write_csv, write_image, write_xlsx
+from made_cohorts import write_csv, write_image, write_xls, write_xlsx
 from made_dicom import film, write_dicom
 from openpyxl import Workbook
 
@@ -71,12 +71,13 @@ def test_the_plain_case(tmp_path: Path) -> None:
     assert cohort.exclusions.empty
 
 
-@pytest.mark.parametrize("suffix", ["csv", "semicolon.csv", "tsv", "xlsx", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv", "semicolon.csv", "tsv", "xlsx", "xls", "parquet"])
 def test_kinds_of_tables(tmp_path: Path, suffix: str) -> None:
     rows = rows_of()
     folder, table = folder_of(tmp_path, rows), tmp_path / f"table.{suffix}"
-    if suffix == "xlsx":
-        write_xlsx(table, [list(rows[0]), *(list(row.values()) for row in rows)])
+    if suffix in ("xlsx", "xls"):
+        write = write_xlsx if suffix == "xlsx" else write_xls
+        write(table, [list(rows[0]), *(list(row.values()) for row in rows)])
     elif suffix == "parquet":
         pd.DataFrame(rows).to_parquet(table)
     else:
@@ -428,7 +429,7 @@ def test_patient_numbers_that_changed_on_the_way(tmp_path: Path) -> None:
 def test_one_film_of_two_patients(tmp_path: Path) -> None:
     rows = rows_of()
     rows[2]["image"] = rows[0]["image"]
-    fails(tmp_path, rows, "1.png is listed for patients 001, 003", "table.csv row 2", "row 4")
+    fails(tmp_path, rows, "1.png for 001, 003 (table.csv row 2, table.csv row 4)")
 
 
 def test_dates_that_cannot_be_told(tmp_path: Path) -> None:

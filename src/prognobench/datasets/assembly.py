@@ -266,11 +266,14 @@ def _without_repeats(
 ) -> pd.DataFrame:
     """A file listed twice counts once; listed for two patients it would leak between folds."""
     owners = films.groupby("image")["patient_id"].transform("nunique")
-    for image, rows in films[owners > 1].groupby("image", sort=False):
+    told = [
+        f"{image} for {', '.join(dict.fromkeys(rows['patient_id']))} ({', '.join(rows['where'])})"
+        for image, rows in films[owners > 1].groupby("image", sort=False)
+    ]
+    if told:
         faults.append(
-            f"{image} is listed for patients {', '.join(dict.fromkeys(rows['patient_id']))} "
-            f"({', '.join(rows['where'])}); a film belongs to one patient: give both rows the "
-            "same patient, or leave one out with dataset.exclude"
+            f"images listed for several patients: {listed(told, SHOWN)}; give these rows the same "
+            "patient, or leave one patient out with dataset.exclude"
         )
     repeated = films["image"].duplicated()
     exclusions.add_rows(films[repeated], "the same file stands in an earlier row")

@@ -148,5 +148,5 @@ def existing_folder(path: Path, key: str) -> Path:
     path = Path(path).expanduser()
     if not path.is_dir():
         kind = "is a file, not a folder" if path.exists() else "does not exist"
-        raise DataError(f"{key}={path}: {kind}; give the folder as you received it")
+        raise DataError(f"{key}={path} {kind}; give the folder as you received it")
     return path

@@ -176,7 +176,9 @@ def _text(path: Path) -> Iterator[Row]:
     bare = re.sub(r'"[^"]*"', "", head)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=bare.count)
     csv.field_size_limit(1 << 24)
-    for number, cells in enumerate(csv.reader(io.StringIO(text), delimiter=delimiter), 1):
+    for number, cells in enumerate(
+        csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), 1
+    ):
         yield number, [cell.strip() for cell in cells]
 
 
@@ -209,8 +211,10 @@ def _xlsx(path: Path) -> Iterator[Row]:
     from openpyxl import load_workbook
 
     book = load_workbook(path, read_only=True, data_only=True)
+    sheet = book.worksheets[0]
+    sheet.reset_dimensions()  # some programs write wrong ones, and rows would be cut off
     try:
-        for number, cells in enumerate(book.worksheets[0].iter_rows(), 1):
+        for number, cells in enumerate(sheet.iter_rows(), 1):
             yield number, [_excel_text(cell) for cell in cells]
     finally:
         book.close()
