@@ -125,6 +125,7 @@ class Collection:
         modality: str = "CR",
         times: Sequence[str] = ("101500",),
         views: Sequence[str] = ("AP",),
+        body_part: str = "",
         written: bool = True,
     ) -> Path:
         """Add a series with one file per time and view; ``date`` is YYYYMMDD."""
@@ -147,6 +148,7 @@ class Collection:
                     StudyDescription=study,
                     SeriesDescription=series,
                     ViewPosition=view,
+                    BodyPartExamined=body_part,
                     StudyDate=date,
                     AcquisitionTime=time,
                 )

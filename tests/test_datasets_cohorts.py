@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from made_cohorts import (
+    Collection,
     make_aiforcovid,
     make_covid_19_ar,
     make_covid_19_ny,
@@ -133,8 +134,8 @@ def test_covid_19_ar_takes_the_first_frontal_film(
     told = "\n".join(f"{item}: {reason}" for item, reason in left_out.items())
     assert "modality CT" in told
     assert "XR ABDOMEN" in told
-    assert "view LL, not frontal" in told
-    assert "a lateral view" in told
+    assert "not a frontal view (LL)" in told
+    assert "not a frontal view (LATERAL)" in told
     assert "has no frontal chest film" in left_out["patient COVID-19-AR-16409999"]
     assert "no row in the table" in left_out["patient COVID-19-AR-99999999"]
     assert "not of the day" in told
@@ -204,7 +205,7 @@ def test_covid_19_ny_takes_the_earliest_film(tmp_path: Path, metadata: bool) -> 
     assert not table["image"].str.contains("ENHANCED|LATERAL|CT|MRI|KNEE").any()
     assert set(table["view"]) == {"PA"}
     told = "\n".join(reasons(cohort).values())
-    for word in ("modality CT", "modality MR", "enhanced copy", "lateral", "KNEE"):
+    for word in ("modality CT", "modality MR", "enhanced copy", "LATERAL", "KNEE"):
         assert word in told
     assert "has no frontal chest film" in reasons(cohort)["patient A000009"]
     assert ("not of the day" in told) == metadata
@@ -225,6 +226,24 @@ def test_covid_19_ny_with_another_table(tmp_path: Path) -> None:
     table.write_text(table.read_text().replace("deceased", "expired").replace("A0", "B0"))
     fails("covid_19_ny_sbu", "expected discharged", "'expired' (3)", root=root, task="mortality")
     fails("covid_19_ny_sbu", "calls them B000000", "folders A000000", root=root, task="icu")
+
+
+def test_a_film_is_a_chest_film_by_its_body_part(tmp_path: Path) -> None:
+    root = make_covid_19_ny(tmp_path, metadata=False)
+    more = Collection(tmp_path / "second download", "COVID-19-NY-SBU")
+    more.add("A000009", "19000101", study="PORTABLE", series="AP", body_part="CHEST")
+    more.add("A000000", "18991231", study="PORTABLE", series="AP", body_part="PELVIS")
+    (root / "second download" / "manifest-1600000000000").rename(root / "manifest-2")
+    cohort = read("covid_19_ny_sbu", root=root, task="icu")
+    assert len(cohort) == 10, "films of both downloads"
+    assert "not a chest film (PORTABLE / AP / PELVIS)" in reasons(cohort).values()
+
+
+def test_series_of_a_list_never_lead_out_of_the_folder(tmp_path: Path) -> None:
+    root = make_covid_19_ny(tmp_path)
+    listed = root / "manifest-1600000000000" / "metadata.csv"
+    listed.write_text(listed.read_text().replace(".\\COVID", "..\\..\\COVID", 1))
+    fails("covid_19_ny_sbu", "metadata.csv row 2", "lies outside", root=root, task="icu")
 
 
 # ------------------------------------------------------------------ covid-chestxray

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from prognobench.datasets.files import ImageFolder
 from prognobench.datasets.spreadsheet import listed
-from prognobench.errors import DataError
+from prognobench.errors import DataError, FaultsError
 from prognobench.records import Cohort, Files
 
 if TYPE_CHECKING:
@@ -84,10 +84,10 @@ class Exclusions:
 
 @contextmanager
 def collecting(faults: list[str]) -> Iterator[None]:
-    """Keep the faults of a :class:`DataError`, so that what follows is looked at as well."""
+    """Keep the faults of an error, so that what follows is looked at as well."""
     try:
         yield
-    except DataError as error:
+    except FaultsError as error:
         faults += error.faults
 
 

@@ -14,6 +14,8 @@ from prognobench.errors import MissingExtraError
 FILM_MODALITIES = ("CR", "DX", "RG")
 """Computed, digital and film radiography."""
 
+NOT_FRONTAL = r"\bLAT|\b(LL|RL|LLD|RLD|LLO|RLO|LAO|RAO|LPO|RPO)\b|OBLIQUE|DECUB"
+
 TAGS = ("Modality", "StudyDescription", "SeriesDescription", "ViewPosition", "BodyPartExamined")
 DATES = ("AcquisitionDate", "ContentDate", "SeriesDate", "StudyDate")
 TIMES = ("AcquisitionTime", "ContentTime", "SeriesTime", "StudyTime")
@@ -34,15 +36,14 @@ class Header:
 
     @property
     def fault(self) -> str:
-        """Why this is no frontal chest film, or nothing. What is not said counts as frontal."""
+        """Why this is no frontal chest film, or nothing.
+
+        A film is frontal unless its view, or without one its series, says otherwise.
+        """
         return (
             not_a_film(self.modality)
             or not_chest(self.study, self.series, self.body_part)
-            or (
-                f"view {self.view}, not frontal"
-                if self.view and not self.view.upper().startswith(("AP", "PA"))
-                else not_frontal(self.series)
-            )
+            or not_frontal(self.view or self.series)
         )
 
 
@@ -74,16 +75,17 @@ def not_a_film(modality: str) -> str:
 
 
 def not_chest(*descriptions: str) -> str:
-    """What no description calls a chest is none, unless none says anything."""
+    """A film that no description calls a chest is none, unless they say nothing at all."""
     said = " / ".join(filter(None, descriptions))
     known = not said or re.search(r"CHEST|THORA|\bCXR\b", said, re.IGNORECASE)
     return "" if known else f"not a chest film ({said})"
 
 
-def not_frontal(series: str) -> str:
-    text = series.upper()
-    lateral = re.search(r"\bLAT|\bLL\b|\bRL\b|DECUB", text) and not re.search(r"\b(AP|PA)\b", text)
-    return f"a lateral view ({series})" if lateral else ""
+def not_frontal(description: str) -> str:
+    """What a view or series is called that is lateral or oblique; "PA and lateral" may be both."""
+    text = description.upper()
+    frontal = re.search(r"\b(AP|PA)\b", text) or not re.search(NOT_FRONTAL, text)
+    return "" if frontal else f"not a frontal view ({description})"
 
 
 def _text(dataset: Any, tag: str) -> str:

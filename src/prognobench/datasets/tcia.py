@@ -19,7 +19,6 @@ from prognobench.datasets.headers import (
     Header,
     days_since_1970,
     not_a_film,
-    not_chest,
     not_frontal,
     read_header,
 )
@@ -90,6 +89,8 @@ def _from_metadata(table: Path, below: str, collection: str) -> list[Series]:
     found = []
     for row in rows[rows["collection"] == collection].to_dict("records"):
         folder = posixpath.normpath(f"{below}/{row['folder']}".replace("\\", "/"))
+        if folder.startswith(("../", "/")):
+            raise DataError(f"{row['where']}: {row['folder']!r} lies outside of {below}")
         day = days_since_1970(row["date"], "%m-%d-%Y")
         described = (row["modality"], row["study"], row["series"])
         found.append(Series(row["patient"], folder, *described, day))
@@ -202,12 +203,7 @@ def _patient_films(
 ) -> list[Film]:
     by_day: dict[float, list[Series]] = defaultdict(list)
     for one in group:
-        reason = (
-            not_a_film(one.modality)
-            or not_chest(one.study, one.series)
-            or not_frontal(one.series)
-            or unwanted(one)
-        )
+        reason = not_a_film(one.modality) or not_frontal(one.series) or unwanted(one)
         if reason:
             exclusions.add(one.folder, reason)
         else:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prognobench.datasets.assembly import UNKNOWN_CENTRE
+from prognobench.datasets.assembly import UNKNOWN_CENTRE, collecting
 from prognobench.errors import ConfigError, DataError, PrognobenchError
 from prognobench.records import Cohort, Files, Rendered
 from prognobench.registry import DATASETS, Part, near
@@ -77,7 +77,10 @@ def _build(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Cohort]:
     faults: list[str] = []
     if len(parts) < 2:
         faults.append(f"dataset.parts: a union has two parts or more, found {len(parts)}")
-    ready = {name: _checked(name, settings, faults) for name, settings in parts.items()}
+    ready: dict[str, tuple[Part, dict[str, Any]]] = {}
+    for name, given in parts.items():
+        with collecting(faults):
+            ready[name] = _checked(f"dataset.parts.{name}", given)
     if faults:
         raise ConfigError(faults)
     cohorts: dict[str, Cohort] = {}
@@ -91,21 +94,19 @@ def _build(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Cohort]:
     return cohorts
 
 
-def _checked(name: str, given: Mapping[str, Any], faults: list[str]) -> tuple[Part, dict[str, Any]]:
+def _checked(where: str, given: Mapping[str, Any]) -> tuple[Part, dict[str, Any]]:
     """Return the builder of a part and its settings, converted to their types."""
     from pydantic import TypeAdapter, ValidationError
 
-    where = f"dataset.parts.{name}"
-    settings = {
-        key: value for key, value in given.items() if key not in ("name", "builder", "image")
-    }
     try:
         part = DATASETS[str(given.get("builder"))]
     except ConfigError as error:
-        faults += [f"{where}.builder: {fault}" for fault in error.faults]
-        return Part("dataset", "", lambda: None), {}
-    checked = {}
-    for key, value in settings.items():
+        raise ConfigError(f"{where}.builder: {error}") from error
+    faults: list[str] = []
+    checked: dict[str, Any] = {}
+    for key, value in given.items():
+        if key in ("name", "builder", "image"):
+            continue
         if key not in part.settings:
             faults.append(f"unknown key '{where}.{key}'{near(key, list(part.settings))}")
             continue
@@ -116,8 +117,10 @@ def _checked(name: str, given: Mapping[str, Any], faults: list[str]) -> tuple[Pa
     faults += [
         f"{where}.{key} is missing"
         for key, parameter in part.settings.items()
-        if parameter.default is parameter.empty and key not in settings
+        if parameter.default is parameter.empty and key not in given
     ]
+    if faults:
+        raise ConfigError(faults)
     return part, checked
 
 
