@@ -3,7 +3,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -220,11 +219,12 @@ def test_a_full_disk_costs_the_bank_and_not_the_run(images, tmp_path, monkeypatc
 
 ELSEWHERE = """
 import runpy, sys
+from pathlib import Path
 import numpy as np
 test, pixels, folder, out = sys.argv[1:]
 made = runpy.run_path(test)
 counting = made["Counting"]()
-found = made["run"](counting, made["Images"](np.load(pixels)), made["Path"](folder))
+found = made["run"](counting, made["Images"](np.load(pixels)), Path(folder))
 np.savez(out, features=found["last1"], loads=counting.loads)
 """
 

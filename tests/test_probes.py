@@ -1,0 +1,350 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from prognobench.errors import TrainingError
+from prognobench.loaders import draw_order
+from prognobench.probes import EstimatorTask, ProbeTask, fit_estimator, fit_probes
+from prognobench.records import Estimator, Fold, Loss, Probe, Train
+
+N = 120
+WIDTHS = {"last1": 12, "last4": 20}
+PROBE = Probe(taps=("last1", "last4"), learning_rates=(1e-1, 1e-2), weight_decays=(0.0, 0.1))
+RECIPE = Train(epochs=8, patience=3, batch_size=16)
+NOWHERE = np.array([], dtype=int)
+
+
+@pytest.fixture(scope="module")
+def labels():
+    return np.random.default_rng(0).integers(0, 2, N)
+
+
+@pytest.fixture(scope="module")
+def features(labels):
+    random = np.random.default_rng(1)
+    made = {}
+    for tap, width in WIDTHS.items():
+        values = random.normal(size=(N, width)).astype(np.float32)
+        values[:, :3] += 1.5 * labels[:, None]
+        made[tap] = values
+    return made
+
+
+def fold(number, train=72, validation=24, draw=None):
+    rows = np.random.default_rng(number).permutation(N)
+    end = train + validation
+    return Fold(rows[:train], rows[train:end], rows[end:], number, draw=draw)
+
+
+def even(classes=2):
+    return Loss(np.ones(classes), np.zeros(classes), np.zeros(classes))
+
+
+@pytest.fixture
+def task(features, labels):
+    def make(number=0, **changes):
+        settings = {"fold": fold(number), "loss": even(), "probe": PROBE, "recipe": RECIPE}
+        return ProbeTask(
+            features=features, labels=labels, **{**settings, "seed": number, **changes}
+        )
+
+    return make
+
+
+def same(a, b, tolerance=1e-5):
+    np.testing.assert_allclose(a.probabilities, b.probabilities, rtol=0, atol=tolerance)
+    assert a.chosen == b.chosen
+    assert a.fitted.best_epoch == b.fitted.best_epoch
+    assert [row["epoch"] for row in a.fitted.history] == [row["epoch"] for row in b.fitted.history]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "probe", "loss"),
+    [
+        (RECIPE, PROBE, even()),
+        (replace(RECIPE, schedule="plateau", plateau_patience=1, evaluate_every=2), PROBE, even()),
+        (replace(RECIPE, ema=0.9, clip=0.05), replace(PROBE, standardise=True), even()),
+        (RECIPE, replace(PROBE, dropout=0.3), even()),
+        (
+            replace(RECIPE, monitor="average_precision"),
+            PROBE,
+            Loss(np.array([0.6, 2.0]), np.zeros(2), np.array([0.1, 0.4]), 2.0, 1.5, 0.1, True),
+        ),
+    ],
+)
+def test_heads_trained_together_are_those_trained_one_by_one(task, recipe, probe, loss):
+    tasks = [
+        task(number, recipe=recipe, probe=probe, loss=loss, fold=fold(number, size, draw=number))
+        for number, size in enumerate((72, 71, 68, 70, 12, 9, 4))
+    ]
+
+    together = fit_probes(tasks)
+
+    for result, one in zip(together, tasks, strict=True):
+        same(result, fit_probes([one])[0])
+
+
+def test_heads_of_a_grid_are_those_trained_by_themselves(task):
+    whole = fit_probes([task()])[0]
+    chosen = whole.chosen
+    alone = replace(
+        PROBE,
+        taps=(chosen["tap"],),
+        learning_rates=(chosen["lr"],),
+        weight_decays=(chosen["weight_decay"],),
+    )
+
+    same(whole, fit_probes([task(probe=alone)])[0])
+    losses = []
+    for tap in WIDTHS:
+        for lr in PROBE.learning_rates:
+            for decay in PROBE.weight_decays:
+                probe = Probe(taps=(tap,), learning_rates=(lr,), weight_decays=(decay,))
+                one = fit_probes([task(probe=probe)])[0]
+                losses.append(min(row["validation_loss"] for row in one.fitted.history))
+    assert min(losses) == pytest.approx(
+        min(row["validation_loss"] for row in whole.fitted.history), abs=1e-6
+    )
+
+
+def test_a_head_is_what_torch_and_a_plain_loop_make_of_it(task, features, labels):
+    loss = Loss(np.array([0.5, 2.0]), np.zeros(2), np.zeros(2))
+    recipe = Train(epochs=4, batch_size=16, clip=0.2)
+    probe = Probe(taps=("last1",), learning_rates=(0.05,), weight_decays=(0.3,))
+    made = task(probe=probe, recipe=recipe, loss=loss, seed=5)
+
+    (result,) = fit_probes([made])
+
+    x, y = torch.from_numpy(features["last1"]), torch.from_numpy(labels)
+    head = nn.Linear(12, 2)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    groups = [
+        {"params": [head.weight], "weight_decay": 0.3},
+        {"params": [head.bias], "weight_decay": 0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=0.05)
+    criterion = nn.CrossEntropyLoss(weight=torch.tensor([0.5, 2.0]))
+    best, step = (math.inf, x), 0
+    for epoch in range(1, 5):
+        order = made.fold.train[draw_order(72, None, (5, "order", epoch))]
+        for rows in np.array_split(order, 5):
+            step += 1
+            time = step / 5
+            factor = time if time < 1 else 0.5 * (1 + math.cos(math.pi * (time - 1) / 3))
+            for group in optimiser.param_groups:
+                group["lr"] = 0.05 * factor
+            optimiser.zero_grad()
+            criterion(head(x[rows]), y[rows]).backward()
+            nn.utils.clip_grad_norm_(head.parameters(), 0.2)
+            optimiser.step()
+        with torch.no_grad():
+            validation = criterion(head(x[made.fold.validation]), y[made.fold.validation]).item()
+            best = min(best, (validation, head(x)), key=lambda pair: pair[0])
+    np.testing.assert_allclose(result.probabilities, best[1].softmax(-1), atol=1e-5)
+
+
+def test_probabilities_are_of_every_image_and_learn_the_signal(task, labels):
+    (result,) = fit_probes([task()])
+
+    test = task().fold.test
+    assert result.probabilities.shape == (N, 2)
+    np.testing.assert_allclose(result.probabilities.sum(1), 1)
+    assert (result.probabilities[test].argmax(1) == labels[test]).mean() > 0.7
+    assert set(result.chosen) == {"tap", "lr", "weight_decay"}
+    assert result.fitted.cost["heads"] == 8
+    width = WIDTHS[result.chosen["tap"]]
+    assert result.fitted.cost["parameters_trainable"] == 2 * (width + 1)
+
+
+def test_a_tap_that_the_backbone_lacks_is_left_out(task):
+    probe = replace(PROBE, taps=("last1", "last4", "last4+avg"))
+
+    same(fit_probes([task(probe=probe)])[0], fit_probes([task()])[0])
+    with pytest.raises(TrainingError, match=r"r0-f0.*none of the taps last9"):
+        fit_probes([task(probe=replace(PROBE, taps=("last9",)))])
+
+
+def test_without_taps_the_pooled_feature_is_read(task, features):
+    probe = replace(PROBE, taps=())
+    pooled = replace(task(probe=probe), features={"": features["last1"]})
+    named = task(probe=replace(PROBE, taps=("last1",)))
+
+    (result,) = fit_probes([pooled])
+
+    assert result.chosen["tap"] == "pooled"
+    np.testing.assert_allclose(
+        result.probabilities, fit_probes([named])[0].probabilities, atol=1e-6
+    )
+
+
+def test_without_validation_the_default_head_trains_every_epoch(task):
+    probe = replace(PROBE, learning_rates=(1e-1, 2e-3, 1e-5))
+    few = fold(0, train=8, validation=24)
+    made = task(fold=replace(few, validation=NOWHERE), probe=probe)
+
+    (result,) = fit_probes([made])
+
+    assert result.chosen == {"tap": "last1", "lr": 2e-3, "weight_decay": 0.0}
+    assert result.fitted.best_epoch == result.fitted.history[-1]["epoch"] == RECIPE.epochs
+    assert result.fitted.cost["heads"] == 1
+
+
+def test_augmented_views_take_turns(task, features):
+    flipped = {tap: -values for tap, values in features.items()}
+    recipe = replace(RECIPE, epochs=1, warmup_epochs=0.0, schedule="constant")
+    probe = Probe(taps=("last1",), learning_rates=(1e-2,))
+
+    plain = fit_probes([task(recipe=recipe, probe=probe)])[0]
+    mirrored = fit_probes([task(recipe=recipe, probe=probe, views=(flipped,))])[0]
+
+    # The first epoch trains on the first view, whose signal points the other way.
+    assert np.corrcoef(plain.probabilities[:, 1], mirrored.probabilities[:, 1])[0, 1] < -0.5
+
+
+def test_heads_that_diverge_are_an_error_that_names_the_cell(task, features):
+    broken = {tap: np.full_like(values, np.nan) for tap, values in features.items()}
+
+    with pytest.raises(TrainingError, match="r0-f3.*no head"):
+        fit_probes([replace(task(3), features=broken)])
+
+
+def test_several_classes(task):
+    classes = np.random.default_rng(3).integers(0, 3, N)
+    made = replace(task(loss=even(3)), labels=classes)
+
+    (result,) = fit_probes([made])
+
+    assert result.probabilities.shape == (N, 3)
+
+
+# ------------------------------------------------------------------ classical classifiers
+
+
+def logistic(strength):
+    def make(seed):
+        from sklearn.linear_model import LogisticRegression
+
+        return LogisticRegression(C=strength)
+
+    return make
+
+
+@pytest.fixture
+def estimator_task(features, labels):
+    def make(estimator, **changes):
+        covariates = pd.DataFrame(
+            {
+                "age": np.where(np.arange(N) % 7 == 0, np.nan, 50.0 + labels * 20),
+                "sex": np.where(np.arange(N) % 2, "F", "M"),
+            }
+        )
+        covariates.loc[[3, 5], "sex"] = None
+        settings = {"labels": labels, "fold": fold(0), "loss": even(), "seed": 0}
+        return EstimatorTask(
+            features=features,
+            covariates=covariates,
+            estimator=estimator,
+            **{**settings, **changes},
+        )
+
+    return make
+
+
+def test_the_candidate_with_the_least_validation_loss_is_chosen(estimator_task, features, labels):
+    from sklearn.metrics import log_loss
+
+    strengths = (1e-4, 1e-1, 1e3)
+    estimator = Estimator("features", {f"C={c:g}": logistic(c) for c in strengths}, "last4")
+    task = estimator_task(estimator)
+
+    result = fit_estimator(task)
+
+    losses = {}
+    for c in strengths:
+        inputs = features["last4"].astype(float)
+        fitted = logistic(c)(0).fit(inputs[task.fold.train], labels[task.fold.train])
+        probabilities = fitted.predict_proba(inputs)
+        rows = task.fold.validation
+        losses[f"C={c:g}"] = log_loss(labels[rows], probabilities[rows])
+    assert result.chosen == {"candidate": min(losses, key=losses.__getitem__)}
+    recorded = [row["validation_loss"] for row in result.fitted.history]
+    np.testing.assert_allclose(recorded, list(losses.values()), rtol=1e-6)
+
+
+def test_covariates_become_numbers_by_what_the_training_part_knows(estimator_task):
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    seen = {}
+
+    class Spy(LogisticRegression):
+        def fit(self, X, y, **more):
+            seen["shape"], seen["more"] = X.shape, more
+            return super().fit(X, y)
+
+    estimator = Estimator("covariates", {"one": lambda seed: make_pipeline(SimpleImputer(), Spy())})
+    result = fit_estimator(estimator_task(estimator))
+
+    assert seen["shape"] == (72, 3)
+    assert np.isfinite(result.probabilities).all()
+
+
+def test_both_inputs_tell_the_classifier_where_covariates_begin(estimator_task):
+    seen = {}
+
+    class Fusion:
+        classes_ = np.array([0, 1])
+
+        def fit(self, X, y, covariates):
+            seen["columns"], seen["covariates"] = X.shape[1], covariates
+            return self
+
+        def predict_proba(self, X):
+            return np.full((len(X), 2), 0.5)
+
+    fit_estimator(estimator_task(Estimator("both", {"one": lambda seed: Fusion()}, "last1")))
+
+    assert seen == {"columns": 12 + 3, "covariates": 3}
+
+
+def test_a_class_that_the_training_part_lacks_gets_probability_zero(estimator_task):
+    classes = np.where(np.arange(N) % 2, 0, 2)
+    task = estimator_task(
+        Estimator("features", {"one": logistic(1.0)}, "last1"), labels=classes, loss=even(3)
+    )
+
+    result = fit_estimator(task)
+
+    assert result.probabilities.shape == (N, 3)
+    assert (result.probabilities[:, 1] == 0).all()
+
+
+def test_a_candidate_that_cannot_be_fitted_is_left_out_and_noted(estimator_task):
+    def refuse(seed):
+        raise ValueError("more neighbours than patients")
+
+    candidates = {"bad": refuse, "good": logistic(1.0)}
+    result = fit_estimator(estimator_task(Estimator("features", candidates, "last1")))
+
+    assert result.chosen == {"candidate": "good"}
+    assert "more neighbours than patients" in result.fitted.cost["notes"][0]
+    with pytest.raises(TrainingError, match="more neighbours than patients"):
+        fit_estimator(estimator_task(Estimator("features", {"bad": refuse}, "last1")))
+
+
+def test_without_validation_the_middle_candidate_is_taken(estimator_task):
+    candidates = {f"C={c:g}": logistic(c) for c in (0.1, 1.0, 10.0)}
+    task = estimator_task(
+        Estimator("features", candidates, "last1"), fold=replace(fold(0), validation=NOWHERE)
+    )
+
+    assert fit_estimator(task).chosen == {"candidate": "C=1"}
