@@ -212,7 +212,7 @@ def test_augmented_views_take_turns(task, features):
 def test_heads_that_diverge_are_an_error_that_names_the_cell(task, features):
     broken = {tap: np.full_like(values, np.nan) for tap, values in features.items()}
 
-    with pytest.raises(TrainingError, match="r0-f3.*no head"):
+    with pytest.raises(TrainingError, match=r"r0-f3.*no head"):
         fit_probes([replace(task(3), features=broken)])
 
 
@@ -261,7 +261,7 @@ def estimator_task(features, labels):
 def test_the_candidate_with_the_least_validation_loss_is_chosen(estimator_task, features, labels):
     from sklearn.metrics import log_loss
 
-    strengths = (1e-4, 1e-1, 1e3)
+    strengths = (1e-4, 1e-2, 1.0)
     estimator = Estimator("features", {f"C={c:g}": logistic(c) for c in strengths}, "last4")
     task = estimator_task(estimator)
 
@@ -276,7 +276,7 @@ def test_the_candidate_with_the_least_validation_loss_is_chosen(estimator_task, 
         losses[f"C={c:g}"] = log_loss(labels[rows], probabilities[rows])
     assert result.chosen == {"candidate": min(losses, key=losses.__getitem__)}
     recorded = [row["validation_loss"] for row in result.fitted.history]
-    np.testing.assert_allclose(recorded, list(losses.values()), rtol=1e-6)
+    np.testing.assert_allclose(recorded, list(losses.values()), rtol=1e-4)
 
 
 def test_covariates_become_numbers_by_what_the_training_part_knows(estimator_task):
