@@ -133,7 +133,7 @@ def test_every_choice_is_sound(group: str, name: str) -> None:
         config = from_mapping(groups)
     except ConfigError as error:
         left = [fault for fault in error.faults if " is missing: give it as " not in fault]
-        assert left == []  # noqa: PT017
+        assert left == []
         return
     if group != "train":
         assert getattr(config, group).name == name

@@ -83,7 +83,7 @@ def _component(kind: str, value: Any, faults: list[str]) -> Component:
         faults.append(f"{kind}.builder is missing: the name of a registered {kind} builder")
         return Component("", "")
     if name is None:
-        faults.append(f"{kind}.name is missing: what tables call it")
+        faults.append(f"{kind}.name is missing: give it as {kind}.name=VALUE")
         name = ""
     try:
         part = GROUPS[kind][builder]
