@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,8 @@ STYLE: dict[str, Any] = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
     "svg.fonttype": "none",
-    "svg.hashsalt": "prognobench",
+    # A name is no formula, whatever dollar signs are in it.
+    "text.parse_math": False,
     "pdf.fonttype": 42,
 }
 
@@ -86,21 +87,13 @@ class Figure:
         import matplotlib
         from matplotlib.figure import Figure as Canvas
 
-        with matplotlib.rc_context(STYLE):  # type: ignore[arg-type]
+        style: Any = {**STYLE, "svg.hashsalt": self.name}
+        with matplotlib.rc_context(style):
             canvas = Canvas(figsize=self.size, layout="constrained")
             axes = canvas.subplots()
             self.draw(axes, self.data)
             if self.synthetic:
-                canvas.text(
-                    0.995,
-                    0.005,
-                    "synthetic films",
-                    ha="right",
-                    va="bottom",
-                    size=7,
-                    color=FAINT,
-                    style="italic",
-                )
+                canvas.suptitle("synthetic films", x=0.995, ha="right", size=7, color=FAINT)
             stream = io.BytesIO()
             plain = {"Date": None} if kind == "svg" else {}
             background = "none" if kind == "svg" else "white"
@@ -108,9 +101,12 @@ class Figure:
         return stream.getvalue()
 
     def inline(self) -> str:
-        """Return the SVG for a page: its text in the page's colour, no declaration."""
+        """Return the SVG for a page: text in the page's colour, no id twice on the page."""
         text = self.render("svg").decode()
-        return text[text.index("<svg") :].replace(INK, "currentColor")
+        text = text[text.index("<svg") :].replace(INK, "currentColor")
+        used = set(re.findall(r"#([\w-]+)[\")]", text))
+        text = re.sub(r' id="([\w-]+)"', lambda found: found[0] if found[1] in used else "", text)
+        return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
 
 
 def save(figures: Sequence[Figure], folder: Path) -> Iterator[Path]:
@@ -219,6 +215,8 @@ def trade_off(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
     """Columns series, label, x, y, front: points, the Pareto front joined and named."""
 
     def draw(axes: Axes, data: pd.DataFrame) -> None:
+        from matplotlib.ticker import EngFormatter, NullFormatter
+
         for number, (name, part, style) in enumerate(_series(data)):
             axes.scatter(
                 part["x"],
@@ -241,6 +239,8 @@ def trade_off(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
                 textcoords="offset points",
             )
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.12, y=0.15)
         axes.set(xlabel=x, ylabel=y)
         axes.legend(loc="lower right", ncols=2 if data["series"].nunique() > 4 else 1)
@@ -327,17 +327,3 @@ def rank_diagram(axes: Axes, data: pd.DataFrame) -> None:
         text_h_margin=0.02,
         crossbar_props={"color": COLOURS[1]},
     )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Plot without matplotlib's remarks about fonts that are not installed."""
-    import logging
-
-    logger = logging.getLogger("matplotlib.font_manager")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

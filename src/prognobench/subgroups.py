@@ -62,8 +62,9 @@ def subgroups(
             if column not in cohort or cohort[column].isna().all():
                 continue
             found.add(column)
-            groups = _values(cohort, column, edges, level).reindex(test.ids[chosen]).to_numpy()
-            for group in sorted({group for group in groups if isinstance(group, str)}):
+            values, names = _values(cohort, column, edges, level)
+            groups = values.reindex(test.ids[chosen]).to_numpy()
+            for group in (name for name in names if (groups == name).any()):
                 mask = masks.setdefault(f"{column}={group}", np.zeros(len(chosen), dtype=bool))
                 mask[chosen] |= groups == group
     if missing := [column for column in by if column not in found]:
@@ -75,23 +76,26 @@ def subgroups(
     return masks
 
 
-def _values(cohort: pd.DataFrame, column: str, edges: Bands, level: Level) -> pd.Series[Any]:
-    """The group of each patient or image, as text, indexed by its name."""
+def _values(
+    cohort: pd.DataFrame, column: str, edges: Bands, level: Level
+) -> tuple[pd.Series[Any], list[str]]:
+    """The group of each patient or image, indexed by its name; and the groups in their order."""
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     values = cohort[column]
     if is_numeric_dtype(values) and not is_bool_dtype(values) and values.nunique() > 5:
-        groups = _bands(values, edges or _edges(values, column))
+        groups, names = _bands(values, edges or _edges(values, column))
     else:
         groups = values.astype(object).where(values.notna())
         groups = groups.map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
         groups = groups.where(values.notna() & (groups != ""))
-    if groups.nunique() > MOST_GROUPS:
-        raise ConfigError(f"{column!r} has {groups.nunique()} different values: no grouping")
+        names = sorted(groups.dropna().unique())
+    if len(names) > MOST_GROUPS:
+        raise ConfigError(f"{column!r} has {len(names)} different values: no grouping")
     if level == "image":
-        return groups.set_axis(cohort["image"])
+        return groups.set_axis(cohort["image"]), names
     by_patient = groups.groupby(cohort["patient_id"])
-    return by_patient.first().where(by_patient.nunique() <= 1, SEVERAL)
+    return by_patient.first().where(by_patient.nunique() <= 1, SEVERAL), [*names, SEVERAL]
 
 
 def _edges(values: pd.Series[Any], column: str) -> Bands:
@@ -100,7 +104,7 @@ def _edges(values: pd.Series[Any], column: str) -> Bands:
     return tuple(dict.fromkeys(float(f"{edge:.3g}") for edge in values.quantile([1 / 3, 2 / 3])))
 
 
-def _bands(values: pd.Series[Any], edges: Bands) -> pd.Series[Any]:
+def _bands(values: pd.Series[Any], edges: Bands) -> tuple[pd.Series[Any], list[str]]:
     import pandas as pd
 
     ordered = sorted(edges)
@@ -108,4 +112,4 @@ def _bands(values: pd.Series[Any], edges: Bands) -> pd.Series[Any]:
     names += [f"{low:g} to {high:g}" for low, high in pairwise(ordered)]
     names.append(f"{ordered[-1]:g} and over")
     inner = [-np.inf, *ordered, np.inf]
-    return pd.cut(values, inner, right=False, labels=names).astype(object)
+    return pd.cut(values, inner, right=False, labels=names).astype(object), names

@@ -124,7 +124,7 @@ def make_table(
     order = [metric.name for metric in selection.found()]
     by_metric = cells.sort_values("metric", key=lambda names: names.map(order.index), kind="stable")
     by_metric = by_metric.sort_values("dataset", kind="stable")
-    tables = tuple(lay_out(by_metric, tuple(rows), columns, order, _remarks(scored, cells)))
+    tables = tuple(lay_out(by_metric, tuple(rows), columns, order, remarks(scored, cells)))
     chosen = [f"{name}={'+'.join(map(str, values))}" for name, values in (where or {}).items()]
     parts = ["+".join(order), "+".join(rows), "by", columns, *chosen]
     stem = re.sub(r"[^\w.+=-]+", "-", "_".join(parts))
@@ -162,16 +162,17 @@ def _write(
         yield path
 
 
-def _remarks(scored: Scored, cells: pd.DataFrame) -> tuple[str, ...]:
-    remarks = []
+def remarks(scored: Scored, cells: pd.DataFrame) -> tuple[str, ...]:
+    """What a reader of any table of these results has to know."""
+    said = []
     if len(scored.versions) > 1:
-        remarks.append(f"runs of several versions are mixed: {', '.join(scored.versions)}")
+        said.append(f"runs of several versions are mixed: {', '.join(scored.versions)}")
     if superseded := cells.attrs.get("superseded"):
-        remarks.append(
+        said.append(
             f"where runs of the same names differ in other settings the latest is shown, not "
             f"{', '.join(superseded)}: give them different names to compare them"
         )
-    return tuple(remarks)
+    return tuple(said)
 
 
 # ------------------------------------------------------------------ layout
@@ -182,7 +183,7 @@ def lay_out(
     rows: tuple[str, ...],
     columns: str,
     metrics: Sequence[str],
-    remarks: Sequence[str] = (),
+    more_notes: Sequence[str] = (),
 ) -> Iterator[Table]:
     """Yield one table for each combination of what neither rows nor columns show."""
     shown = {*rows, columns}
@@ -207,7 +208,7 @@ def lay_out(
             tuple(_say(columns, value) for value in heads),
             tuple([*body, *below]),
             len(below),
-            (*_notes(group, references, "metric" in fixed), *remarks),
+            (*_notes(group, references, "metric" in fixed), *more_notes),
         )
 
 

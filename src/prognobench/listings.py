@@ -1,0 +1,168 @@
+"""Tables that are not scores by names: cost against score, comparisons, claims, ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prognobench.aggregate import CHOICES, Scored
+from prognobench.claims import Finding
+from prognobench.figures import CONTEXT, contexts, describe, pareto
+from prognobench.metrics.metric import find_metric
+from prognobench.ranks import Ranks
+from prognobench.tables import SYNTHETIC, Entry, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "parameters_trainable": ("trainable parameters", lambda value: f"{value:,.0f}"),
+    "trainable_share": ("of all", lambda value: f"{100 * value:.2g} %"),
+    "seconds_train": ("training, s per fold", lambda value: f"{value:,.1f}"),
+    "seconds_inference": ("inference, s per fold", lambda value: f"{value:,.2f}"),
+    "peak_memory_bytes": ("peak memory, MB", lambda value: f"{value / 1e6:,.0f}"),
+    "storage_bytes": ("adapted part, MB", lambda value: f"{value / 1e6:,.2f}"),
+}
+"""Column of ``runs.csv`` -> heading, and how a value is written."""
+
+
+def costs(scored: Scored) -> pd.DataFrame:
+    """Return the mean cost of every model and strategy in every context."""
+    runs = scored.runs.assign(
+        trainable_share=scored.runs["parameters_trainable"] / scored.runs["parameters_total"]
+    )
+    return runs.groupby([*CONTEXT, *CHOICES])[list(COSTS)].mean().reset_index()
+
+
+def efficiency(
+    cells: pd.DataFrame, scored: Scored, metrics: Sequence[str] = ("mcc", "average_precision")
+) -> Iterator[Table]:
+    """Yield score against cost, one table per context.
+
+    Parameters
+    ----------
+    cells
+        Of :func:`prognobench.aggregate.aggregate`, with these metrics.
+    """
+    found = [find_metric(name) for name in metrics]
+    spent = costs(scored)
+    for named, own, _ in contexts(cells):
+        wide = own.pivot_table(index=list(CHOICES), columns="metric", values="mean")
+        if wide.empty or found[0].name not in wide:
+            continue
+        context = spent[(spent[list(CONTEXT)] == list(named.values())).all(axis=1)]
+        table = wide.reset_index().merge(context, how="left")
+        front = pareto(
+            table["parameters_trainable"].fillna(np.inf).to_numpy(float),
+            table[found[0].name].to_numpy(float),
+            found[0],
+        )
+        rows = []
+        for line, on_front in zip(table.to_dict("records"), front, strict=True):
+            mark = "best" if on_front else ""
+            scores = [_number(line.get(m.name), "{:.3f}".format, mark) for m in found]
+            amounts = [_number(line[name], write) for name, (_, write) in COSTS.items()]
+            names = tuple(str(line[name]) for name in CHOICES)
+            rows.append((names, (*scores, *amounts)))
+        yield Table(
+            f"cost · {describe(named)}" + (f" · {SYNTHETIC}" if own["synthetic"].any() else ""),
+            CHOICES,
+            (*(m.title for m in found), *(title for title, _ in COSTS.values())),
+            tuple(rows),
+            notes=(
+                f"bold: on the Pareto front of {found[0].title} and trainable parameters; the "
+                "adapted part in single precision",
+            ),
+        )
+
+
+def _number(value: Any, write: Callable[[float], str], mark: str = "") -> Entry:
+    if value is None or not np.isfinite(value):
+        return Entry("")
+    return Entry(write(float(value)), mark, value=float(value))
+
+
+def comparison_table(compared: pd.DataFrame, by: str) -> Table:
+    """Return comparisons as a table to read; ``compared`` is of ``comparisons.compare``."""
+    metric = find_metric(str(compared["metric"].iloc[0]))
+    fixed = [
+        name
+        for name in ("dataset", "model", "strategy", "regime", "k", "cv", "seed")
+        if name != by and compared[name].nunique() > 1
+    ]
+    rows = []
+    for line in compared.to_dict("records"):
+        names = tuple(str(line[name]) for name in (*fixed, "first", "second"))
+        if isinstance(line["refused"], str):
+            rows.append((names, (Entry(f"not compared: {line['refused']}"), *[Entry("")] * 6)))
+            continue
+        beliefs = [line[f"p_{name}"] for name in ("first_better", "equal", "second_better")]
+        rows.append(
+            (
+                names,
+                (
+                    _interval(line["difference"], line["low"], line["high"]),
+                    _interval(line["fold_difference"], line["fold_low"], line["fold_high"]),
+                    _number(line["fold_p_holm"], "{:.3f}".format),
+                    _number(line["effect"], "{:.2f}".format),
+                    _number(line["mcnemar_p_holm"], "{:.3f}".format),
+                    _number(line["delong_p_holm"], "{:.3f}".format),
+                    Entry(" / ".join(f"{p:.2f}" for p in beliefs if not np.isnan(p))),
+                ),
+            )
+        )
+    return Table(
+        f"{metric.title}, first less second",
+        (*fixed, "first", "second"),
+        (
+            "over patients [95 %]",
+            "over folds [95 %]",
+            "p (folds)",
+            "effect",
+            "p (McNemar)",
+            "p (DeLong)",
+            "P(first / equal / second)",
+        ),
+        tuple(rows),
+        notes=(
+            "over patients: all folds pooled, paired bootstrap; over folds: corrected t-test "
+            "(Nadeau & Bengio); effect: mean over standard deviation; p-values are Holm-corrected; "
+            "McNemar compares decisions, DeLong ROC-AUC, whatever the metric",
+        ),
+    )
+
+
+def _interval(value: float, low: float, high: float) -> Entry:
+    if np.isnan(value):
+        return Entry("")
+    return Entry(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]", value=float(value))
+
+
+def claim_table(findings: Sequence[Finding]) -> Table:
+    """Return the verdicts on claims."""
+    rows = tuple(
+        ((finding.claim.says,), (Entry(finding.verdict), Entry(finding.reason)))
+        for finding in findings
+    )
+    return Table("claims", ("claim",), ("verdict", "because"), rows)
+
+
+def rank_table(ranks: Ranks) -> Table:
+    """Return mean ranks with wins, ties and losses against all others."""
+    wins = ranks.wins.to_numpy()
+    total = len(ranks.scores) * (len(wins) - 1)
+    rows = []
+    for number, (name, mean) in enumerate(ranks.mean_rank.items()):
+        won, lost = int(wins[number].sum()), int(wins[:, number].sum())
+        record = f"{won} / {total - won - lost} / {lost}"
+        rows.append(((str(name),), (Entry(f"{mean:.2f}", value=mean), Entry(record))))
+    tested = ranks.too_few or f"Friedman p = {ranks.p:.3g}"
+    return Table(
+        f"mean rank over {len(ranks.scores)} datasets",
+        ("choice",),
+        ("mean rank", "won / tied / lost"),
+        tuple(rows),
+        notes=(tested,),
+    )
