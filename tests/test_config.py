@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,13 +138,26 @@ def test_every_choice_is_sound(group: str, name: str) -> None:
         assert getattr(config, group).name == name
 
 
-def test_every_experiment_composes() -> None:
-    assert options("experiment")
-    for name in options("experiment"):
-        text = (config_root() / "experiment" / f"{name}.yaml").read_text()
-        assert "prognobench run" in text.partition("defaults:")[0]
-        needed = sorted({f"{key}=somewhere" for key in re.findall(r"dataset\.\w+(?==)", text)})
-        assert compose([f"+experiment={name}", *needed], multirun=True)
+@pytest.mark.parametrize("name", options("experiment"))
+def test_an_experiment_says_its_command_and_chooses_what_there_is(name: str) -> None:
+    text = (config_root() / "experiment" / f"{name}.yaml").read_text()
+    assert f"prognobench run -m +experiment={name}" in " ".join(text.split())
+    experiment = yaml.safe_load(text)
+    swept = experiment["hydra"]["sweeper"]["params"]
+    fixed = {
+        key.removeprefix("override /"): value
+        for choice in experiment.get("defaults", ())
+        for key, value in choice.items()
+    }
+    for key, value in {**swept, **fixed}.items():
+        if key in CONFIG_GROUPS:
+            assert {*str(value).split(",")} <= {*options(key)}
+
+
+def test_an_experiment_is_a_sweep() -> None:
+    configs = compose(["experiment=embedded_few_shot", "train=quick"], multirun=True)
+    assert sorted({config.regime.settings["k"] for config in configs}) == [2, 4, 8, 16, 32]
+    assert {config.train.epochs for config in configs} == {document("train", "quick")["epochs"]}
 
 
 def test_every_group_lists_its_choices() -> None:
