@@ -52,7 +52,7 @@ def hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def correlations(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the correlation of each thumbnail ``(images, 32, 32)`` with its counterpart."""
     products: NDArray[np.float32] = _standardised(one) * _standardised(other)
-    return products.sum(axis=1)
+    return np.asarray(products.sum(axis=1))
 
 
 def _standardised(images: NDArray[np.uint8]) -> NDArray[np.float32]:

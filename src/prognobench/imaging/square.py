@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -63,13 +63,13 @@ def crop_borders(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def minmax(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Map the darkest value to 0 and the brightest to 255; an image of one value stays."""
+    import cv2
+
     low, high = int(image.min()), int(image.max())
     if high == low or (low, high) == (0, 255):
         return image
     values = (np.arange(256) - low) * (255 / (high - low))
-    table = np.rint(values.clip(0, 255)).astype(np.uint8)
-    stretched: NDArray[np.uint8] = table[image]
-    return stretched
+    return np.asarray(cv2.LUT(image, np.rint(values.clip(0, 255)).astype(np.uint8)), np.uint8)
 
 
 def equalise(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -84,20 +84,37 @@ def equalise(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _fitted(image: NDArray[np.uint8], side: int, interpolation: str, fit: str) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    if fit == "stretch":
+        return _scaled(image, side, side, interpolation)
+    if fit == "crop":
+        shortest = min(height, width)
+        top, left = (height - shortest) // 2, (width - shortest) // 2
+        central = image[top : top + shortest, left : left + shortest]
+        return _scaled(central, side, side, interpolation)
+    longest = max(height, width)
+    height, width = (max(1, round(side * length / longest)) for length in (height, width))
+    square = np.zeros((side, side, *image.shape[2:]), dtype=np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = _scaled(image, height, width, interpolation)
+    return square
+
+
+def _scaled(
+    image: NDArray[np.uint8], height: int, width: int, interpolation: str
+) -> NDArray[np.uint8]:
+    import cv2
     from PIL import Image
 
-    film: Any = Image.fromarray(np.ascontiguousarray(image))
-    resample = Image.Resampling[FILTERS[interpolation]]
-    height, width = image.shape[:2]
-    if fit == "pad":
-        longest = max(height, width)
-        shape = (max(1, round(side * width / longest)), max(1, round(side * height / longest)))
-        square = Image.new(film.mode, (side, side))
-        corner = ((side - shape[0]) // 2, (side - shape[1]) // 2)
-        square.paste(film.resize(shape, resample), corner)
-        return np.asarray(square)
-    box = (0.0, 0.0, float(width), float(height))
-    if fit == "crop":
-        left, top = max(0, width - height) / 2, max(0, height - width) / 2
-        box = (left, top, width - left, height - top)
-    return np.asarray(film.resize((side, side), resample, box=box))
+    # Averaging 2 x 2 pixels is ten times quicker than a filter over many, and changes the result
+    # by a fifth of a grey value.
+    while (
+        interpolation != "nearest"
+        and image.shape[0] >= 2.5 * height
+        and image.shape[1] >= 2.5 * width
+    ):
+        half = (image.shape[1] // 2, image.shape[0] // 2)
+        even = image[: 2 * half[1], : 2 * half[0]]
+        image = np.asarray(cv2.resize(even, half, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    film = Image.fromarray(np.ascontiguousarray(image))
+    return np.asarray(film.resize((width, height), Image.Resampling[FILTERS[interpolation]]))
