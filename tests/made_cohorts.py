@@ -12,6 +12,7 @@ import numpy as np
 from made_dicom import film, write_dicom
 from openpyxl import Workbook
 from PIL import Image
+from pydicom.dataset import Dataset
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], encoding: str = "utf-8") -> Path:
@@ -80,7 +81,8 @@ def make_aiforcovid(root: Path, deaths: tuple[Any, Any] = (0, 1)) -> Path:
             name = f"{prefix}_{20 if (prefix, at) == ('P_3', 4) else at + 1}"
             severe = number % 2
             death = deaths[number % 4 == 1]
-            cells = [at, name, "ABCDEF"[number % 6], 40 + number, "MF"[number % 2], 1, 37.5]
+            hospital = "ABCDEF"[number % 6] if number < 10 else "abcdef"[number % 6]
+            cells = [at, name, hospital, 40 + number, "MF"[number % 2], 1, 37.5]
             cells += [3, 1, 5.1, None, "AP", ("MILD", "SEVERE")[severe]]
             rows.append([*cells, None if number == 2 else death])
             write_dicom(
@@ -125,8 +127,8 @@ class Collection:
         modality: str = "CR",
         times: Sequence[str] = ("101500",),
         views: Sequence[str] = ("AP",),
-        body_part: str = "",
         written: bool = True,
+        **tags: Any,
     ) -> Path:
         """Add a series with one file per time and view; ``date`` is YYYYMMDD."""
         american = f"{date[4:6]}-{date[6:]}-{date[:4]}"
@@ -148,9 +150,9 @@ class Collection:
                     StudyDescription=study,
                     SeriesDescription=series,
                     ViewPosition=view,
-                    BodyPartExamined=body_part,
                     StudyDate=date,
                     AcquisitionTime=time,
+                    **tags,
                 )
         return self.manifest / folder
 
@@ -208,6 +210,8 @@ def make_covid_19_ar(root: Path, yes_no: tuple[Any, Any] = (0, 1), metadata: boo
 def make_covid_19_ny(root: Path, metadata: bool = True) -> Path:
     """Ten patients; the severe ones with many films, enhanced copies, laterals, CT, MR.
 
+    Beside the table lies its description, under nearly the same name.
+
     Later series of A000001 stand in ``metadata.csv`` but not on the disk: who takes the first
     film does not look at them.
     """
@@ -234,12 +238,17 @@ def make_covid_19_ny(root: Path, metadata: bool = True) -> Path:
         tree.add(patient, "19000105", series="CHEST PA", modality="DX", views=("PA",))
         for day in range(6, 12) if dead and metadata else ():
             tree.add(patient, f"190001{day:02d}", series="CHEST", written=at != 1)
+    original = Dataset()
+    original.ReferencedSOPInstanceUID = "1.2.3"
+    tree.add("A000002", "19000101", series="SUPPRESSED", ReferencedImageSequence=[original])
     early = "A000000"
     tree.add(early, "19000102", study="CT CHEST", series="AXIAL", modality="CT", views=("",))
     tree.add(early, "19000101", study="MRI BRAIN", series="T1", modality="MR", views=("",))
     tree.add(early, "19000103", study="XR CHEST PA AND LATERAL", series="LATERAL", views=("LL",))
     tree.add(early, "19000104", study="XR KNEE")
-    write_csv(root / "deidentified_overlap_tcia.csv.cleaned.csv_20210806.csv", rows)
+    name = "deidentified_overlap_tcia.csv.cleaned.csv"
+    write_csv(root / f"{name}_20210806.csv", rows)
+    write_csv(root / f"{name}.template_20210806.csv", [{"column_name": "last.status"}])
     if metadata:
         tree.write_metadata()
     return root

@@ -89,12 +89,13 @@ def test_aiforcovid_names_every_missing_film(tmp_path: Path) -> None:
     assert len(cohort) == 14
 
 
-def test_aiforcovid_hackathon_edition(tmp_path: Path) -> None:
+@pytest.mark.parametrize("table", ["trainClinData.xls", "TrainSet/trainClinData.xls"])
+def test_aiforcovid_hackathon_edition(tmp_path: Path, table: str) -> None:
     header = ["ImageFile", "Hospital", "Age", "Sex", "Positivity at admission", "Prognosis"]
     rows = [[f"P_{at}.png", "A", 50.0, 1.0, True, ("MILD", "SEVERE")[at % 2]] for at in range(4)]
     for at in range(4):
         write_image(tmp_path / "TrainSet" / "TrainSet" / f"P_{at}.png", at)
-    write_xls(tmp_path / "trainClinData.xls", [header, *rows])
+    write_xls(tmp_path / table, [header, *rows])
     cohort = read("aiforcovid", root=tmp_path, task="severity")
     assert cohort.table["patient_id"].tolist() == ["P_0", "P_1", "P_2", "P_3"]
     assert cohort.table["image"][0] == "TrainSet/TrainSet/P_0.png"
@@ -205,7 +206,14 @@ def test_covid_19_ny_takes_the_earliest_film(tmp_path: Path, metadata: bool) -> 
     assert not table["image"].str.contains("ENHANCED|LATERAL|CT|MRI|KNEE").any()
     assert set(table["view"]) == {"PA"}
     told = "\n".join(reasons(cohort).values())
-    for word in ("modality CT", "modality MR", "enhanced copy", "LATERAL", "KNEE"):
+    for word in (
+        "modality CT",
+        "modality MR",
+        "enhanced copy",
+        "processed copy",
+        "LATERAL",
+        "KNEE",
+    ):
         assert word in told
     assert "has no frontal chest film" in reasons(cohort)["patient A000009"]
     assert ("not of the day" in told) == metadata
@@ -222,7 +230,7 @@ def test_covid_19_ny_icu_and_missing_series(tmp_path: Path) -> None:
 
 def test_covid_19_ny_with_another_table(tmp_path: Path) -> None:
     root = make_covid_19_ny(tmp_path)
-    table = next(root.glob("*.csv"))
+    table = next(root.glob("*csv_20210806.csv"))
     table.write_text(table.read_text().replace("deceased", "expired").replace("A0", "B0"))
     fails("covid_19_ny_sbu", "expected discharged", "'expired' (3)", root=root, task="mortality")
     fails("covid_19_ny_sbu", "calls them B000000", "folders A000000", root=root, task="icu")
@@ -231,8 +239,8 @@ def test_covid_19_ny_with_another_table(tmp_path: Path) -> None:
 def test_a_film_is_a_chest_film_by_its_body_part(tmp_path: Path) -> None:
     root = make_covid_19_ny(tmp_path, metadata=False)
     more = Collection(tmp_path / "second download", "COVID-19-NY-SBU")
-    more.add("A000009", "19000101", study="PORTABLE", series="AP", body_part="CHEST")
-    more.add("A000000", "18991231", study="PORTABLE", series="AP", body_part="PELVIS")
+    more.add("A000009", "19000101", study="PORTABLE", series="AP", BodyPartExamined="CHEST")
+    more.add("A000000", "18991231", study="PORTABLE", series="AP", BodyPartExamined="PELVIS")
     (root / "second download" / "manifest-1600000000000").rename(root / "manifest-2")
     cohort = read("covid_19_ny_sbu", root=root, task="icu")
     assert len(cohort) == 10, "films of both downloads"

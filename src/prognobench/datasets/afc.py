@@ -29,9 +29,10 @@ RELEASES = {
     "AIforCOVID.xlsx": "imgs",
     "AIforCOVID_r2.xlsx": "imgs_r2",
     "AIforCOVID_r3.xlsx": "imgs_r3",
-    "trainClinData.xls": "TrainSet/TrainSet",
+    "trainClinData.xls": "",
+    "TrainSet/trainClinData.xls": "",
 }
-"""Table of each release, the last the hackathon's -> folder of its films."""
+"""Table of each release -> folder of its films; the hackathon's are found by their full names."""
 
 UNUSABLE = (
     *("P_3_391", "P_3_377", "P_3_20", "P_3_108", "P_1_16"),
@@ -133,10 +134,9 @@ def _release(
         }
     )
     rows["label"] = decoded(rows["label"], f"{table}, column {column!r}", words)
-    rows["centre"] = rows["centre"].replace("", UNKNOWN_CENTRE)
+    rows["centre"] = rows["centre"].str.upper().replace("", UNKNOWN_CENTRE)
     rows["patient_id"] = rows["image"].str.replace(r"\.\w+$", "", regex=True)
-    rows["image"] = (
-        f"{films}/" + rows["image"] if (table.parent / films).is_dir() else rows["image"]
-    )
+    if films and (table.parent / films).is_dir():
+        rows["image"] = f"{films}/" + rows["image"]
     rows["order"] = float("nan")
     return rows

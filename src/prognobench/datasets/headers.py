@@ -17,6 +17,7 @@ FILM_MODALITIES = ("CR", "DX", "RG")
 NOT_FRONTAL = r"\bLAT|\b(LL|RL|LLD|RLD|LLO|RLO|LAO|RAO|LPO|RPO)\b|OBLIQUE|DECUB"
 
 TAGS = ("Modality", "StudyDescription", "SeriesDescription", "ViewPosition", "BodyPartExamined")
+REFERENCE = "ReferencedImageSequence"
 DATES = ("AcquisitionDate", "ContentDate", "SeriesDate", "StudyDate")
 TIMES = ("AcquisitionTime", "ContentTime", "SeriesTime", "StudyTime")
 
@@ -24,7 +25,7 @@ TIMES = ("AcquisitionTime", "ContentTime", "SeriesTime", "StudyTime")
 @dataclass(frozen=True)
 class Header:
     """Text as the file gives it, empty where it gives none; ``day`` counts from 1970, NaN without
-    a date, its fraction is the time of day.
+    a date, its fraction is the time of day. ``refers`` is whether it was made from another image.
     """
 
     modality: str
@@ -32,6 +33,7 @@ class Header:
     series: str
     view: str
     body_part: str
+    refers: bool
     day: float
 
     @property
@@ -44,6 +46,7 @@ class Header:
             not_a_film(self.modality)
             or not_chest(self.study, self.series, self.body_part)
             or not_frontal(self.view or self.series)
+            or ("a processed copy of another film" if self.refers else "")
         )
 
 
@@ -54,10 +57,11 @@ def read_header(path: Path) -> Header:
     except ImportError as error:
         raise MissingExtraError("dicom", "reading a cohort of DICOM files") from error
     config.settings.reading_validation_mode = config.IGNORE
-    tags = [*TAGS, *DATES, *TIMES]
+    tags = [*TAGS, REFERENCE, *DATES, *TIMES]
     dataset = dcmread(path, stop_before_pixels=True, specific_tags=tags)
     modality, study, series, view, body_part = (_text(dataset, tag) for tag in TAGS)
-    return Header(modality, study, series, view, body_part, _day(dataset))
+    refers = bool(dataset.get(REFERENCE))
+    return Header(modality, study, series, view, body_part, refers, _day(dataset))
 
 
 def days_since_1970(text: str, form: str) -> float:

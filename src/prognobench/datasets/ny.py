@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from prognobench.datasets.tcia import Series
     from prognobench.records import Cohort
 
+TABLE = "deidentified_overlap_tcia*.csv"
+"""The clinical table; its description beside it has "template" in its name."""
+
 TASKS = {
     "mortality": ("last.status", {"discharged": "alive", "deceased": "dead"}),
     "icu": (
@@ -38,8 +41,9 @@ def covid_19_ny_sbu(
     """COVID-19-NY-SBU: 1,384 patients of one hospital, 1,365 with a chest film.
 
     Films are frontal chest CR and DX series; CT, MR, laterals and the "enhanced" copies of films
-    are left out. Series come from the downloader's ``metadata.csv`` if it is there; only the
-    files of the day that is wanted are opened.
+    (which are named so, or refer to their original) are left out. Series come from the
+    downloader's ``metadata.csv`` if it is there; only the files of the day that is wanted are
+    opened.
 
     Parameters
     ----------
@@ -63,7 +67,7 @@ def covid_19_ny_sbu(
     """
     root = existing_folder(root, "dataset.root")
     column, words = TASKS[task]
-    tables = find_below(root, "deidentified_overlap_tcia*.csv", "the clinical table")
+    tables = find_below(root, TABLE, "the clinical table", but_not="template")
     sheet = read_sheet(tables[0])
     outcomes = read_outcomes(sheet, "to_patient_id", column, words, covariates)
     exclusions = Exclusions()

@@ -47,17 +47,25 @@ class Series:
     day: float
 
 
-def find_below(root: Path, pattern: str, what: str, depth: int = 3) -> list[Path]:
-    """Return what is called so in the root or, if nothing is, in the uppermost level below it.
+def find_below(root: Path, pattern: str, what: str, but_not: str = "/") -> list[Path]:
+    """Return what is called so in the root or, if nothing is, one or two levels below it.
+
+    Parameters
+    ----------
+    what
+        What is looked for, for messages.
+    but_not
+        Leave out names with this in them.
 
     Raises
     ------
     DataError
         Saying what was expected and what the root holds.
     """
-    for level in range(depth):
-        if found := sorted(root.glob("*/" * level + pattern)):
-            return found
+    for level in range(3):
+        found = [path for path in root.glob("*/" * level + pattern) if but_not not in path.name]
+        if found:
+            return sorted(found)
     inside = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
     raise DataError(f"dataset.root={root}: expected {what} ({pattern}) in it, found {inside}")
 
@@ -108,7 +116,7 @@ def _from_tree(root: Path, home: Path) -> list[Series]:
         except MissingExtraError:
             raise
         except Exception:  # an unreadable file is reported when its film is wanted
-            header = Header("CR", "", "", "", "", float("nan"))
+            header = Header("CR", "", "", "", "", False, math.nan)
         found.append(
             Series(
                 folder.relative_to(home).parts[0],
