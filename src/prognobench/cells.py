@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 
 from prognobench.engine import fit, predict
-from prognobench.errors import ConfigError
 from prognobench.features import PLAIN, Features, View, embed
 from prognobench.imaging.augment import Augmentation
 from prognobench.loaders import Loader
@@ -32,27 +31,6 @@ if TYPE_CHECKING:
 
 Task = ProbeTask | EstimatorTask
 Made = TypeVar("Made")
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device that a config names; ``auto`` takes a GPU where there is one.
-
-    Raises
-    ------
-    ConfigError
-        If the device is unknown or not there.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device={name} cannot be used here: {reason}") from error
-    return device
 
 
 def cell_axes(seed: int, fold: Fold) -> tuple[int, ...]:

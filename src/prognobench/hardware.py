@@ -9,6 +9,29 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from prognobench.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that a config names; ``auto`` takes a GPU where there is one.
+
+    Raises
+    ------
+    ConfigError
+        If the device is unknown or not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device={name} cannot be used here: {reason}") from error
+    return device
+
 
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Return ``fp32`` or ``bf16``; ``auto`` takes bf16 where the hardware multiplies in it.

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from prognobench.audit import audit
-from prognobench.errors import ConfigError, FaultsError, PrognobenchError
+from prognobench.audit import Audit, audit
+from prognobench.errors import ConfigError, DataError, FaultsError, PrognobenchError
 from prognobench.folds import export_folds, make_folds
 from prognobench.imaging.cache import Pixels, cohort_digest, pixel_cache
 from prognobench.registry import DATASETS, LOSSES, MODELS, STRATEGIES
@@ -146,13 +146,33 @@ class Workspace:
         """The quick part of the data desk; what it must refuse is a :class:`ConfigError`."""
 
         def make() -> tuple[str, ...]:
-            report = audit(self.cohort(config), self.folds(config))
+            report = audit(self.cohort(config), self.folds(config), folder=config.paths.cache)
             if refusals := report.refusals(config.checks):
                 raise ConfigError(refusals)
             return tuple(report.notes)
 
         splitting = [asdict(config.dataset), asdict(config.cv), asdict(config.regime)]
         return self._once(make, "audit", splitting, asdict(config.checks), config.seed)
+
+    def full_audit(self, config: RunConfig) -> Audit:
+        """All of the data desk's checks; images that cannot be decoded are part of its findings."""
+        cohort, folds = self.cohort(config), self.folds(config)
+        pixels: Pixels | None = None
+        broken: tuple[str, ...] = ()
+        try:
+            pixels = self.pixels(config)
+        except DataError as error:
+            broken = error.faults
+        return audit(
+            cohort,
+            folds,
+            folder=config.paths.cache,
+            pixels=pixels,
+            broken=broken,
+            metadata=True,
+            seed=config.seed,
+            progress=self.progress,
+        )
 
 
 def prepare(configs: Sequence[RunConfig], workspace: Workspace) -> list[Prepared]:

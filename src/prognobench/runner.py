@@ -63,7 +63,8 @@ def run(configs: Sequence[RunConfig], progress: Progress | None = None) -> list[
 
 def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
     # Imported here since torch takes seconds, and a finished sweep needs none of it.
-    from prognobench.cells import feature_cells, resolve_device, train_cell
+    from prognobench.cells import feature_cells, train_cell
+    from prognobench.hardware import resolve_device
 
     devices = {run.config.device: resolve_device(run.config.device) for run in runs}
     for run in runs:

@@ -9,8 +9,8 @@ import click
 
 from prognobench import __version__
 from prognobench.cli import console
-from prognobench.cli.computing import list_, run
-from prognobench.cli.reading import score, table
+from prognobench.cli.computing import data, list_, predict, run
+from prognobench.cli.reading import claims, compare, report, score, table
 from prognobench.errors import PrognobenchError
 
 EXIT_FAILED_CELLS, EXIT_WRONG, EXIT_INTERRUPTED = 1, 2, 130
@@ -50,7 +50,7 @@ def cli() -> None:
     pass
 
 
-for command in (run, score, table, list_):
+for command in (run, data, score, table, compare, claims, report, predict, list_):
     cli.add_command(command)
 
 

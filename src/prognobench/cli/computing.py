@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from prognobench.cli import console
 from prognobench.cli.reading import print_tables
+from prognobench.store import write_table
 
 if TYPE_CHECKING:
     from prognobench.records import RunConfig
@@ -147,3 +149,96 @@ def list_(what: str | None, config_dir: Path | None) -> None:
         console.print_rows(["group", "choices"], overview(config_dir))
     else:
         console.print_rows(*listing(what, config_dir))
+
+
+@click.group()
+def data() -> None:
+    """Audit a dataset; decode its images ahead."""
+
+
+@data.command()
+@_takes_overrides
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--csv", "folder", type=FOLDER, help="Also write each table as CSV here.")
+def check(as_json: bool, folder: Path | None, **composing: Any) -> None:
+    """Look for leaks, duplicates, broken images and shortcuts before a model finds them.
+
+    \b
+    prognobench data check dataset=cxr_icu dataset.root=covid-chestxray
+    prognobench data check dataset=table dataset.table=cohort.csv dataset.images=films \\
+        dataset.label=outcome dataset.positive=dead
+    """
+    from prognobench.preparation import Workspace
+
+    for config in _compose(**composing):
+        with console.progress_bars() as progress:
+            found = Workspace(progress).full_audit(config)
+        if folder is not None:
+            for title, frame in found.tables.items():
+                file = folder / f"{found.cohort}-{title.replace(' ', '-')}.csv"
+                write_table(file, frame)
+                console.say(f"written: {file}")
+        if as_json:
+            print(json.dumps(found.to_json(), indent=2))
+            continue
+        for title, frame in found.sections():
+            console.print_frame(frame, f"{found.cohort}: {title}")
+        for note in found.notes:
+            console.say(note)
+        for sentence in (*found.duplicates, *found.leaks):
+            console.warn(sentence)
+        if not (found.duplicates or found.leaks):
+            console.say("no leaks and no repeated films were found")
+
+
+@data.command()
+@_takes_overrides
+def prepare(**composing: Any) -> None:
+    """Decode a dataset's images into the pixel cache, as the chosen models need them.
+
+    \b
+    prognobench data prepare dataset=cxr_icu dataset.root=covid-chestxray model=resnet18
+    """
+    from prognobench.preparation import Workspace
+
+    configs = _compose(**composing)
+    with console.progress_bars() as progress:
+        workspace = Workspace(progress)
+        for config in configs:
+            shape = workspace.pixels(config).array.shape
+            console.say(f"{config.dataset.name} for {config.model.name}: {shape[0]:,} images ready")
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path, exists=True))
+@click.argument("images", type=click.Path(path_type=Path, exists=True))
+@click.option("--cell", "cells", multiple=True, help="Which of the run's models; default: all.")
+@click.option("--images-folder", "folder", type=FOLDER, help="What a table's names start from.")
+@click.option("--weights", help="Where the backbone's weights lie now.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="A CSV to write.")
+def predict(run_folder: Path, images: Path, out: Path | None, device: str, **options: Any) -> None:
+    """Apply a run's saved models to new images: the mean over the folds' models.
+
+    \b
+    prognobench run dataset=mortality model=vit lora=true train.save=best
+    prognobench predict results/runs/mortality/vit/lora/KEY films/ --out risk.csv
+    """
+    from prognobench.config import default_cache
+    from prognobench.hardware import resolve_device
+    from prognobench.prediction import predict_images
+
+    with console.progress_bars() as progress:
+        table = predict_images(
+            run_folder,
+            images,
+            cache=default_cache(),
+            device=resolve_device(device),
+            progress=progress,
+            **options,
+        )
+    if out is None:
+        console.print_frame(table)
+    else:
+        write_table(out, table)
+        console.say(f"written: {out}")

@@ -20,13 +20,21 @@ def say(message: str) -> None:
 
 
 def complain(message: str) -> None:
-    """Print an error; red where there is a terminal to show it."""
+    """Print an error, line by line; red where there is a terminal to show it."""
+    for line in message.splitlines():
+        _coloured("error", "bold red", line)
+
+
+def warn(message: str) -> None:
+    """Print a warning; yellow where there is a terminal to show it."""
+    _coloured("warning", "bold yellow", message)
+
+
+def _coloured(kind: str, style: str, line: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(stderr=True, soft_wrap=True)
-    for line in message.splitlines():
-        console.print(Text("error: ", style="bold red") + Text(line))
+    Console(stderr=True, soft_wrap=True).print(Text(f"{kind}: ", style=style), Text(line), sep="")
 
 
 def is_watched() -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from prognobench.cli import console
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILTERS = ("dataset", "model", "strategy", "regime", "cv")
 
@@ -86,3 +89,91 @@ def table(results: Path, **options: Any) -> None:
     where = _where(options)
     choices = {name: value for name, value in options.items() if name not in FILTERS}
     print_tables(results, where=where, **choices)
+
+
+@click.command()
+@RESULTS
+@click.option("--by", default="strategy", show_default=True, help="The name in which runs differ.")
+@click.option("--against", help="Compare all with this one; by default every pair.")
+@click.option("--metric", default="mcc", show_default=True)
+@click.option("--threshold", default="0.5", show_default=True, help="0.5 or validation.")
+@click.option("--level", type=click.Choice(["patient", "image"]), default="patient")
+@click.option("--rope", default=0.01, show_default=True, help="Half-width of practical equality.")
+@_filters
+def compare(results: Path, **options: Any) -> None:
+    """Compare runs on the same patients: intervals, corrected tests, probabilities.
+
+    \b
+    prognobench compare --by strategy --against linear_probe --metric average_precision
+    prognobench compare --by model --dataset mortality
+    """
+    from prognobench.comparisons import Question
+    from prognobench.comparisons import compare as compare_all
+    from prognobench.store import write_table
+
+    question = Question(**{name: options[name] for name in options if name not in FILTERS})
+    table = compare_all(results, question, _where(options))
+    file = results / "tables" / f"comparisons_{question.metric}_by_{question.by}.csv"
+    write_table(file, table)
+    console.print_frame(_readable(table), title=f"{question.metric}: first less second")
+    console.say(
+        "low, high: 95 % interval by bootstrap over patients; p: Nadeau-Bengio corrected t-test "
+        "over folds, corrected for the number of rows (Holm)"
+    )
+    console.say(f"written, with all tests: {file}")
+
+
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of a comparison that fit a terminal; names that do not differ are left out."""
+    names = [n for n in ("dataset", "model", "strategy", "regime", "k", "cv", "seed") if n in table]
+    differing = [name for name in names if table[name].nunique() > 1]
+    shown = table[[*differing, "first", "second", "difference", "low", "high", "folds"]].copy()
+    shown["p"] = table["fold_p_holm"]
+    shown["refused"] = table["refused"]
+    numbers = shown.select_dtypes("number").columns.difference([*differing, "folds"])
+    shown[numbers] = shown[numbers].round(3)
+    return shown.dropna(axis=1, how="all")
+
+
+@click.command()
+@RESULTS
+@click.option("--file", type=click.Path(path_type=Path, dir_okay=False), help="Your own claims.")
+def claims(results: Path, file: Path | None) -> None:
+    """Check the study's five findings, or your own claims, against the results.
+
+    \b
+    prognobench claims
+    prognobench claims --file mine.yaml
+    """
+    from prognobench.claims import check_claims
+
+    findings = check_claims(results, file)
+    rows = [[one.claim.name, one.verdict, one.claim.says, one.reason] for one in findings]
+    console.print_rows(["claim", "verdict", "says", "because"], rows)
+    evidence = [
+        [one.claim.name, e.context, f"{e.value:+.3f}", f"{e.low:+.3f}", f"{e.high:+.3f}", e.folds]
+        for one in findings
+        for e in one.evidence
+    ]
+    if evidence:
+        columns = ["claim", "evidence", "value", "low", "high", "folds"]
+        console.print_rows(columns, evidence)
+
+
+@click.command()
+@RESULTS
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Where to write it.")
+@click.option("--metric", default="mcc", show_default=True)
+@click.option("--figures", is_flag=True, help="Also write figures as SVG, PNG and PDF, with data.")
+def report(results: Path, out: Path | None, metric: str, figures: bool) -> None:
+    """Write one self-contained HTML page about all results.
+
+    \b
+    prognobench report
+    prognobench report elsewhere/results --metric average_precision --figures
+    """
+    from prognobench.report import report as write_report
+
+    with console.progress_bars() as progress:
+        file = write_report(results, out, metric=metric, figures=figures, progress=progress)
+    console.say(f"written: {file}")
