@@ -225,6 +225,44 @@ def test_several_classes(task):
     assert result.probabilities.shape == (N, 3)
 
 
+@pytest.mark.parametrize("standardise", [False, True])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("size", [72, 9])
+def test_exact_heads_agree_with_scikit_learn(task, features, classes, standardise, size):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    outcome = np.arange(N) % classes
+    rows = np.random.default_rng(size).permutation(N)
+    split = Fold(np.sort(rows)[:size], rows[size : size + 24], rows[-10:], 0)
+    counts = np.bincount(outcome[split.train], minlength=classes)
+    loss = Loss(size / (classes * counts), np.zeros(classes), np.zeros(classes))
+    probe = Probe(taps=("last4",), strengths=(0.01, 1.0), standardise=standardise)
+
+    (result,) = fit_probes([replace(task(fold=split, loss=loss, probe=probe), labels=outcome)])
+
+    regression = LogisticRegression(
+        C=result.chosen["C"], class_weight="balanced", tol=1e-10, max_iter=5000
+    )
+    reference = make_pipeline(*([StandardScaler()] if standardise else []), regression)
+    inputs = features["last4"].astype(float)
+    reference.fit(inputs[split.train], outcome[split.train])
+    np.testing.assert_allclose(
+        result.probabilities, reference.predict_proba(inputs), rtol=0, atol=1e-4
+    )
+
+
+def test_exact_heads_solved_together_are_those_solved_one_by_one(task):
+    probe = Probe(taps=("last1", "last4"), strengths=(1e-3, 0.1, 10.0), standardise=True)
+    tasks = [task(i, probe=probe, fold=fold(i, size)) for i, size in enumerate((72, 70, 8, 5))]
+
+    for result, one in zip(fit_probes(tasks), tasks, strict=True):
+        same(result, fit_probes([one])[0], tolerance=1e-4)
+    blind = task(probe=probe, fold=replace(fold(0), validation=NOWHERE))
+    assert fit_probes([blind])[0].chosen == {"tap": "last1", "C": 0.1}
+
+
 # ------------------------------------------------------------------ classical classifiers
 
 

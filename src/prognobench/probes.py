@@ -6,9 +6,9 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from prognobench.errors import TrainingError
 from prognobench.estimators import EstimatorTask, ProbeResult, fit_estimator
 from prognobench.hardware import PeakMemory
 from prognobench.heads import Grid, Part, Trained, batches_per_epoch, train_heads
+from prognobench.logistic import Solved, solve_logistic
 from prognobench.records import Fitted, Fold, Loss, Probe, Train
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def fit_probes(tasks: Sequence[ProbeTask], device: torch.device | str = "cpu") -
     """Train the heads of all tasks together; of each task the best on validation is the result.
 
     A task without a validation part trains one head for all epochs of the recipe: on its first
-    tap, with the rate of the grid that is nearest to 1e-3 and the first weight decay.
+    tap, with the rate of the grid that is nearest to 1e-3 and the first weight decay, or the
+    middle one of the penalties.
 
     Raises
     ------
@@ -116,7 +118,8 @@ def _together(tasks: Sequence[ProbeTask], threads: int) -> Iterator[list[int]]:
     for numbers in groups.values():
         task = tasks[numbers[0]]
         width = sum(task.features[tap].shape[1] + 1 for tap in task.taps)
-        grid = len(task.probe.learning_rates) * len(task.probe.weight_decays)
+        probe = task.probe
+        grid = len(probe.strengths) or len(probe.learning_rates) * len(probe.weight_decays)
         most = LARGEST // (width * grid * len(task.loss.class_weights))
         size = max(1, min(most, math.ceil(len(numbers) / threads)))
         for start in range(0, len(numbers), size):
@@ -128,17 +131,59 @@ def _fit_group(tasks: Sequence[ProbeTask], device: torch.device) -> list[ProbeRe
     task = tasks[0]
     parts = [Part(t.fold.train, t.fold.validation, t.loss, t.seed) for t in tasks]
     labels = torch.as_tensor(task.labels, dtype=torch.long, device=device)
-    grid = _grid(task, device)
-    trained = train_heads(grid, parts, labels, task.recipe)
+    if task.probe.strengths:
+        results = _solve(tasks, parts, labels)
+    else:
+        grid = _grid(task, device)
+        trained = train_heads(grid, parts, labels, task.recipe)
+        results = [_result(t, i, trained, grid) for i, t in enumerate(tasks)]
     seconds = time.perf_counter() - start
-    cost = {
+    shared = {
         "seconds_train": seconds / len(tasks),
         "seconds_train_together": seconds,
         "cells_together": len(tasks),
         "peak_memory_bytes": memory.bytes,
-        "precision": "fp32",
     }
-    return [_result(t, i, trained, grid, cost) for i, t in enumerate(tasks)]
+    return [replace(r, fitted=replace(r.fitted, cost={**r.fitted.cost, **shared})) for r in results]
+
+
+def _solve(
+    tasks: Sequence[ProbeTask], parts: Sequence[Part], labels: torch.Tensor
+) -> list[ProbeResult]:
+    """Solve the logistic regressions of tasks, and choose tap and penalty of each."""
+    probe, taps, strengths = tasks[0].probe, tasks[0].taps, tasks[0].probe.strengths
+    if not len(parts[0].validation):
+        taps, strengths = taps[:1], (sorted(strengths)[len(strengths) // 2],)
+    solved = []
+    for tap in taps:
+        features = torch.as_tensor(tasks[0].features[tap], device=labels.device)
+        solved.append(solve_logistic(features, parts, labels, strengths, probe.standardise))
+    return [_choose_solved(task, i, solved, taps, strengths) for i, task in enumerate(tasks)]
+
+
+def _choose_solved(
+    task: ProbeTask,
+    i: int,
+    solved: Sequence[Solved],
+    taps: Sequence[str],
+    strengths: Sequence[float],
+) -> ProbeResult:
+    losses = [loss for of_tap in solved for loss in of_tap.validation_loss[i].tolist()]
+    best = min(range(len(losses)), key=losses.__getitem__)
+    tap, head = divmod(best, len(strengths))
+    logits = solved[tap].logits[i, head]
+    classes, width = logits.shape[-1], task.features[taps[tap]].shape[1]
+    history = [{"epoch": n, "validation_loss": loss} for n, loss in enumerate(losses, start=1)]
+    cost = {
+        "parameters_trainable": (classes if classes > 2 else 1) * (width + 1),
+        "heads": len(losses),
+        "precision": "fp64",
+    }
+    return ProbeResult(
+        logits.softmax(-1).cpu().numpy(),
+        Fitted(history, best + 1, cost),
+        {"tap": taps[tap] or "pooled", "C": strengths[head]},
+    )
 
 
 def _grid(task: ProbeTask, device: torch.device) -> Grid:
@@ -152,33 +197,28 @@ def _grid(task: ProbeTask, device: torch.device) -> Grid:
     return Grid(inputs, rates, decays, probe.standardise, probe.dropout)
 
 
-def _result(
-    task: ProbeTask, i: int, trained: Trained, grid: Grid, cost: Mapping[str, Any]
-) -> ProbeResult:
-    start = time.perf_counter()
+def _result(task: ProbeTask, i: int, trained: Trained, grid: Grid) -> ProbeResult:
     tap, head = _best_head(trained, i, task.fold.name)
     name = list(grid.inputs)[tap]
     weights = trained.weights[tap][i, :, head].double()
     logits = grid.inputs[name][0].double() @ weights[:-1] + weights[-1]
     lr, decay = grid.names()[head]
-    chosen = {"tap": name or "pooled", "lr": lr, "weight_decay": decay}
     curves = ((epoch, rows[:, i, tap, head].tolist()) for epoch, rows in trained.history)
     history = [
         {"epoch": epoch, **dict(zip(("train_loss", "validation_loss", "lr"), row, strict=True))}
         for epoch, row in curves
         if not np.isnan(row[0])
     ]
-    fitted = Fitted(
-        history,
-        int(trained.best_epoch[i, tap, head]),
-        {
-            **cost,
-            "seconds_inference": time.perf_counter() - start,
-            "parameters_trainable": weights.numel(),
-            "heads": len(grid.inputs) * grid.size,
-        },
+    cost = {
+        "parameters_trainable": weights.numel(),
+        "heads": len(grid.inputs) * grid.size,
+        "precision": "fp32",
+    }
+    return ProbeResult(
+        logits.softmax(-1).cpu().numpy(),
+        Fitted(history, int(trained.best_epoch[i, tap, head]), cost),
+        {"tap": name or "pooled", "lr": lr, "weight_decay": decay},
     )
-    return ProbeResult(logits.softmax(-1).cpu().numpy(), fitted, chosen)
 
 
 def _best_head(trained: Trained, i: int, cell: str) -> tuple[int, int]:

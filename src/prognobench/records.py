@@ -267,7 +267,8 @@ class Probe:
     """Linear heads on frozen features, one per combination; validation chooses.
 
     ``taps`` names taps of the backbone; a tap it lacks is left out, and an empty tuple means the
-    pooled feature.
+    pooled feature. With ``strengths`` the heads are L2-penalised logistic regressions of these
+    inverse penalties C, solved exactly, and learning rates, weight decays and recipe play no part.
     """
 
     taps: tuple[str, ...] = ()
@@ -276,6 +277,7 @@ class Probe:
     standardise: bool = False
     dropout: float = 0.0
     views: int = 0
+    strengths: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,113 @@
+"""Penalised logistic regressions of many training parts, solved exactly and together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from prognobench.heads import Part
+from prognobench.lbfgs import minimise
+from prognobench.losses.objective import objective, stacked_terms
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Logits ``(parts, strengths, images, classes)``, and each head's validation loss."""
+
+    logits: Tensor
+    validation_loss: Tensor
+
+
+def solve_logistic(
+    features: Tensor,
+    parts: Sequence[Part],
+    labels: Tensor,
+    strengths: Sequence[float],
+    standardise: bool,
+) -> Solved:
+    """Minimise ``C * sum of losses + |W|^2 / 2``, as scikit-learn's ``LogisticRegression`` does.
+
+    The bias is not penalised; two classes share one vector of weights. The solution lies in the
+    span of the training images, so where these are fewer than the features the problem is solved
+    in that span, at no loss.
+
+    Parameters
+    ----------
+    features
+        ``(images, width)``.
+    labels
+        ``(images,)``.
+    strengths
+        Inverse penalties C; a head for each.
+    """
+    x = features.double()
+    terms = stacked_terms([part.loss for part in parts], x.device)
+    classes = terms.class_weights.shape[-1]
+    free = 1 if classes == 2 else classes
+    coordinates = _pad([_in_span(x, part, standardise) for part in parts])
+    train, shown = _padded_rows(parts, x.device)
+    inputs = coordinates.gather(1, train[..., None].expand(-1, -1, coordinates.shape[-1]))
+    targets = labels[train].unsqueeze(1).expand(-1, len(strengths), -1)
+    penalties = 1 / x.new_tensor(strengths)
+
+    def logits_of(points: Tensor, inputs: Tensor) -> Tensor:
+        weights = points.view(len(parts), len(strengths), -1, free)
+        logits = torch.einsum("pnd,psdk->psnk", inputs, weights[:, :, :-1]) + weights[:, :, -1:]
+        return torch.cat([torch.zeros_like(logits), logits], -1) if free == 1 else logits
+
+    def losses_of(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        each, weights = objective(logits.flatten(1, 2), targets.flatten(1, 2), terms)
+        return each.view_as(targets), weights.view_as(targets)
+
+    def values(points: Tensor) -> Tensor:
+        losses, weights = losses_of(logits_of(points, inputs), targets)
+        penalised = points.view(len(parts), len(strengths), -1, free)[:, :, :-1]
+        squares = penalised.square().sum((2, 3))
+        total = (weights * shown[:, None]).sum(2)
+        return (((losses * shown[:, None]).sum(2) + penalties * squares / 2) / total).flatten()
+
+    start = x.new_zeros(len(parts) * len(strengths), (coordinates.shape[-1] + 1) * free)
+    logits = logits_of(minimise(values, start, tolerance=1e-7), coordinates)
+    every = labels.expand(*logits.shape[:-1])
+    losses, weights = losses_of(logits, every)
+    validation = torch.stack(
+        [
+            losses[i][:, part.validation].sum(1) / weights[i][:, part.validation].sum(1)
+            for i, part in enumerate(parts)
+        ]
+    )
+    return Solved(logits, validation)
+
+
+def _in_span(x: Tensor, part: Part, standardise: bool) -> Tensor:
+    """Return all images in an orthonormal basis of what the training images span."""
+    train = x[part.train]
+    if standardise:
+        deviation = train.std(0, correction=0)
+        deviation[deviation < 1e-8] = 1
+        x = (x - train.mean(0)) / deviation
+        train = x[part.train]
+    if len(train) >= train.shape[1]:
+        return x
+    basis: Tensor = torch.linalg.svd(train, full_matrices=False).Vh
+    return x @ basis.mT
+
+
+def _pad(matrices: Sequence[Tensor]) -> Tensor:
+    """Stack matrices of as many rows, filled up with columns of 0."""
+    widest = max(matrix.shape[1] for matrix in matrices)
+    return torch.stack([torch.nn.functional.pad(m, (0, widest - m.shape[1])) for m in matrices])
+
+
+def _padded_rows(parts: Sequence[Part], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return each part's training rows, and a mask that is 0 where they are filled up."""
+    most = max(len(part.train) for part in parts)
+    rows = torch.zeros(len(parts), most, dtype=torch.long, device=device)
+    shown = torch.zeros(len(parts), most, dtype=torch.float64, device=device)
+    for i, part in enumerate(parts):
+        rows[i, : len(part.train)] = torch.as_tensor(part.train, device=device)
+        shown[i, : len(part.train)] = 1
+    return rows, shown
