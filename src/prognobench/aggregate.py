@@ -53,7 +53,7 @@ class Scored:
     @property
     def versions(self) -> list[str]:
         """The versions of prognobench that made the runs."""
-        return sorted(str(version) for version in self.runs["version"].dropna().unique())
+        return sorted(set(self.runs["version"]) - {""})
 
 
 def read_scores(results: Path, rescore: bool = True) -> Scored:

@@ -42,6 +42,14 @@ def contexts(cells: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame
             yield dict(zip(CONTEXT, names, strict=True)), group[~reference], group[reference]
 
 
+def whole(
+    cells: pd.DataFrame,
+) -> Iterator[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
+    """Yield the contexts of whole training parts, or all where there are no such."""
+    full = cells[cells["k"] == 0]
+    yield from contexts(full if len(full) else cells)
+
+
 def slug(*parts: Any) -> str:
     """A name that is safe as a file's name and in an address."""
     return re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(str(part) for part in parts)).strip("-")
@@ -65,7 +73,7 @@ def heat_maps(cells: pd.DataFrame, metric: Metric) -> Iterator[Figure]:
     """Model by strategy, one figure per dataset."""
     import pandas as pd
 
-    for named, own, _ in contexts(cells[cells["metric"] == metric.name]):
+    for named, own, _ in whole(cells[cells["metric"] == metric.name]):
         models, strategies = own["model"].nunique(), own["strategy"].nunique()
         if models * strategies < 2:
             continue
@@ -151,7 +159,7 @@ def trade_offs(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Iterator[
     }
     table = cells[(cells["metric"] == metric.name) & cells["mean"].notna()]
     table = table.merge(costs.mean().reset_index(), how="left")
-    for named, own, _ in contexts(table):
+    for named, own, _ in whole(table):
         for column, title in axes.items():
             known = own[own[column] > 0]
             if len(known) < 3:
@@ -187,7 +195,7 @@ def differences(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Iterator
     """Paired differences to the best choice over folds, one figure per dataset."""
     import pandas as pd
 
-    for named, own, _ in contexts(cells[cells["metric"] == metric.name]):
+    for named, own, _ in whole(cells[cells["metric"] == metric.name]):
         best = own[own["mark"] == "best"]
         if best.empty or len(own) < 2:
             continue

@@ -9,7 +9,7 @@ import numpy as np
 
 from prognobench.aggregate import CHOICES, Scored
 from prognobench.claims import Finding
-from prognobench.figures import CONTEXT, contexts, describe, pareto
+from prognobench.figures import CONTEXT, describe, pareto, whole
 from prognobench.metrics.metric import find_metric
 from prognobench.ranks import Ranks
 from prognobench.tables import SYNTHETIC, Entry, Table
@@ -48,7 +48,7 @@ def efficiency(
     """
     found = [find_metric(name) for name in metrics]
     spent = costs(scored)
-    for named, own, _ in contexts(cells):
+    for named, own, _ in whole(cells):
         wide = own.pivot_table(index=list(CHOICES), columns="metric", values="mean")
         if wide.empty or found[0].name not in wide:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -102,33 +103,41 @@ def html_tables(tables: Sequence[Table]) -> str:
 
 
 def _html(table: Table) -> str:
+    numeric = [
+        any(not math.isnan(row[column].value) for _, row in table.rows)
+        for column in range(len(table.columns))
+    ]
     heads = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.heads)
     heads += "".join(
-        f'<th scope="col" class="n">{html.escape(name)}</th>' for name in table.columns
+        f'<th scope="col"{" class=n" if number else ""}>{html.escape(name)}</th>'
+        for name, number in zip(table.columns, numeric, strict=True)
     )
     body: list[str] = []
     foot: list[str] = []
-    for number, (names, row) in enumerate(table.rows):
+    for place, (names, row) in enumerate(table.rows):
         line = "".join(f'<th scope="row">{html.escape(name)}</th>' for name in names)
         line += "".join(map(_html_cell, row))
-        competes = number < len(table.rows) - table.references
+        competes = place < len(table.rows) - table.references
         (body if competes else foot).append(f"<tr>{line}</tr>")
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
+    title = html.escape(table.title, quote=True)
     return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="table">'
-        f'<table class="sortable"><caption>{html.escape(table.title)}</caption>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}">'
+        f'<table class="sortable"><caption>{title}</caption>'
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody>"
-        f"<tfoot>{''.join(foot)}</tfoot></table></div>"
+        + (f"<tfoot>{''.join(foot)}</tfoot>" if foot else "")
+        + "</table></div>"
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
     )
 
 
 def _html_cell(entry: Entry) -> str:
-    value = "" if entry.value != entry.value else f' data-value="{entry.value:.9g}"'
     text = html.escape(_plain(entry))
     if entry.mark == "best":
         text = f"<strong>{text}</strong>"
-    return f'<td class="n {entry.mark}"{value}>{text}</td>'
+    if math.isnan(entry.value):
+        return f"<td>{text}</td>"
+    return f'<td class="n" data-value="{entry.value:.9g}">{text}</td>'
 
 
 def terminal(table: Table) -> RichTable:

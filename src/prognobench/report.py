@@ -115,7 +115,7 @@ class _Page:
 
     def _scores(self) -> str:
         cells = self.cells.sort_values("k", kind="stable")
-        tables = lay_out(cells, ("model", "strategy"), "metric", self.metrics, self.notes)
+        tables = lay_out(cells, ("model", "strategy"), "metric", self.metrics)
         return html_tables(list(tables))
 
     def _few_shot(self) -> str:

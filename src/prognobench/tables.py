@@ -293,14 +293,12 @@ def _notes(group: pd.DataFrame, references: pd.DataFrame, one_metric: bool) -> I
         yield f"decisions at threshold: {', '.join(sorted(rules))}"
     if group["below"].any():
         yield "†: not better than the best that looks at no image"
-    for cell in group.to_dict("records"):
-        if cell["reason"] and 0 < cell["folds"] < cell["expected"]:
-            left = cell["expected"] - cell["folds"]
-            yield (
-                f"{cell['dataset']}, {cell['model']}, {cell['strategy']}: {left} of "
-                f"{cell['expected']} folds blank in {find_metric(cell['metric']).title}: "
-                f"{cell['reason']}"
-            )
+    yield from dict.fromkeys(
+        f"{cell['dataset']}, {cell['model']}, {cell['strategy']}: "
+        f"{cell['expected'] - cell['folds']} of {cell['expected']} folds blank: {cell['reason']}"
+        for cell in group.to_dict("records")
+        if cell["reason"] and 0 < cell["folds"] < cell["expected"]
+    )
     shares = references.loc[references["model"] == CHANCE, "prevalence"].dropna()
     if one_metric and len(shares) and "average_precision" in set(group["metric"]):
         yield f"prevalence {shares.mean():.3f} is the chance level of PR-AUC"
