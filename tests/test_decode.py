@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from prognobench.errors import DataError
+from prognobench.errors import DataError, MissingExtraError
 from prognobench.imaging import decode
 from prognobench.imaging.decode import read_image
 from prognobench.imaging.dicom import codestream_size
@@ -316,6 +317,13 @@ def test_dicom_without_pixels_and_with_many_frames(tmp_path: Path) -> None:
     refused(write_dicom(tmp_path / "report.dcm", None), "without pixels", "leave it out")
     frames = np.zeros((7, 4, 5), np.uint8)
     refused(write_dicom(tmp_path / "cine.dcm", frames), "7 frames")
+
+
+def test_dicom_without_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_dicom(tmp_path / "film.dcm", DEEP, bits=12)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(MissingExtraError, match=r"prognobench\[dicom\]"):
+        read_image(path)
 
 
 def test_a_tiff_of_several_pages(tmp_path: Path) -> None:
