@@ -57,7 +57,7 @@ def train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.de
     backbone = run.source.load()
     strategy = STRATEGIES[config.strategy.builder]
     adapted: Adapted = strategy(backbone, len(cohort.classes), **config.strategy.settings)
-    pixels, labels = workspace.pixels(config).array, cohort.table["label"].to_numpy()
+    pixels, labels = workspace.pixels(config).array, cohort.table["label"].to_numpy(copy=True)
     loss = run.loss(fold)
 
     def loader(rows: NDArray[np.intp], training: bool) -> Loader:
@@ -214,7 +214,7 @@ def _task(
     spec: Probe | Estimator,
     features: Sequence[Features],
 ) -> Task:
-    labels = run.cohort.table["label"].to_numpy()
+    labels = run.cohort.table["label"].to_numpy(copy=True)
     seed = derive("probe", *cell_axes(run.config.seed, fold))
     if isinstance(spec, Probe):
         return ProbeTask(

@@ -76,8 +76,8 @@ def print_rows(
 
 
 def print_frame(frame: pd.DataFrame, title: str | None = None) -> None:
-    """Print a data frame as a table on stdout; what is missing is blank."""
-    cells = frame.astype(object).where(frame.notna(), "").to_numpy().tolist()
+    """Print a data frame as a table on stdout: three decimals, what is missing is blank."""
+    cells = frame.round(3).astype(object).where(frame.notna(), "").to_numpy().tolist()
     print_rows([str(column) for column in frame.columns], cells, title)
 
 

@@ -130,8 +130,6 @@ def _readable(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[[*differing, "first", "second", "difference", "low", "high", "folds"]].copy()
     shown["p"] = table["fold_p_holm"]
     shown["refused"] = table["refused"]
-    numbers = shown.select_dtypes("number").columns.difference([*differing, "folds"])
-    shown[numbers] = shown[numbers].round(3)
     return shown.dropna(axis=1, how="all")
 
 

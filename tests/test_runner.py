@@ -1,0 +1,157 @@
+"""Runs end to end on the embedded cohort: resuming, failing, sharing, and the same numbers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from prognobench.compose import compose
+from prognobench.errors import ConfigError
+from prognobench.registry import load_components
+from prognobench.runner import Outcome, run
+from prognobench.scoring import score
+
+SMALL = (
+    "dataset=severity",
+    "dataset.patients=40",
+    "dataset.side=32",
+    "model.weights=random",
+    "train=quick",
+    "train.epochs=1",
+    "cv.folds=3",
+    "device=cpu",
+)
+
+
+@pytest.fixture
+def here(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    return (f"paths.results={tmp_path / 'results'}", f"paths.cache={cache}")
+
+
+def run_sweep(*overrides: str) -> list[Outcome]:
+    return run(compose([*SMALL, *overrides], multirun=True))
+
+
+def predictions(outcomes: Sequence[Outcome]) -> dict[tuple[str, str], pd.DataFrame]:
+    return {
+        (outcome.folder.path.name, cell): outcome.folder.predictions(cell)
+        for outcome in outcomes
+        for cell in outcome.folder.cells
+    }
+
+
+def test_a_sweep_stores_every_cell_and_is_found_done(here: tuple[str, ...]) -> None:
+    sweep = ("model=vit,cnn", "strategy=linear_probe,lora", *here)
+    outcomes = run_sweep(*sweep)
+    assert [len(outcome.computed) for outcome in outcomes] == [3] * 4
+    for outcome in outcomes:
+        assert not outcome.failed
+        folder = outcome.folder
+        assert folder.meta["synthetic"] is True
+        tested = []
+        for cell in folder.cells:
+            table = folder.predictions(cell)
+            scores = table[[f"score_{name}" for name in folder.meta["classes"]]]
+            assert scores.sum(axis=1).sub(1).abs().max() < 1e-6
+            tested += table.loc[table["part"] == "test", "patient_id"].unique().tolist()
+            assert folder.cost(cell)["parameters_trainable"] > 0
+            assert len(folder.history(cell)) > 0
+        assert sorted(tested) == sorted(folder.cohort()["patient_id"].unique())
+    again = run_sweep(*sweep)
+    assert [len(outcome.computed) for outcome in again] == [0] * 4
+    assert [len(outcome.found) for outcome in again] == [3] * 4
+
+
+def test_numbers_do_not_depend_on_the_order_or_company_of_cells(here: tuple[str, ...]) -> None:
+    together = predictions(run_sweep("model=vit", "strategy=linear_probe,bitfit", *here))
+    for strategy in ("bitfit", "linear_probe"):
+        results = f"{here[0]}_{strategy}"
+        apart = predictions(run_sweep("model=vit", f"strategy={strategy}", results, here[1]))
+        for cell, table in apart.items():
+            pd.testing.assert_frame_equal(table, together[cell])
+
+
+FRAGILE = """
+from pathlib import Path
+from prognobench.records import Adapted
+from prognobench.registry import load_components
+
+@STRATEGIES.register("fragile")
+def fragile(backbone, num_classes: int, *, countdown: str) -> Adapted:
+    "BitFit that breaks when the number in a file has come down to one."
+    left = int(Path(countdown).read_text())
+    Path(countdown).write_text(str(left - 1))
+    if left == 1:
+        raise RuntimeError("this cell breaks")
+    return STRATEGIES["bitfit"](backbone, num_classes)
+"""
+
+
+def test_a_users_own_strategy_that_fails_in_one_cell_costs_no_other(
+    here: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "components").mkdir()
+    (tmp_path / "components" / "fragile.py").write_text(FRAGILE)
+    (tmp_path / "configs" / "strategy").mkdir(parents=True)
+    (tmp_path / "configs" / "strategy" / "fragile.yaml").write_text(
+        f"name: fragile\nbuilder: fragile\ncountdown: {tmp_path / 'countdown'}\n"
+    )
+    (tmp_path / "countdown").write_text("2")
+    load_components(tmp_path / "components")
+    configs = compose([*SMALL, "strategy=fragile", *here], config_dir=tmp_path / "configs")
+    (outcome,) = run(configs)
+    assert len(outcome.computed) == 2
+    assert list(outcome.failed.values()) == ["this cell breaks"]
+    (outcome,) = run(configs)
+    assert len(outcome.computed) == 1
+    assert not outcome.failed
+
+
+def test_a_pair_that_cannot_be_is_recorded_with_its_reason(here: tuple[str, ...]) -> None:
+    (outcome,) = run_sweep("model=cnn", "strategy=vera", *here)
+    assert outcome.not_applicable
+    assert not outcome.failed
+    assert outcome.folder.meta["not_applicable"] == outcome.not_applicable
+
+
+def test_all_faults_of_a_sweep_come_before_anything_starts(
+    here: tuple[str, ...], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run_sweep("cv.folds=3,30", "model=vit", "model.weights=random,/nowhere.safetensors", *here)
+    text = "\n".join(caught.value.faults)
+    assert "/nowhere.safetensors" in text
+    assert "fewer" in text or "only" in text
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_scores(
+    here: tuple[str, ...], tmp_path: Path
+) -> None:
+    overrides = [*SMALL, "model=vit", "strategy=lora", "train.epochs=4"]
+    command = [sys.executable, "-m", "prognobench", "run", *overrides, *here]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    results = tmp_path / "results"
+    deadline = time.monotonic() + 120
+    while not list(results.glob("runs/*/*/*/*/cells/*/done.json")):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    whole = tmp_path / "whole"
+    (resumed,) = run(compose([*overrides, *here]))
+    assert 1 <= len(resumed.computed) <= 2
+    run(compose([*overrides, f"paths.results={whole}", here[1]]))
+    score(results)
+    score(whole)
+    assert (results / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
