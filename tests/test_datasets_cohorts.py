@@ -285,6 +285,15 @@ def test_covid_chestxray_icu_films_before_admission(tmp_path: Path) -> None:
     assert "Would have been stated" in reasons(before)["unstated.png"]
 
 
+def test_covid_chestxray_excludes_a_patient_that_was_left_out_anyway(tmp_path: Path) -> None:
+    root = make_covid_chestxray(tmp_path)
+    cohort = read(
+        "covid_chestxray", root=root, task="mortality", exclude=("311a", 1, "early-1.jpg")
+    )
+    assert set(cohort.table["patient_id"]) == set("234568")
+    assert "late-1.png" in set(cohort.table["image"])
+
+
 def test_covid_chestxray_missing_files_as_an_error(tmp_path: Path) -> None:
     root = make_covid_chestxray(tmp_path)
     fails("covid_chestxray", "lost.jpg", root=root, task="mortality", on_missing="error")

@@ -16,6 +16,7 @@ from made_dicom import film, write_dicom
 from made_tables import Row, folder_of, read, rows_of
 from openpyxl import Workbook
 
+from prognobench.errors import DataError
 from prognobench.registry import DATASETS
 
 
@@ -109,6 +110,18 @@ def test_blank_rows_quotes_and_unnamed_columns(tmp_path: Path) -> None:
     text += "002,2.png,dead,,x\n"
     cohort = read(tmp_path, rows_of(), text=text)
     assert cohort.table["image"].tolist() == ["1.png", "2.png"]
+
+
+def test_a_header_below_a_title(tmp_path: Path) -> None:
+    text = "Cohort, as of May; final,,\n\npatient;image;outcome\n1;1.png;alive\n2;2.png;dead\n"
+    assert len(read(tmp_path, rows_of(), text=text, header_row=3)) == 2
+
+
+def test_blank_excel_rows_keep_the_numbers_of_the_others(tmp_path: Path) -> None:
+    rows = [["patient", "image", "outcome"], [], [], ["1", "1.png", "alive"], ["", "2.png", "dead"]]
+    table = write_xlsx(tmp_path / "table.xlsx", rows)
+    with pytest.raises(DataError, match=r"no patient in table\.xlsx row 5"):
+        read(tmp_path, rows_of(), table=table)
 
 
 def test_covariates_centre_and_kept_columns(tmp_path: Path) -> None:

@@ -61,10 +61,11 @@ class Rules:
 
 @dataclass
 class Exclusions:
-    """Everything left out of a cohort, with its reason."""
+    """Everything left out of a cohort, with its reason; ``patients`` had rows among it."""
 
     items: list[str] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
+    patients: set[str] = field(default_factory=set)
 
     def add(self, item: str, reason: str) -> None:
         self.items.append(item)
@@ -75,6 +76,7 @@ class Exclusions:
             rows["patient_id"], rows["image"], rows["where"], strict=True
         ):
             self.add(image or f"patient {patient}", f"{reason} ({where})" if where else reason)
+        self.patients.update(rows["patient_id"])
 
     def table(self) -> pd.DataFrame:
         import pandas as pd
@@ -116,12 +118,13 @@ def assemble(
     ------
     DataError
         With all faults at once: labels outside the classes, contradicting labels, missing files,
-    rows without a patient, paths out of the folder, fewer than two classes.
+        rows without a patient, paths out of the folder, fewer than two classes.
     """
     blank = list(films.loc[films["patient_id"] == "", "where"])
     faults = [f"no patient in {listed(blank)}; name one, or delete these rows"] if blank else []
     exclude = {str(name) for name in rules.exclude}
     unused = exclude - {*films["patient_id"], *films["image"]}
+    unused -= {*exclusions.patients, *exclusions.items}
     films = _without(films, exclude, exclusions)
     faults += _lookalikes(films)
     films = _with_known_label(films, classes, rules, exclusions, faults)

@@ -9,8 +9,10 @@ import csv
 import io
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,8 +120,9 @@ def read_sheet(path: Path, header_row: int = 1) -> Sheet:
     if not path.is_file():
         raise DataError(f"no table {path}" + (" (it is a folder)" if path.is_dir() else ""))
     readers = {".xlsx": _xlsx, ".xlsm": _xlsx, ".xls": _xls, ".parquet": _parquet}
+    read = readers.get(path.suffix.lower(), partial(_text, header_row=header_row))
     try:
-        rows = list(readers.get(path.suffix.lower(), _text)(path))
+        rows = list(read(path))
     except (DataError, MissingExtraError):
         raise
     except Exception as error:  # readers of spreadsheets raise anything on broken input
@@ -170,15 +173,14 @@ def _refuse_wide_rows(path: Path, width: int, body: Sequence[Row]) -> None:
         )
 
 
-def _text(path: Path) -> Iterator[Row]:
+def _text(path: Path, header_row: int) -> Iterator[Row]:
     text = _decoded(path)
-    head = next((line for line in text.splitlines() if line.strip()), "")
-    bare = re.sub(r'"[^"]*"', "", head)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=bare.count)
+    head = "".join(text.splitlines()[header_row - 1 : header_row])
+    unquoted = re.sub(r'"[^"]*"', "", head)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=unquoted.count)
     csv.field_size_limit(1 << 24)
-    for number, cells in enumerate(
-        csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), 1
-    ):
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    for number, cells in enumerate(lines, 1):
         yield number, [cell.strip() for cell in cells]
 
 
@@ -210,14 +212,14 @@ def _line(path: Path, at: int, line: bytes) -> str:
 def _xlsx(path: Path) -> Iterator[Row]:
     from openpyxl import load_workbook
 
-    book = load_workbook(path, read_only=True, data_only=True)
-    sheet = book.worksheets[0]
-    sheet.reset_dimensions()  # some programs write wrong ones, and rows would be cut off
-    try:
-        for number, cells in enumerate(sheet.iter_rows(), 1):
-            yield number, [_excel_text(cell) for cell in cells]
-    finally:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of styles and validations that are not read
+        book = load_workbook(path, read_only=True, data_only=True)
+        sheet = book.worksheets[0]
+        sheet.reset_dimensions()  # some programs write wrong ones, and rows would be cut off
+        rows = [[_excel_text(cell) for cell in cells] for cells in sheet.iter_rows()]
         book.close()
+    yield from enumerate(rows, 1)
 
 
 def _excel_text(cell: Any) -> str:
