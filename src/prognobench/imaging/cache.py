@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -120,6 +120,7 @@ def pixel_cache(
             with FileLock(path.with_suffix(".lock")):
                 if not path.exists():
                     _build(draft, cohort, recipe, digests, progress)
+                    _clear(home)
         except OSError as error:
             draft.discard()
             size = draft.shape[0] * draft.row_bytes / 1e9
@@ -157,6 +158,15 @@ def _build(
     if faults:
         raise DataError(sorted(faults))
     draft.finish()
+
+
+def _clear(home: Path) -> None:
+    """Remove drafts that nobody writes: of files as they were before they were replaced."""
+    from filelock import FileLock, Timeout
+
+    for part in home.glob("*.part"):
+        with suppress(Timeout), FileLock(part.with_suffix(".lock"), blocking=False):
+            Draft(part.with_suffix(".npy"), ()).discard()
 
 
 def _decode_all(

@@ -106,15 +106,16 @@ def _scaled(
     import cv2
     from PIL import Image
 
+    box = [float(image.shape[1]), float(image.shape[0])]
     # Averaging 2 x 2 pixels is ten times quicker than a filter over many, and changes the result
     # by a fifth of a grey value.
-    while (
-        interpolation != "nearest"
-        and image.shape[0] >= 2.5 * height
-        and image.shape[1] >= 2.5 * width
-    ):
+    while interpolation != "nearest" and box[0] >= 2.5 * width and box[1] >= 2.5 * height:
+        odd = (image.shape[0] % 2, image.shape[1] % 2)
+        if any(odd):
+            image = np.pad(image, [(0, odd[0]), (0, odd[1]), (0, 0)][: image.ndim], mode="edge")
         half = (image.shape[1] // 2, image.shape[0] // 2)
-        even = image[: 2 * half[1], : 2 * half[0]]
-        image = np.asarray(cv2.resize(even, half, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        image = np.asarray(cv2.resize(image, half, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        box = [length / 2 for length in box]
     film = Image.fromarray(np.ascontiguousarray(image))
-    return np.asarray(film.resize((width, height), Image.Resampling[FILTERS[interpolation]]))
+    resample = Image.Resampling[FILTERS[interpolation]]
+    return np.asarray(film.resize((width, height), resample, box=(0.0, 0.0, box[0], box[1])))
