@@ -22,7 +22,7 @@ from prognobench.scoring import score
 SMALL = (
     "dataset=severity",
     "dataset.patients=40",
-    "dataset.side=32",
+    "dataset.side=64",
     "model.weights=random",
     "train=quick",
     "train.epochs=1",

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from prognobench.config import from_mapping
@@ -70,7 +71,11 @@ def compose(
     arguments = ["--multirun", *arguments] if multirun else _resolve_lora(arguments)
     if config_dir is not None:
         arguments = ["--config-dir", str(config_dir), *arguments]
-    _run_hydra(arguments, run_job)
+    with TemporaryDirectory() as scratch:
+        if not any(argument.startswith("hydra") for argument in arguments):
+            # Hydra notes each sweep in a folder; a sweep that is refused must not leave one.
+            arguments.append(f"hydra.sweep.dir={scratch}")
+        _run_hydra(arguments, run_job)
     return _checked(_collected)
 
 
