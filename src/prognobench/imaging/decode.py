@@ -128,6 +128,8 @@ def _read_plain(path: Path, channels: int) -> NDArray[np.uint8]:
         refuse_bomb(path, *image.size)
         if image.format != "MPO":  # a JPEG with a preview behind it
             refuse_frames(path, getattr(image, "n_frames", 1))
+        if channels == 1:
+            image.draft("L", None)  # a JPEG's colour is then not decoded at all
         if image.mode in DEEP_MODES:
             return as_channels(_deep(image), channels)
         upright = ImageOps.exif_transpose(_opaque(image))
