@@ -83,7 +83,7 @@ def test_numbers_do_not_depend_on_the_order_or_company_of_cells(here: tuple[str,
 FRAGILE = """
 from pathlib import Path
 from prognobench.records import Adapted
-from prognobench.registry import load_components
+from prognobench.registry import STRATEGIES
 
 @STRATEGIES.register("fragile")
 def fragile(backbone, num_classes: int, *, countdown: str) -> Adapted:
