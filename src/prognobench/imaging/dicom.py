@@ -6,6 +6,7 @@ the photometric interpretation.
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -196,5 +197,5 @@ def _first(value: Any) -> float | None:
         return None
     from pydicom.multival import MultiValue
 
-    number = value[0] if isinstance(value, MultiValue) and value else value
-    return float(number) if not isinstance(number, MultiValue) else None
+    numbers = list(value) if isinstance(value, MultiValue) else [value]
+    return float(numbers[0]) if numbers and math.isfinite(numbers[0]) else None
