@@ -136,13 +136,13 @@ def _per_patient(cohort: Cohort, metadata: pd.DataFrame) -> tuple[pd.DataFrame, 
 
 
 def _in_groups(values: pd.Series[Any]) -> pd.Series[str]:
-    """Turn numbers into their quantiles and leave of texts those that are not rare."""
+    """Turn many numbers into quantiles, and make one of all rare values."""
     import pandas as pd
 
-    if values.dtype.kind in "fiu":
+    if values.dtype.kind in "fiu" and values.nunique() > QUANTILES:
         return pd.qcut(values, QUANTILES, duplicates="drop").astype(str)
-    counts = values.map(values.value_counts())
-    return values.where(counts >= RARE, "other")
+    texts = values.astype(str)
+    return texts.where(texts.map(texts.value_counts()) >= RARE, "other")
 
 
 def _out_of_fold(

@@ -1,0 +1,341 @@
+"""The data desk finds what it is for, and nothing where there is nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from prognobench.audit import Audit, audit
+from prognobench.audit.films import look
+from prognobench.audit.metadata import film_metadata, metadata_baseline
+from prognobench.audit.pictures import agreement, hashes
+from prognobench.folds import make_folds
+from prognobench.imaging.cache import Pixels, pixel_cache
+from prognobench.records import Checks, Cohort, Component, Files, Fold, Rendered
+
+SIDE = 160
+
+
+def film(seed: int, side: int = SIDE) -> np.ndarray:
+    """A cloudy picture with fine structure, unlike any other."""
+    random = np.random.default_rng(seed)
+    clouds = cv2.resize(random.random((7, 7)), (side, side), interpolation=cv2.INTER_CUBIC)
+    ribs = cv2.resize(random.random((40, 40)), (side, side), interpolation=cv2.INTER_CUBIC)
+    return (170 * clouds + 70 * ribs).clip(0, 255).astype(np.uint8)
+
+
+def table_of(patients: Sequence[int], labels: Sequence[int]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "patient_id": [f"P{number:02d}" for number in patients],
+            "image": [f"{row}.png" for row in range(len(patients))],
+            "source": "films",
+            "label": labels,
+            "centre": np.where(np.asarray(patients) % 3, "north", "south"),
+            "order": np.arange(len(patients), dtype=float),
+        }
+    )
+
+
+@pytest.fixture
+def cohort(tmp_path: Path) -> Cohort:
+    """Twenty patients with two films each; four of them with the outcome."""
+    root = tmp_path / "films"
+    root.mkdir()
+    patients = np.repeat(np.arange(20), 2)
+    for row in range(len(patients)):
+        Image.fromarray(film(row)).save(root / f"{row}.png")
+    table = table_of(patients, (patients < 4).astype(int))
+    return Cohort("made", table, ("alive", "dead"), {"films": Files(root)})
+
+
+def folds_of(cohort: Cohort, folds: int = 4) -> tuple[Fold, ...]:
+    cv = Component("k_fold", "k_fold", {"folds": folds})
+    return make_folds(cohort, cv, Component("full", "full"), 42)
+
+
+def pixels_of(cohort: Cohort, tmp_path: Path) -> Pixels:
+    return pixel_cache(cohort, SIDE, "bicubic", tmp_path / "cache")
+
+
+def overwrite(cohort: Cohort, row: int, image: np.ndarray) -> None:
+    source = cohort.sources["films"]
+    assert isinstance(source, Files)
+    Image.fromarray(image).save(source.root / f"{row}.png")
+
+
+def groups(found: Audit) -> list[list[str]]:
+    table = found.tables["same picture"]
+    return [films["image"].tolist() for _, films in table.groupby("group")]
+
+
+def test_a_clean_cohort_is_clean(cohort: Cohort, tmp_path: Path) -> None:
+    found = audit(cohort, folds_of(cohort), pixels=pixels_of(cohort, tmp_path), metadata=True)
+    assert found.leaks == found.duplicates == ()
+    assert found.refusals(Checks(allow_leaks=False, allow_duplicates=False)) == []
+    assert len(found.tables["faulty films"]) == len(found.tables["same picture"]) == 0
+    titles = [title for title, _ in found.sections()]
+    assert titles == ["patients and films", "patients by part", "metadata-only baseline"]
+
+
+def test_counts(cohort: Cohort) -> None:
+    exclusions = pd.DataFrame(
+        {
+            "item": ["a", "b", "c"],
+            "reason": ["outcome is blank (x.csv row 2)", "outcome is blank (x.csv row 9)", "a (b)"],
+        }
+    )
+    found = audit(replace(cohort, exclusions=exclusions), folds_of(cohort))
+    centres = found.tables["patients and films"].set_index("centre")
+    assert centres.loc["all centres"].tolist() == [16, 4, 20, 40]
+    assert centres.loc["south"].tolist() == [5, 2, 7, 14]
+    parts = found.tables["patients by part"].set_index("fold")
+    assert len(parts) == 4
+    assert parts.loc["r0-f0"].sum() == 20
+    assert parts["test dead"].tolist() == [1, 1, 1, 1]
+    left = found.tables["left out"]
+    assert dict(zip(left["reason"], left["count"], strict=True)) == {
+        "outcome is blank": 2,
+        "a (b)": 1,
+    }
+
+
+def test_a_patient_in_two_parts_is_refused(cohort: Cohort) -> None:
+    rows = [np.arange(start, stop) for start, stop in ((0, 21), (21, 30), (30, 40))]
+    found = audit(cohort, [Fold(*rows, fold=0)])
+    (leak,) = found.leaks
+    assert "fold r0-f0: 1 patients stand in several parts (P10)" in leak
+    assert found.refusals(Checks()) == [leak]
+    assert found.refusals(Checks(allow_leaks=True)) == []
+
+
+def test_the_same_file_under_two_patients_is_a_leak_if_a_fold_parts_them(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    overwrite(cohort, 20, film(0))
+    found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache")
+    assert groups(found) == [["0.png", "20.png"]]
+    assert found.tables["same picture"]["match"].tolist() == ["", "same file"]
+    (leak,) = found.leaks
+    assert "(P00: 0.png = P10: 20.png)" in leak
+    assert "dataset.exclude" in leak
+    assert found.refusals(Checks(allow_leaks=True)) == []
+    assert [text.split(": ")[1] for text in found.duplicates] == [
+        "1 pictures are filed under several patients",
+        "1 pictures are filed under different outcomes",
+    ]
+    together = Fold(np.arange(30), np.arange(30, 34), np.arange(34, 40), fold=0)
+    assert audit(cohort, [together], folder=tmp_path / "cache").leaks == ()
+    assert audit(cohort, folder=tmp_path / "cache").leaks == ()
+
+
+def test_a_copy_for_the_same_patient_is_told_but_no_leak(cohort: Cohort, tmp_path: Path) -> None:
+    overwrite(cohort, 1, film(0))
+    found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache")
+    assert found.leaks == ()
+    assert found.refusals(Checks()) == []
+    assert found.refusals(Checks(allow_duplicates=False)) == [
+        "made: 1 pictures come several times for one patient"
+    ]
+
+
+def altered(image: np.ndarray) -> dict[str, np.ndarray]:
+    """The ways in which a picture is saved a second time."""
+    random = np.random.default_rng(1)
+    written = image.copy()
+    cv2.putText(written, "day 7", (50, 150), cv2.FONT_HERSHEY_SIMPLEX, 0.6, 255, 1)
+    height, width = image.shape
+    turned = cv2.getRotationMatrix2D((width / 2, height / 2), 1.5, 1)
+    return {
+        "compressed": cv2.imdecode(cv2.imencode(".jpg", image, [1, 40])[1], 0),
+        "scaled": cv2.resize(image, (90, 100), interpolation=cv2.INTER_AREA),
+        "noisy": (image + random.normal(0, 5, image.shape)).clip(0, 255).astype(np.uint8),
+        "brighter": (255 * (image / 255) ** 0.8).astype(np.uint8),
+        "cropped": image[2:, 2:],
+        "turned": cv2.warpAffine(image, turned, (width, height), borderMode=cv2.BORDER_REPLICATE),
+        "written on": written,
+    }
+
+
+@pytest.mark.parametrize("how", altered(film(0)))
+def test_altered_copies_are_found(cohort: Cohort, tmp_path: Path, how: str) -> None:
+    overwrite(cohort, 25, altered(film(6))[how])
+    parted = Fold(np.arange(20), np.arange(20, 30), np.arange(30, 40), fold=0)
+    found = audit(cohort, [parted], pixels=pixels_of(cohort, tmp_path))
+    assert groups(found) == [["6.png", "25.png"]]
+    assert found.tables["same picture"]["match"].tolist() == ["", "similar"]
+    assert len(found.leaks) == 1
+
+
+def test_copies_of_copies_are_one_group_across_sources(cohort: Cohort, tmp_path: Path) -> None:
+    for row, how in ((12, "compressed"), (20, "noisy"), (30, "brighter")):
+        overwrite(cohort, row, altered(film(4))[how])
+    overwrite(cohort, 31, film(4))
+    folder = cohort.sources["films"]
+    table = cohort.table.assign(source=np.where(np.arange(40) < 30, "ours", "theirs"))
+    union = replace(cohort, table=table, sources={"ours": folder, "theirs": folder})
+    found = audit(union, pixels=pixels_of(union, tmp_path))
+    assert groups(found) == [["4.png", "12.png", "20.png", "30.png", "31.png"]]
+    assert "made: 1 pictures stand in several sources" in found.duplicates
+
+
+def test_drawn_films_are_not_compared_as_pictures(tmp_path: Path) -> None:
+    def draw(name: str) -> np.ndarray:
+        return film(int(name[:-4]) // 2)
+
+    table = table_of(range(8), [0, 1] * 4)
+    cohort = Cohort("drawn", table, ("a", "b"), {"films": Rendered("r", draw)}, synthetic=True)
+    found = audit(cohort, pixels=pixels_of(cohort, tmp_path))
+    assert groups(found) == []
+    assert found.notes == ("drawn: synthetic films, no clinical data",)
+
+
+def test_faulty_films_are_named(cohort: Cohort, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    white = film(3)
+    white[:, :70] = 255
+    black = film(4)
+    black[60:] = 0
+    overwrite(cohort, 1, np.full((50, 50), 90, dtype=np.uint8))
+    overwrite(cohort, 2, random.normal(30, 4, (SIDE, SIDE)).clip(0, 255).astype(np.uint8))
+    overwrite(cohort, 3, white)
+    overwrite(cohort, 4, black)
+    overwrite(cohort, 5, np.full((50, 50), 90, dtype=np.uint8))
+    pixels = pixels_of(cohort, tmp_path)
+    found = audit(cohort, pixels=pixels, broken=["x.png: is no image"])
+    faulty = found.tables["faulty films"]
+    assert dict(zip(faulty["film"], faulty["fault"], strict=True)) == {
+        "x.png: is no image": "broken",
+        "1.png": "constant",
+        "2.png": "blank",
+        "3.png": "overexposed",
+        "4.png": "underexposed",
+        "5.png": "constant",
+    }
+    assert "6 of 40 films are broken or show nothing" in found.notes[0]
+    assert groups(found) == [["1.png", "5.png"]], "constant films are compared by content alone"
+
+
+def test_everything_has_a_json_form(cohort: Cohort, tmp_path: Path) -> None:
+    overwrite(cohort, 20, film(0))
+    found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache", metadata=True)
+    plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert plain["leaks"] == list(found.leaks)
+    assert plain["tables"]["patients and films"][-1]["patients"] == 20
+    assert plain["tables"]["same picture"][1]["match"] == "same file"
+
+
+# ------------------------------------------------------------------ shortcuts
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "values"),
+    [
+        ("centre", "centre", ["north", "south"]),
+        ("device", "device", ["one", "two"]),
+        ("image size", "height", [2000, 1000]),
+        ("file format", "format", ["PNG", "JPEG"]),
+        ("date of film", "order", [0.0, 9.0]),
+    ],
+)
+def test_a_shortcut_is_found_and_named(kind: str, column: str, values: list[object]) -> None:
+    table = table_of(range(60), [n % 2 for n in range(60)]).assign(centre="here", order=0.0)
+    metadata = pd.DataFrame({"format": ["PNG"] * 60, "height": 1000, "device": "one"})
+    wrong = np.random.default_rng(0).random(60) < 0.1
+    following = [values[label ^ flip] for label, flip in zip(table["label"], wrong, strict=True)]
+    holder = table if column in table else metadata
+    holder[column] = following
+    cohort = Cohort("many", table, ("alive", "dead"), {})
+    baseline = metadata_baseline(cohort, metadata, seed=1)
+    assert baseline["metadata"].tolist() == [kind, "all metadata"]
+    assert (baseline["mcc"] > 0.6).all()
+    assert (baseline["pr_auc"] > 0.7).all()
+    assert baseline["follows"].all()
+    assert baseline["chance_pr_auc"].tolist() == [0.5, 0.5]
+
+
+def test_the_number_of_films_is_a_shortcut() -> None:
+    patients = [number for number in range(40) for _ in range(4 if number % 2 else 1)]
+    table = table_of(patients, [number % 2 for number in patients]).assign(centre="x", order=np.nan)
+    cohort = Cohort("many", table, ("alive", "dead"), {})
+    blank = pd.DataFrame({"format": [""] * len(table)})
+    baseline = metadata_baseline(cohort, blank, seed=1)
+    assert baseline["metadata"].tolist() == ["number of films", "all metadata"]
+    assert baseline["mcc"].tolist() == [1.0, 1.0]
+
+
+def test_without_a_shortcut_the_baseline_is_at_chance() -> None:
+    table = table_of(range(200), [number % 2 for number in range(200)])
+    random = np.random.default_rng(0)
+    table = table.assign(centre=random.choice(list("ABCDEF"), 200), order=random.random(200))
+    cohort = Cohort("many", table, ("alive", "dead"), {})
+    baseline = metadata_baseline(cohort, pd.DataFrame({"format": ["PNG"] * 200}), seed=1)
+    assert not baseline["follows"].any()
+    assert baseline["mcc"].abs().max() < 0.2
+    nothing = replace(cohort, table=table.assign(centre="x", order=np.nan))
+    assert len(metadata_baseline(nothing, pd.DataFrame({"format": ["PNG"] * 200}), seed=1)) == 0
+
+
+def test_headers_are_read_without_pixels(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    Image.fromarray(film(0)).save(tmp_path / "0.png")
+    Image.fromarray(film(1)).convert("RGB").save(tmp_path / "1.png", format="JPEG")
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3"
+    dataset.Rows, dataset.Columns, dataset.Manufacturer = 30, 20, "ACME"
+    dataset.ManufacturerModelName, dataset.PhotometricInterpretation = "X1", "MONOCHROME1"
+    dataset.save_as(tmp_path / "2.png", enforce_file_format=True)
+    (tmp_path / "3.png").write_bytes(b"broken")
+    cohort = Cohort("c", table_of(range(4), [0, 1, 0, 1]), ("a", "b"), {"films": Files(tmp_path)})
+    metadata = film_metadata(cohort)
+    assert metadata["format"].tolist() == ["PNG", "JPEG", "DICOM", ""]
+    assert metadata["colour"].tolist() == ["L", "RGB", "MONOCHROME1", ""]
+    assert metadata["device"].tolist() == ["", "", "ACME X1", ""]
+    assert metadata["height"].tolist()[:3] == [SIDE, SIDE, 30]
+    assert metadata["width"].isna().tolist() == [False, False, False, True]
+
+
+# ------------------------------------------------------------------ pictures
+
+
+def test_hashes_are_those_of_imagehash() -> None:
+    imagehash = pytest.importorskip("imagehash")
+    images = np.stack([film(seed) for seed in range(20)])
+    ours = hashes(look(images[..., None]).thumbnails)
+    theirs = [imagehash.phash(Image.fromarray(image)).hash.ravel() for image in images]
+    assert np.array_equal(ours, np.stack(theirs))
+
+
+def test_details_agree_for_copies_and_differ_for_others() -> None:
+    for how, copy in altered(film(0)).items():
+        assert agreement(film(0), copy) > 0.76, how
+    assert max(agreement(film(0), film(seed)) for seed in range(1, 10)) < 0.5
+
+
+@pytest.mark.real_data
+def test_copies_in_a_real_cohort_are_found_and_nothing_else(
+    real_cohort_root: Path, tmp_path: Path
+) -> None:
+    from prognobench.registry import DATASETS
+
+    cohort = DATASETS["covid_chestxray"](
+        root=real_cohort_root, task="icu", films="all", before_outcome=False
+    )
+    found = audit(cohort, folds_of(cohort), pixels=pixels_of(cohort, tmp_path), metadata=True)
+    table = found.tables["same picture"]
+    patients = [sorted(set(films["patient_id"])) for _, films in table.groupby("group")]
+    # One patient was entered twice from two publications of the same case.
+    assert patients == [["178", "97"]] * 4 + [["192", "196"]]
+    assert len(table) == 2 * 4 + 3
+    assert len(found.tables["faulty films"]) == 0
