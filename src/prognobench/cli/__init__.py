@@ -57,7 +57,7 @@ for command in (run, data, score, table, compare, claims, report, predict, list_
 def main() -> None:
     """Run the command line; errors for the user end without a traceback."""
     try:
-        sys.exit(cli.main(standalone_mode=False))
+        sys.exit(cli.main(prog_name="prognobench", standalone_mode=False))
     except PrognobenchError as error:
         console.complain(str(error))
         sys.exit(EXIT_WRONG)

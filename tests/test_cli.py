@@ -1,0 +1,206 @@
+"""The command line as its user meets it: what is printed where, files, and exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from prognobench.cli import main
+
+SMALL = (
+    "dataset=severity",
+    "dataset.patients=36",
+    "dataset.side=64",
+    "model=vit",
+    "model.weights=random",
+    "train=quick",
+    "train.epochs=1",
+    "cv.folds=3",
+    "device=cpu",
+)
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def prognobench(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], results: Path
+) -> Command:
+    """Run a command in a folder with results, as a user would."""
+    monkeypatch.chdir(results.parent)
+    monkeypatch.setenv("PROGNOBENCH_CACHE", str(results.parent / "cache"))
+
+    def call(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["prognobench", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        return Said(int(end.value.code or 0), said.out, said.err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with two runs, made once through the command line."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("PROGNOBENCH_CACHE", str(home / "cache"))
+        arguments = ["run", "-m", *SMALL, "strategy=linear_probe,metadata", "--no-table"]
+        patch.setattr(sys, "argv", ["prognobench", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert not end.value.code
+    return home / "results"
+
+
+def test_a_run_ends_with_its_table(prognobench: Command, results: Path) -> None:
+    said = prognobench("run", *SMALL, "strategy=linear_probe")
+    assert said.code == 0
+    assert "3 done before" in said.err
+    lines = [line.split("\t") for line in said.out.splitlines()]
+    assert ["model", "linear_probe"] in lines
+    assert any(line[0] == "ceiling (true risk)" for line in lines)
+    assert "synthetic films, no clinical data" in said.out
+    assert (results / "scores.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        (["dataset=mortalty"], "unknown dataset 'mortalty', did you mean 'mortality'"),
+        (["model=vitt"], "unknown model 'vitt', did you mean 'vit'"),
+        (["strategy=lorra"], "unknown strategy 'lorra', did you mean 'lora'"),
+        (["strategy=lora", "strategy.rnk=2"], "unknown key 'strategy.rnk', did you mean 'rank'"),
+        (["dataset=cxr_icu"], "dataset.root is missing"),
+        (["dataset=cxr_icu", "dataset.root=nowhere"], "nowhere"),
+        (["model.weights=nowhere.safetensors"], "nowhere.safetensors"),
+        (["cv.folds=30", "dataset.patients=20"], "cv.folds=30 needs at least as many"),
+        (["device=abacus"], "device=abacus"),
+        (["lora=true", "strategy=full"], "contradicts"),
+    ],
+)
+def test_a_wrong_command_starts_nothing(
+    prognobench: Command, tmp_path: Path, overrides: list[str], fault: str
+) -> None:
+    said = prognobench("run", *overrides, f"paths.results={tmp_path / 'results'}")
+    assert said.code == 2
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert fault in said.err
+    assert "Traceback" not in said.err
+    assert not (tmp_path / "results").exists()
+
+
+def test_failed_cells_show_in_the_exit_code(prognobench: Command, tmp_path: Path) -> None:
+    huge = ("strategy=full", "strategy.lr=1e30", "train.clip=1e30", "train.epochs=3")
+    said = prognobench("run", *SMALL, *huge, f"paths.results={tmp_path}")
+    assert said.code == 1
+    assert "the loss is nan in epoch" in said.err
+    assert "r0-f0" in said.err
+
+
+def test_tables_go_to_files_and_stdout(prognobench: Command, results: Path) -> None:
+    said = prognobench("table", "--metric", "roc_auc", "--format", "csv,tex,html,md")
+    assert said.code == 0
+    assert said.out.startswith("# ROC-AUC")
+    assert {file.suffix for file in (results / "tables").glob("roc_auc*")} == {
+        *(".csv", ".tex", ".html", ".md")
+    }
+    said = prognobench("table", "--metric", "mmc")
+    assert said.code == 2
+    assert "did you mean 'mcc'" in said.err
+
+
+def test_scores_are_made_anew(prognobench: Command, results: Path) -> None:
+    before = (results / "scores.csv").read_bytes() if (results / "scores.csv").exists() else b""
+    assert prognobench("score").code == 0
+    assert before in (b"", (results / "scores.csv").read_bytes())
+    said = prognobench("score", "elsewhere")
+    assert said.code == 2
+    assert "start with 'prognobench run'" in said.err
+
+
+def test_runs_are_compared(prognobench: Command, results: Path) -> None:
+    said = prognobench("compare", "--by", "strategy", "--metric", "average_precision")
+    assert said.code == 0
+    assert "linear_probe\tmetadata" in said.out
+    assert list((results / "tables").glob("comparisons_average_precision*.csv"))
+    assert prognobench("compare", "--by", "colour").code == 2
+
+
+def test_claims_are_checked(prognobench: Command) -> None:
+    said = prognobench("claims")
+    assert said.code == 0
+    verdicts = {line.split("\t")[1] for line in said.out.splitlines()[1:6]}
+    assert verdicts <= {"supported", "contradicted", "undecided"}
+
+
+def test_a_report_is_one_file(prognobench: Command, results: Path) -> None:
+    said = prognobench("report")
+    assert said.code == 0
+    page = (results / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "synthetic films, no clinical data" in page
+
+
+def test_the_data_desk_prints_json(prognobench: Command, tmp_path: Path) -> None:
+    said = prognobench("data", "check", *SMALL, "--json", "--csv", str(tmp_path))
+    assert said.code == 0
+    found = json.loads(said.out)
+    assert found["leaks"] == []
+    assert found["tables"]["patients and films"]
+    assert list(tmp_path.glob("*.csv"))
+
+
+def test_images_are_decoded_ahead(prognobench: Command) -> None:
+    said = prognobench("data", "prepare", *SMALL)
+    assert said.code == 0
+    assert "images ready" in said.err
+
+
+def test_listing_reads_configs_alone(prognobench: Command) -> None:
+    said = prognobench("list")
+    assert "mortality" in said.out
+    assert "lora" in prognobench("list", "strategies").out
+    assert "resnet18" in prognobench("list", "models").out
+    assert "mcc" in prognobench("list", "metrics").out
+    assert "did you mean 'models'" in prognobench("list", "modles").err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "models"], ["run", "--help"]])
+def test_answers_that_must_be_quick_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        f"sys.argv = ['prognobench', *{arguments}]\n"
+        "from prognobench.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'timm', 'peft', 'pandas', 'sklearn', 'hydra', 'matplotlib', 'numpy'}\n"
+        "print(*heavy & {*sys.modules}, file=sys.stderr)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stderr.strip() == ""
+    assert said.stdout
+
+
+def test_overrides_complete(monkeypatch: pytest.MonkeyPatch, prognobench: Command) -> None:
+    monkeypatch.setenv("_PROGNOBENCH_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "prognobench run strategy=lora,bit")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    monkeypatch.setattr(sys, "argv", ["prognobench"])
+    assert "strategy=lora,bitfit" in prognobench().out
