@@ -206,6 +206,14 @@ def test_voi_lut_comes_before_the_window(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(numbers), read_image(path))
 
 
+def test_an_8_bit_voi_lut_of_odd_length(tmp_path: Path) -> None:
+    table = Dataset()
+    table.LUTDescriptor = [255, 0, 8]
+    table.LUTData = bytes(range(0, 255)) + b"\0"
+    path = write_dicom(tmp_path / "film.dcm", GREY, VOILUTSequence=[table])
+    np.testing.assert_array_equal(read_image(path), np.rint(GREY / 254 * 255))
+
+
 def test_padding_is_black_and_does_not_set_the_range(tmp_path: Path) -> None:
     padded = DEEP.copy()
     padded[:, :3] = 4000

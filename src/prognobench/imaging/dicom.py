@@ -167,7 +167,7 @@ def _looked_up(values: NDArray[Any], item: Any) -> NDArray[np.uint8]:
     entries, first, _ = item.LUTDescriptor
     data = item.LUTData
     if isinstance(data, bytes):
-        data = np.frombuffer(data, "u1" if len(data) == entries else "<u2")
+        data = np.frombuffer(data, "u1" if len(data) <= entries + 1 else "<u2")
     table = stretched(np.asarray(data))
     position = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
     shown: NDArray[np.uint8] = table[position]
@@ -178,7 +178,8 @@ def _windowed(values: NDArray[Any], dataset: Any) -> NDArray[np.uint8] | None:
     """Apply the first window by PS3.3 C.11.2.1.2 and .3; None without a usable one."""
     centre, width = (_first(dataset.get(f"Window{name}")) for name in ("Center", "Width"))
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    if centre is None or width is None or width <= (1 if function == "LINEAR" else 0):
+    least = 0 if function in ("SIGMOID", "LINEAR_EXACT") else 1
+    if centre is None or width is None or width <= least:
         return None
     x = values.astype(np.float32)
     if function == "SIGMOID":
