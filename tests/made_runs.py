@@ -122,7 +122,7 @@ def make_run(
             "not_applicable": not_applicable,
             "fingerprints": {
                 "cohort": f"{derive(dataset, patients):016x}",
-                "folds": f"{derive(dataset, seed, repeats, folds, draws, patients):016x}",
+                "folds": f"{derive(dataset, seed, repeats, folds, draws, patients, k or 0):016x}",
                 "weights": model,
             },
             "config": {"regime": regime, "strategy": {"builder": strategy, "settings": {}}},

@@ -178,10 +178,10 @@ def roc(chosen: Chosen) -> Figure:
     return chosen.figure(
         "roc",
         "ROC",
-        f"ROC curves of the best choice of each strategy with 95 % bands over patients, pooled "
-        f"out-of-fold; {best}: area {area:.3f}. Chance is the diagonal.",
+        f"ROC curves of the best choice of each strategy, pooled out-of-fold, the best with its "
+        f"95 % band over patients; {best}: area {area:.3f}. Chance is the diagonal.",
         _frame({**lines, "chance": chance}),
-        unit_square("1 - specificity", "sensitivity", "lower right"),
+        unit_square("1 - specificity", "sensitivity"),
     )
 
 
@@ -195,10 +195,11 @@ def precision_recall(chosen: Chosen) -> Figure:
     return chosen.figure(
         "pr",
         "Precision and recall",
-        f"Precision-recall curves with 95 % bands over patients, pooled out-of-fold; {best}: "
+        f"Precision-recall curves, pooled out-of-fold, the best with its 95 % band over patients; "
+        f"{best}: "
         f"average precision {area:.3f}. Chance is the prevalence, {prevalence:.3f}.",
         _frame({**lines, f"chance ({prevalence:.2f})": chance}),
-        unit_square("recall", "precision", "upper right"),
+        unit_square("recall", "precision"),
     )
 
 
@@ -261,9 +262,9 @@ def decision_curve(chosen: Chosen) -> Figure:
         "decision",
         "Net benefit",
         f"Decision curves: net benefit per patient against the threshold probability of "
-        f"{chosen.positive}, with treating all and none; 95 % bands over patients.",
+        f"{chosen.positive}, with treating all and none; the best with its 95 % band.",
         _frame({**lines, **references}),
-        curves("threshold probability", "net benefit", "upper right"),
+        curves("threshold probability", "net benefit"),
     )
 
 

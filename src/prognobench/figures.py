@@ -139,7 +139,7 @@ def few_shot(cells: pd.DataFrame, metric: Metric) -> Iterator[Figure]:
             slug("few-shot", metric.name, dataset, cv),
             f"{metric.title} over k, {dataset} · {cv}",
             f"{metric.title} against patients per class in training; best at the largest k: "
-            f"{chosen[0]}. Bands are one standard deviation over folds and draws.",
+            f"{chosen[0]}. The band is one standard deviation over folds and draws.",
             data,
             command("table --rows model,strategy --columns k", named, metric),
             points_over_k(metric.title),

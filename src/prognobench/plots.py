@@ -23,6 +23,8 @@ FAINT = "#8a9099"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#a6761d", "#8a9099", "#e69f00")
 """After Okabe & Ito: told apart by colour-blind readers, on white and on black."""
 
+MARKERS = "osD^v<>"
+
 LINES = ("-", "--", "-.", ":")
 
 STYLE: dict[str, Any] = {
@@ -79,7 +81,7 @@ class Figure:
     data: pd.DataFrame
     command: str
     draw: Callable[[Axes, pd.DataFrame], None]
-    size: tuple[float, float] = (4.4, 3.2)
+    size: tuple[float, float] = (4.4, 3.7)
     synthetic: bool = False
 
     def render(self, kind: str) -> bytes:
@@ -89,7 +91,7 @@ class Figure:
 
         style: Any = {**STYLE, "svg.hashsalt": self.name}
         with matplotlib.rc_context(style):
-            canvas = Canvas(figsize=self.size, layout="constrained")
+            canvas = Canvas(figsize=self.size, layout="tight")
             axes = canvas.subplots()
             self.draw(axes, self.data)
             if self.synthetic:
@@ -154,28 +156,43 @@ def _series(data: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, A
         yield str(name), part, style
 
 
-def curves(x: str, y: str, legend: Any = "best") -> Callable[[Axes, pd.DataFrame], None]:
-    """Columns series, x, y, low, high: lines with bands. A series called chance is thin."""
+def _legend(axes: Axes) -> None:
+    """Below the axes, where it hides nothing."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.19), ncols=2)
+
+
+REFERENCES = ("chance", "ceiling", "ideal", "treat")
+"""How the names of series begin that are no competitors."""
+
+
+def _lines(axes: Axes, data: pd.DataFrame, markers: bool = False) -> None:
+    """Lines, the first with its band: more bands on one another hide what they show."""
+    for number, (name, part, style) in enumerate(_series(data)):
+        if name.startswith(REFERENCES):
+            style.update(color=FAINT, linewidth=1)
+        elif markers:
+            style["marker"] = MARKERS[number % len(MARKERS)]
+        axes.plot(part["x"], part["y"], label=name, **style)
+        if number == 0:
+            axes.fill_between(
+                part["x"], part["low"], part["high"], color=style["color"], alpha=0.18, linewidth=0
+            )
+
+
+def curves(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
+    """Columns series, x, y, low, high: lines, and a band around the first."""
 
     def draw(axes: Axes, data: pd.DataFrame) -> None:
-        for name, part, style in _series(data):
-            if name.startswith(("chance", "ideal", "treat")):
-                thin = {"color": FAINT, "linewidth": 1, "linestyle": style["linestyle"]}
-                axes.plot(part["x"], part["y"], label=name, **thin)
-                continue
-            axes.plot(part["x"], part["y"], label=name, **style)
-            axes.fill_between(
-                part["x"], part["low"], part["high"], color=style["color"], alpha=0.15, linewidth=0
-            )
+        _lines(axes, data)
         axes.set(xlabel=x, ylabel=y)
-        axes.legend(loc=legend)
+        _legend(axes)
 
     return draw
 
 
-def unit_square(x: str, y: str, legend: Any) -> Callable[[Axes, pd.DataFrame], None]:
+def unit_square(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
     """Curves whose axes both go from 0 to 1."""
-    lines = curves(x, y, legend)
+    lines = curves(x, y)
 
     def draw(axes: Axes, data: pd.DataFrame) -> None:
         lines(axes, data)
@@ -188,25 +205,13 @@ def points_over_k(y: str) -> Callable[[Axes, pd.DataFrame], None]:
     """Columns series, x (patients per class), y, low, high: few-shot curves."""
 
     def draw(axes: Axes, data: pd.DataFrame) -> None:
-        for number, (name, part, style) in enumerate(_series(data)):
-            thin = name in ("chance", "ceiling (true risk)")
-            own = {"color": FAINT, "linewidth": 1} if thin else {"marker": "osD^v<>"[number % 7]}
-            axes.plot(part["x"], part["y"], label=name, **{**style, **own})
-            if not thin:
-                axes.fill_between(
-                    part["x"],
-                    part["low"],
-                    part["high"],
-                    color=style["color"],
-                    alpha=0.12,
-                    linewidth=0,
-                )
+        _lines(axes, data, markers=True)
         axes.set_xscale("log", base=2)
         ticks = sorted(set(data["x"]))
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xticks([], minor=True)
         axes.set(xlabel="patients per class in training (k)", ylabel=y)
-        axes.legend(loc="best")
+        _legend(axes)
 
     return draw
 
@@ -224,7 +229,7 @@ def trade_off(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
                 color=style["color"],
                 label=name,
                 s=22,
-                marker="osD^v<>"[number % 7],
+                marker=MARKERS[number % len(MARKERS)],
                 alpha=0.8,
                 linewidths=0,
             )
@@ -243,7 +248,7 @@ def trade_off(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.12, y=0.15)
         axes.set(xlabel=x, ylabel=y)
-        axes.legend(loc="lower right", ncols=2 if data["series"].nunique() > 4 else 1)
+        _legend(axes)
 
     return draw
 
@@ -304,12 +309,12 @@ def reliability(axes: Axes, data: pd.DataFrame) -> None:
             part["y"],
             yerr=reach,
             label=name,
-            marker="osD^v<>"[number % 7],
+            marker=MARKERS[number % len(MARKERS)],
             elinewidth=0.8,
             **style,
         )
     axes.set(xlabel="forecast", ylabel="observed", xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(loc="upper left")
+    _legend(axes)
 
 
 def rank_diagram(axes: Axes, data: pd.DataFrame) -> None:

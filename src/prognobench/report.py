@@ -114,7 +114,8 @@ class _Page:
         return "".join(parts) + html_tables([models(self.scored), strategies(self.scored)])
 
     def _scores(self) -> str:
-        cells = self.cells.sort_values("k", kind="stable")
+        whole = self.cells[self.cells["k"] == 0]
+        cells = whole if len(whole) else self.cells
         tables = lay_out(cells, ("model", "strategy"), "metric", self.metrics)
         return html_tables(list(tables))
 
@@ -122,7 +123,8 @@ class _Page:
         own = self.cells[self.cells["metric"] == self.metric.name]
         if own.loc[own["k"] > 0, "k"].nunique() < 2:
             return ""
-        tables = list(lay_out(own, ("model", "strategy"), "k", self.metrics))
+        some = own["dataset"].isin(own.loc[own["k"] > 0, "dataset"])
+        tables = list(lay_out(own[some], ("model", "strategy"), "k", self.metrics))
         return self._grid(few_shot(self.cells, self.metric)) + html_tables(tables)
 
     def _details(self) -> str:
