@@ -25,14 +25,17 @@ if TYPE_CHECKING:
 
     from prognobench.records import Cohort
 
-RELEASES = {
-    "AIforCOVID.xlsx": "imgs",
-    "AIforCOVID_r2.xlsx": "imgs_r2",
-    "AIforCOVID_r3.xlsx": "imgs_r3",
-    "trainClinData.xls": "",
-    "TrainSet/trainClinData.xls": "",
-}
-"""Table of each release -> folder of its films; the hackathon's are found by their full names."""
+EDITIONS: tuple[dict[str, str], ...] = (
+    {
+        "AIforCOVID.xlsx": "imgs",
+        "AIforCOVID_r2.xlsx": "imgs_r2",
+        "AIforCOVID_r3.xlsx": "imgs_r3",
+    },
+    {"trainClinData.xls": "", "TrainSet/trainClinData.xls": ""},
+)
+"""Table of each release -> folder of its films. The second edition is a hackathon's, a part of the
+first; its films are found by their names.
+"""
 
 UNUSABLE = (
     *("P_3_391", "P_3_377", "P_3_20", "P_3_108", "P_1_16"),
@@ -65,8 +68,8 @@ def aiforcovid(
 ) -> Cohort:
     """AIforCOVID: one film per patient, taken at admission, of hospitals A to F.
 
-    All releases that lie in the folder are read, the hackathon edition alike; a patient stands in
-    one of them. The encoding of ``Death`` was not seen: words other than alive/dead, yes/no, 0/1
+    All releases that lie in the folder are read, or else the hackathon edition; a patient stands
+    in one of them. The encoding of ``Death`` was not seen: words other than alive/dead, yes/no, 0/1
     are an error that names them. A blank outcome leaves the patient out.
 
     Parameters
@@ -90,18 +93,11 @@ def aiforcovid(
     """
     root = existing_folder(root, "dataset.root")
     column, words = TASKS[task]
-    releases = [(root / table, films) for table, films in RELEASES.items()]
-    releases = [(table, films) for table, films in releases if table.is_file()]
-    if not releases:
-        inside = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
-        raise DataError(
-            f"dataset.root={root}: expected a table {' or '.join(RELEASES)}, found {inside}"
-        )
     import pandas as pd
 
     parts: list[pd.DataFrame] = []
     faults: list[str] = []
-    for table, films in releases:
+    for table, films in _releases(root):
         with collecting(faults):
             parts.append(_release(table, films, column, words, covariates))
     if faults:
@@ -121,6 +117,16 @@ def aiforcovid(
         name=f"afc_{task}",
         covariates=covariates,
     )
+
+
+def _releases(root: Path) -> list[tuple[Path, str]]:
+    for edition in EDITIONS:
+        found = [(root / table, films) for table, films in edition.items()]
+        if there := [(table, films) for table, films in found if table.is_file()]:
+            return there
+    names = " or ".join(name for edition in EDITIONS for name in edition)
+    inside = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
+    raise DataError(f"dataset.root={root}: expected a table {names}, found {inside}")
 
 
 def _release(
