@@ -279,6 +279,13 @@ def test_external_trains_on_one_source_and_tests_on_another() -> None:
     (fold,) = split(union, "external", test=("theirs",))
     assert set(table["source"].iloc[fold.test]) == {"theirs"}
     assert set(table["source"].iloc[[*fold.train, *fold.validation]]) == {"ours"}
+    folders = replace(union, sources={"ours": folder, "theirs/a": folder, "theirs/b": folder})
+    half = np.where(table["source"] == "ours", "ours", "theirs/" + table["image"].str[-5])
+    half = pd.Series(half).replace({"theirs/0": "theirs/a", r"theirs/\d": "theirs/b"}, regex=True)
+    (whole,) = split(
+        replace(folders, table=table.assign(source=half)), "external", test=("theirs",)
+    )
+    assert np.array_equal(whole.test, fold.test)
     with pytest.raises(DataError, match="'their', did you mean 'theirs'"):
         split(union, "external", test=("their",))
     with pytest.raises(DataError, match="leaves no source to train on"):

@@ -33,7 +33,9 @@ def by_centre(cohort: Cohort) -> pd.DataFrame:
             "films": table["centre"].value_counts(),
         }
     ).sort_values("patients", ascending=False, kind="stable")
-    counts.loc["all centres"] = counts.sum()
+    labels = table.drop_duplicates("patient_id")["label"]
+    of_class = [int((labels == label).sum()) for label in range(len(cohort.classes))]
+    counts.loc["all centres"] = [*of_class, len(labels), len(table)]
     return counts.reset_index(names="centre")
 
 

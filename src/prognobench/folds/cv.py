@@ -234,18 +234,21 @@ def external(
         If a source is unknown, none is left to train on, or a patient stands in both.
     """
     known = sorted(cohort.sources)
-    if unknown := [name for name in test if name not in known]:
+    # A part of a union with several folders has a source "part/folder" for each.
+    asked = {name: [s for s in known if s.split("/")[0] == name or s == name] for name in test}
+    if unknown := [name for name, sources in asked.items() if not sources]:
         raise DataError(
             f"{cohort.name}: cv.test names no source {', '.join(map(repr, unknown))}"
             f"{near(unknown[0], known)}; the cohort's are {', '.join(known)}"
         )
-    if set(test) == set(known):
+    tested_sources = {source for sources in asked.values() for source in sources}
+    if tested_sources == set(known):
         raise DataError(
             f"{cohort.name}: cv.test={list(test)} leaves no source to train on; "
             "choose dataset=union with the cohorts to train on and to test on"
         )
     patients = Patients.of(cohort)
-    tested = cohort.table["source"].isin(test).to_numpy()
+    tested = cohort.table["source"].isin(tested_sources).to_numpy()
     testing = patients.members(np.flatnonzero(tested))
     rest = patients.members(np.flatnonzero(~tested))
     if len(shared := np.intersect1d(testing, rest)):
