@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from made_cohorts import (
     make_aiforcovid,
     make_covid_19_ar,
@@ -14,9 +15,9 @@ from made_cohorts import (
     write_xlsx,
 )
 
-from prognobench.compose import compose
+from prognobench.compose import compose, config_root
 from prognobench.errors import DataError
-from prognobench.records import Cohort
+from prognobench.records import Cohort, ImageOptions
 from prognobench.registry import DATASETS
 
 MAKERS = {
@@ -99,3 +100,25 @@ def test_a_union_of_yamls(tmp_path: Path) -> None:
         f"dataset.parts.ny.root={ny}",
     )
     assert cohort.table.groupby("source").size().to_dict() == {"ar": 8, "ny": 9}
+
+
+CONFIGS = {path.stem: path for path in (config_root() / "dataset").glob("*.yaml")}
+
+
+def test_every_builder_can_be_chosen() -> None:
+    builders = {yaml.safe_load(path.read_text())["builder"] for path in CONFIGS.values()}
+    assert builders == set(DATASETS)
+    assert len(builders) >= 7
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_every_yaml_fits_its_builder(name: str) -> None:
+    settings = yaml.safe_load(CONFIGS[name].read_text())
+    assert settings.pop("name") == name
+    part = DATASETS[settings.pop("builder")]
+    assert part.produces == "Cohort"
+    assert part.summary
+    ImageOptions(**settings.pop("image", {}))
+    assert set(settings) <= set(part.settings)
+    needed = {key for key, setting in part.settings.items() if setting.default is setting.empty}
+    assert needed <= set(settings), "what must be given is named in the YAML, as ???"
