@@ -118,7 +118,7 @@ def test_every_yaml_fits_its_builder(name: str) -> None:
     part = DATASETS[settings.pop("builder")]
     assert part.produces == "Cohort"
     assert part.summary
-    ImageOptions(**settings.pop("image", {}))
+    ImageOptions(**settings.pop("pixels", {}))
     assert set(settings) <= set(part.settings)
     needed = {key for key, setting in part.settings.items() if setting.default is setting.empty}
     assert needed <= set(settings), "what must be given is named in the YAML, as ???"

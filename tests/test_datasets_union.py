@@ -38,7 +38,9 @@ def small_table(folder: Path, words: tuple[str, str] = ("alive", "dead")) -> dic
         "builder": "table",
         "table": str(write_csv(folder / "table.csv", rows)),
         "images": str(folder / "images"),
+        "image": "image",
         "label": "outcome",
+        "pixels": {"equalise": True},
         "positive": words[1],
         "covariates": ["age"],
     }

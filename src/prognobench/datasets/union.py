@@ -28,7 +28,7 @@ def union(
     Parameters
     ----------
     parts
-        Name -> ``builder`` and its settings, as in the YAML of a dataset. A part's ``image`` is
+        Name -> ``builder`` and its settings, as in the YAML of a dataset. A part's ``pixels`` is
         left aside: the union's own says how all its images are prepared.
     classes
         New names of the classes, in the parts' order (the positive last), for parts that call
@@ -105,7 +105,7 @@ def _checked(where: str, given: Mapping[str, Any]) -> tuple[Part, dict[str, Any]
     faults: list[str] = []
     checked: dict[str, Any] = {}
     for key, value in given.items():
-        if key in ("name", "builder", "image"):
+        if key in ("name", "builder", "pixels"):
             continue
         if key not in part.settings:
             faults.append(f"unknown key '{where}.{key}'{near(key, list(part.settings))}")
