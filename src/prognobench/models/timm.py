@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ from annotated_types import Gt
 
 from prognobench.errors import ConfigError
 from prognobench.models.source import backbone_source
-from prognobench.models.weights import hub_of, locate
+from prognobench.models.weights import locate
 from prognobench.records import BackboneSource, Preprocessing
 from prognobench.registry import MODELS, near
 
@@ -45,7 +46,7 @@ def timm(
     weights
         ``hub``, ``random``, or the path of a safetensors file or state dict.
     hub
-        ``owner/repository[:file]`` on the Hugging Face hub; by default timm's own.
+        ``owner/repository[:file]`` on the Hugging Face hub; by default where timm has them.
     package
         ``package:file`` of an installed package that has the weights too.
     obtain
@@ -64,16 +65,21 @@ def timm(
     seed
         Of random weights.
     """
+    if weights == "hub" and not (hub or package or obtain):
+        hub, obtain = _published(architecture)
     if side is None or mean is None or std is None or interpolation is None:
         declared = _declared(architecture)
-        side, interpolation = side or declared.side, interpolation or declared.interpolation
+        side, interpolation = (
+            side or declared.input_size[-1],
+            interpolation or declared.interpolation,
+        )
         mean, std = mean or declared.mean, std or declared.std
+    _check_side(architecture, side)
     if channels == "sum":
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
-    tag = hub_of({"architecture": architecture, "hub": hub, "obtain": obtain})
     return backbone_source(
         partial(_build, architecture, side, len(mean)),
-        locate(weights, hub=tag, package=package, obtain=obtain, seed=seed),
+        locate(weights, hub=hub, package=package, obtain=obtain, seed=seed),
         Preprocessing(side, tuple(mean), tuple(std), interpolation),
         ("timm", architecture, side, channels),
         pooling=pooling,
@@ -81,19 +87,26 @@ def timm(
     )
 
 
-def _declared(architecture: str) -> Preprocessing:
-    """Return what timm says that an architecture's weights expect."""
-    import timm
+def _check_side(architecture: str, side: int) -> None:
+    """Raise if a transformer's patches, whose side timm's names tell, do not fill the image."""
+    found = re.search(r"patch(\d+)", architecture)
+    patch = int(found[1]) if found else 1
+    if side % patch:
+        below = side - side % patch
+        raise ConfigError(
+            f"model.side: {side} is no multiple of {architecture}'s patch of {patch} pixels; "
+            f"take {below or patch} or {below + patch}"
+        )
 
-    check_name(architecture)
-    declared: Any = timm.get_pretrained_cfg(architecture)
-    return Preprocessing(
-        declared.input_size[-1], declared.mean, declared.std, declared.interpolation
-    )
 
+def _declared(architecture: str) -> Any:
+    """Return what timm knows of an architecture and its weights.
 
-def check_name(architecture: str) -> None:
-    """Raise a ``ConfigError`` with the near names if timm has no such architecture or tag."""
+    Raises
+    ------
+    ConfigError
+        With the near names, if timm has no such architecture or weights.
+    """
     import timm
 
     name, _, tag = architecture.partition(".")
@@ -106,20 +119,21 @@ def check_name(architecture: str) -> None:
         raise ConfigError(
             f"model.architecture: timm's {name} has no weights {tag!r}{near(architecture, tagged)}"
         )
+    return timm.get_pretrained_cfg(architecture)
+
+
+def _published(architecture: str) -> tuple[str, str]:
+    """Return the hub tag of timm's weights, or how else a person gets them."""
+    declared = _declared(architecture)
+    if declared.hf_hub_id:
+        return declared.hf_hub_id, ""
+    return "", f"download {declared.url}" if declared.url else ""
 
 
 def _build(architecture: str, side: int, channels: int) -> nn.Module:
     import timm
 
-    check_name(architecture)
-    declared: Any = timm.get_pretrained_cfg(architecture)
-    size: dict[str, Any] = {"img_size": side} if declared.fixed_input_size else {}
+    sized = _declared(architecture).fixed_input_size
+    size: dict[str, Any] = {"img_size": side} if sized else {}
     network = timm.create_model(architecture, num_classes=0, in_chans=channels, **size)
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", (1, 1))
-    if side % patch[0]:
-        below = side - side % patch[0]
-        raise ConfigError(
-            f"model.side: {side} is no multiple of {architecture}'s patch of {patch[0]} pixels; "
-            f"take {below or patch[0]} or {below + patch[0]}"
-        )
     return network

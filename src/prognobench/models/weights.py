@@ -96,13 +96,7 @@ def weights_here(settings: Mapping[str, Any]) -> bool | None:
     if weights != "hub":
         return Path(weights).expanduser().is_file()
     package = str(settings.get("package") or "")
-    return (_cached(hub_of(settings)) or _packaged(package)) is not None
-
-
-def hub_of(settings: Mapping[str, Any]) -> str:
-    """Return the hub tag that a model's settings name; by default timm's of that architecture."""
-    hub = str(settings.get("hub") or "")
-    return hub if hub or settings.get("obtain") else f"timm/{settings.get('architecture', '')}"
+    return (_cached(str(settings.get("hub") or "")) or _packaged(package)) is not None
 
 
 def file_digest(path: Path) -> str:

@@ -116,8 +116,13 @@ def fill(network: nn.Module, state: State) -> tuple[str, ...]:
     wanted = network.state_dict()
     total = len(state)
     state, prefix = strip_prefix(state, set(wanted))
-    for layout in LAYOUTS:
-        state = layout(state, network)
+    try:
+        for layout in LAYOUTS:
+            state = layout(state, network)
+    except (RuntimeError, ValueError, LookupError, AttributeError, AssertionError) as error:
+        raise WeightsError(
+            f"the weights are of another architecture: {_first_line(error)}"
+        ) from error
     state, _ = strip_prefix(state, set(wanted))
     counters = {key for key in wanted if key.endswith("num_batches_tracked")}
     missing = [key for key in wanted if key not in state and key not in counters]

@@ -98,6 +98,11 @@ def from_transformers(state: State, network: nn.Module) -> State:
     renamed = _fuse({_rename(key, TRANSFORMERS): value for key, value in tower.items()})
     for key in renamed.keys() & {"cls_token", "pos_embed"}:
         renamed[key] = renamed[key].reshape(1, -1, renamed[key].shape[-1])
+    if getattr(network, "no_embed_class", False) and "cls_token" in renamed:
+        # timm adds the class token's position once and for all where there are registers.
+        position = renamed["pos_embed"]
+        renamed["cls_token"] = renamed["cls_token"] + position[:, :1]
+        renamed["pos_embed"] = position[:, 1:]
     return {_next_stage(key): value for key, value in renamed.items()}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from prognobench.errors import ConfigError
+
 
 class SeparateProjections(nn.Module):
     """Stands where a fused ``qkv`` stood and gives the same output from three matrices."""
@@ -30,9 +32,18 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 def separate_projections(network: nn.Module) -> None:
-    """Replace, in place, every linear layer called ``qkv``; outputs stay equal."""
+    """Replace, in place, every fused projection; outputs stay equal.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or the network reads a fused matrix otherwise than by calling it.
+    """
     fused = [name for name, _ in network.named_modules() if name.endswith("attn.qkv")]
+    if not fused:
+        raise ConfigError("model.qkv: this network has no fused projections; take 'fused'")
     for name in fused:
-        layer = network.get_submodule(name)
-        if isinstance(layer, nn.Linear):
-            network.set_submodule(name, SeparateProjections(layer))
+        layer, parent = (network.get_submodule(part) for part in (name, name.rpartition(".")[0]))
+        if not isinstance(layer, nn.Linear) or getattr(parent, "q_bias", None) is not None:
+            raise ConfigError(f"model.qkv: {name} cannot be taken apart; take 'fused'")
+        network.set_submodule(name, SeparateProjections(layer))
