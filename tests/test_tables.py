@@ -1,0 +1,349 @@
+"""Tables: what stands in a cell, what is marked, what every format makes of it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_runs import make_run
+from scipy import stats
+
+from prognobench.aggregate import Selection, aggregate, read_scores
+from prognobench.comparisons import Question, bootstrap_p, compare
+from prognobench.errors import ConfigError
+from prognobench.listings import comparison_table, efficiency, rank_table
+from prognobench.ranks import rank
+from prognobench.render import latex, markdown, rows, terminal
+from prognobench.stats import corrected_t
+from prognobench.store import read_table
+from prognobench.tables import make_table
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    for model, skill in (("cnn", 0.95), ("vit", 0.2)):
+        make_run(folder, model=model, skill=skill)
+        make_run(folder, model=model, strategy="lora", skill=skill - 0.1, parameters=50)
+        make_run(folder, model=model, strategy="lora", skill=0.5, k=4, draws=2)
+    make_run(folder, model="cnn", strategy="metadata", skill=0.6)
+    make_run(folder, model="vit", strategy="bitfit", not_applicable="it has no biases")
+    make_run(folder, model="cnn", strategy="bitfit", done=3, failed=["r0-f3"])
+    make_run(folder, "real", model="cnn", skill=0.9, risk=False)
+    make_run(folder, "real", model="vit", skill=0.9, risk=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scored(results):
+    return read_scores(results)
+
+
+def table(results, scored, **wanted):
+    made = make_table(results, scored=scored, formats=(), **wanted)
+    return made.tables
+
+
+def entry(one, row, column):
+    heads = one.columns.index(column)
+    return next(entries[heads] for names, entries in one.rows if names[: len(row)] == row)
+
+
+def test_a_cell_is_mean_and_standard_deviation_over_folds(results, scored):
+    one = table(results, scored, metrics=("roc_auc",), where={"dataset": ["toy"]})[0]
+    own = scored.scores
+    own = own[(own["metric"] == "roc_auc") & (own["level"] == "patient") & own["fold"].notna()]
+    own = own[(own["model"] == "cnn") & (own["strategy"] == "full") & (own["dataset"] == "toy")]
+    expected = f"{own['value'].mean():.3f} ± {own['value'].std():.3f}"
+    assert entry(one, ("cnn",), "full").text == expected
+
+
+def test_the_best_is_marked_and_what_could_be_as_good(results, scored):
+    cells = aggregate(scored, Selection(("mcc",), where={"dataset": ["toy"], "regime": ["full"]}))
+    real = cells[~cells["model"].isin(["oracle", "chance"]) & ~cells["baseline"]]
+    best = real.loc[real["mean"].idxmax()]
+    assert best["mark"] == "best"
+    own = scored.scores[(scored.scores["metric"] == "mcc") & (scored.scores["threshold"] == "0.5")]
+    own = own[(own["level"] == "patient") & own["fold"].notna() & (own["regime"] == "full")]
+    folds = own[own["dataset"] == "toy"].pivot_table(
+        index="fold", columns=["model", "strategy"], values="value"
+    )
+    for cell in real[(real["mark"] != "best") & (real["folds"] == 5)].to_dict("records"):
+        pair = folds[best["model"], best["strategy"]] - folds[cell["model"], cell["strategy"]]
+        expected = "tie" if corrected_t(pair.to_numpy(), 20 / 60).p >= 0.05 else ""
+        assert cell["mark"] == expected
+    assert set(real["mark"]) == {"best", "tie", ""}
+
+
+def test_where_less_is_better_the_least_is_best(scored):
+    cells = aggregate(scored, Selection(("brier",), where={"dataset": ["toy"], "k": [0]}))
+    real = cells[~cells["model"].isin(["oracle", "chance"]) & ~cells["baseline"]]
+    assert real.loc[real["mean"].idxmin(), "mark"] == "best"
+
+
+def test_impossible_and_unfinished_pairs_say_so(results, scored):
+    one = table(results, scored, metrics=("mcc",), where={"dataset": ["toy"]})[0]
+    assert entry(one, ("vit",), "bitfit").text == "n/a: it has no biases"
+    assert "(3/5 folds)" in entry(one, ("cnn",), "bitfit").text
+    assert any("loss is not finite" in note for note in one.notes)
+
+
+def test_references_stand_below(results, scored):
+    one = table(results, scored, metrics=("average_precision",), where={"dataset": ["toy"]})[0]
+    names = [names[0] for names, _ in one.rows[-one.references :]]
+    assert names == ["ceiling (true risk)", "metadata (no image)", "chance"]
+    assert one.rows[-1][1][0].value == pytest.approx(0.35)
+    assert any("chance level" in note for note in one.notes)
+    assert "synthetic" in one.title
+
+
+def test_what_is_no_better_than_metadata_is_marked(results, scored):
+    one = table(results, scored, metrics=("roc_auc",), where={"dataset": ["toy"]})[0]
+    assert entry(one, ("vit",), "full").below
+    assert not entry(one, ("cnn",), "full").below
+
+
+def test_few_shot_with_k_across(results, scored):
+    one = table(results, scored, rows=("model", "strategy"), columns="k", metrics=("mcc",))
+    toy = next(each for each in one if "toy" in each.title)
+    assert toy.columns == ("all", "k=4")
+    assert entry(toy, ("cnn", "lora"), "k=4").text
+    assert toy.rows[-toy.references][0][0] == "ceiling (true risk)"
+
+
+def test_metrics_as_columns_keep_their_order(results, scored):
+    one = table(
+        results,
+        scored,
+        rows=("model", "strategy"),
+        columns="metric",
+        metrics=("roc_auc", "mcc"),
+        where={"dataset": ["real"]},
+    )[0]
+    assert one.columns == ("ROC-AUC", "MCC")
+
+
+def test_files_and_their_columns(results, scored):
+    made = make_table(results, scored=scored, formats=("csv", "md", "tex", "html"))
+    assert [path.suffix for path in made.files] == [".csv", ".md", ".tex", ".html"]
+    long = read_table(made.files[0])
+    assert {"dataset", "model", "strategy", "mean", "sd", "folds", "expected", "reason"} <= set(
+        long
+    )
+    assert "n/a: it has no biases" in made.files[1].read_text()
+    assert "<script" not in made.files[3].read_text()
+
+
+def test_markdown_marks_the_best_and_escapes(results, scored):
+    text = markdown(table(results, scored, metrics=("mcc",), where={"dataset": ["toy"]}))
+    assert re.search(r"\*\*\d\.\d+ ± \d\.\d+\*\*", text)
+    assert "five\\_fold" in text
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no LaTeX here")
+def test_latex_compiles(results, scored, tmp_path):
+    body = latex(table(results, scored))
+    head = "\\documentclass{article}\\usepackage[utf8]{inputenc}\\usepackage{booktabs}"
+    (tmp_path / "t.tex").write_text(f"{head}\\begin{{document}}{body}\\end{{document}}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_latex_is_balanced_and_escaped(results, scored):
+    text = latex(table(results, scored))
+    assert text.count("\\begin{table}") == text.count("\\end{table}") > 1
+    assert text.count("\\toprule") == text.count("\\bottomrule")
+    assert not re.search(r"(?<!\\)_", text.replace("\\usepackage{booktabs}", ""))
+    lines = [line for line in text.splitlines() if line.endswith("\\\\")]
+    assert all(re.sub(r"\\&", "", line).count("&") >= 1 for line in lines)
+
+
+def test_the_terminal_gets_bold_and_a_pipe_gets_text(results, scored):
+    one = table(results, scored, metrics=("mcc",), where={"dataset": ["toy"]})[0]
+    drawn = terminal(one)
+    assert drawn.row_count == len(one.rows)
+    heads, lines = rows(one)
+    assert heads[0] == "model"
+    assert all(len(line) == len(heads) for line in lines)
+
+
+def test_unknown_names_are_refused_together(results, scored):
+    with pytest.raises(ConfigError) as error:
+        make_table(results, scored=scored, rows=("modell",), columns="strateg", formats=("pdff",))
+    assert len(error.value.faults) == 3
+    assert "did you mean 'model'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"metrics": ("mc",)}, "did you mean 'mcc'"),
+        ({"where": {"dataset": ["toyy"]}}, r"no run with dataset=toyy, did you mean 'toy'"),
+        ({"where": {"datset": ["toy"]}}, "did you mean 'dataset'"),
+        ({"threshold": "0.7"}, "no scores at threshold '0.7'"),
+        ({"rows": ("model", "model")}, "different dimensions"),
+    ],
+)
+def test_wrong_choices(results, scored, wanted, said):
+    with pytest.raises(ConfigError, match=said):
+        make_table(results, scored=scored, formats=(), **wanted)
+
+
+def test_the_latest_of_runs_that_differ_in_settings_is_shown(tmp_path):
+    old = make_run(tmp_path, skill=0.1)
+    new = make_run(tmp_path, skill=0.99, folds=4)
+    done = new.path / "cells" / "r0-f0" / "done.json"
+    for cell in new.cells:
+        done.with_name("done.json").parent.parent.joinpath(cell, "done.json").write_text(
+            '{"finished": "2099-01-01T00:00:00+00:00"}'
+        )
+    one = make_table(tmp_path, metrics=("mcc",), formats=()).tables[0]
+    assert any(old.path.name in note for note in one.notes)
+    assert entry(one, ("cnn",), "full").value > 0.4
+
+
+def test_mixed_versions_are_said(tmp_path):
+    make_run(tmp_path)
+    make_run(tmp_path, model="vit", version="0.2.0")
+    one = make_table(tmp_path, metrics=("mcc",), formats=()).tables[0]
+    assert any("0.1.0, 0.2.0" in note for note in one.notes)
+
+
+# ------------------------------------------------------------------ efficiency
+
+
+def test_efficiency_marks_the_pareto_front(scored):
+    cells = aggregate(scored, Selection(where={"dataset": ["toy"]}))
+    one = next(iter(efficiency(cells, scored)))
+    assert one.columns[2] == "trainable parameters"
+    assert entry(one, ("cnn", "full"), "trainable parameters").text == "1,000"
+    fronts = {names for names, entries in one.rows if entries[0].mark}
+    assert ("cnn", "lora") in fronts
+    assert ("vit", "full") not in fronts
+
+
+# ------------------------------------------------------------------ comparisons
+
+
+def test_comparison_of_two_models(results):
+    found = compare(results, Question(by="model", metric="roc_auc"), {"dataset": ["toy"]})
+    row = found[(found["strategy"] == "full")].iloc[0]
+    assert (row["first"], row["second"]) == ("cnn", "vit")
+    assert row["difference"] == pytest.approx(row["value_first"] - row["value_second"])
+    assert 0 < row["low"] < row["difference"] < row["high"]
+    assert row["folds"] == 5
+    assert row["delong_p"] < 0.01
+    assert row["delong_p_holm"] >= row["delong_p"]
+    beliefs = row[["p_first_better", "p_equal", "p_second_better"]].astype(float)
+    assert beliefs.sum() == pytest.approx(1)
+    assert beliefs.iloc[0] > 0.9
+
+
+def test_a_run_compared_with_the_order_reversed(results):
+    where = {"dataset": ["toy"], "regime": ["full"]}
+    to_cnn = compare(results, Question(by="model", against="cnn", metric="brier"), where)
+    to_vit = compare(results, Question(by="model", against="vit", metric="brier"), where)
+    pair = [each[each["strategy"] == "full"].iloc[0] for each in (to_cnn, to_vit)]
+    assert pair[0]["difference"] == pytest.approx(-pair[1]["difference"])
+    assert pair[0]["low"] == pytest.approx(-pair[1]["high"])
+    # Less is better: the second of the first comparison, cnn, wins.
+    assert pair[0]["p_second_better"] > 0.9
+
+
+def test_unfinished_and_impossible_runs_are_not_compared(results):
+    found = compare(results, Question(by="strategy"), {"dataset": ["toy"]})
+    refused = dict(zip(found["model"], found["refused"], strict=True))
+    reasons = " ".join(text for text in found["refused"] if isinstance(text, str))
+    assert "not finished: 3/5 cells done, 1 failed" in reasons
+    assert "not applicable: it has no biases" in reasons
+    assert refused
+    one = comparison_table(found, "strategy")
+    assert len(one.rows) == len(found)
+
+
+def test_runs_on_other_folds_are_not_compared(tmp_path):
+    make_run(tmp_path, model="cnn")
+    make_run(tmp_path, model="vit", folds=4)
+    found = compare(tmp_path, Question(by="model"))
+    assert "folds differ" in found["refused"].iloc[0]
+
+
+def test_nothing_to_compare_and_unknown_names(results, tmp_path):
+    make_run(tmp_path)
+    with pytest.raises(ConfigError, match="no two runs"):
+        compare(tmp_path)
+    with pytest.raises(ConfigError, match="did you mean 'strategy'"):
+        compare(results, Question(by="strateg"))
+
+
+def test_bootstrap_p_counts_what_lies_beyond_zero():
+    assert bootstrap_p(np.r_[np.full(975, 1.0), np.full(24, -1.0)]) == pytest.approx(0.05)
+    assert np.isnan(bootstrap_p(np.array([np.nan])))
+
+
+# ------------------------------------------------------------------ ranks
+
+
+def cells_of(scores):
+    """Aggregated cells of a matrix of datasets by strategies."""
+    lines = [
+        {
+            "dataset": f"d{i}",
+            "regime": "full",
+            "k": 0,
+            "cv": "five_fold",
+            "model": "m",
+            "strategy": f"s{j}",
+            "metric": "mcc",
+            "mean": score,
+            "baseline": False,
+        }
+        for i, row in enumerate(scores)
+        for j, score in enumerate(row)
+    ]
+    return pd.DataFrame(lines)
+
+
+def test_ranks_of_a_published_example():
+    # Demsar 2006, table 6: C4.5 and three variants on 14 datasets. His 9.28 does not correct for
+    # ties, SciPy does: of n k (k^2 - 1) = 840, 60 + 3 * 6 are lost to them.
+    scores = np.array(
+        [
+            [0.763, 0.768, 0.771, 0.798],
+            [0.599, 0.591, 0.590, 0.569],
+            [0.954, 0.971, 0.968, 0.967],
+            [0.628, 0.661, 0.654, 0.657],
+            [0.882, 0.888, 0.886, 0.898],
+            [0.936, 0.931, 0.916, 0.931],
+            [0.661, 0.668, 0.609, 0.685],
+            [0.583, 0.583, 0.563, 0.625],
+            [0.775, 0.838, 0.866, 0.875],
+            [1.000, 1.000, 1.000, 1.000],
+            [0.940, 0.962, 0.965, 0.962],
+            [0.619, 0.666, 0.614, 0.669],
+            [0.972, 0.981, 0.9751, 0.975],
+            [0.957, 0.978, 0.946, 0.970],
+        ]
+    )
+    found = rank(cells_of(scores), "mcc")
+    means = found.mean_rank.sort_index().to_numpy()
+    assert means == pytest.approx([3.143, 2.000, 2.893, 1.964], abs=0.002)
+    assert found.p == pytest.approx(stats.chi2.sf(9.28 / (1 - 78 / 840), 3), abs=1e-4)
+    # Nemenyi's critical difference is 1.25: none of the pairs reaches it.
+    assert found.pairwise.to_numpy()[~np.eye(4, dtype=bool)].min() > 0.05
+    assert found.wins.loc["m, s1", "m, s0"] == 11
+    assert rank_table(found).rows[0][0] == ("m, s3",)
+
+
+def test_too_few_datasets_for_a_rank_test_say_so():
+    found = rank(cells_of(np.random.default_rng(0).random((3, 4))), "mcc")
+    assert "at least 5" in found.too_few
+    assert found.pairwise is None
+
+
+def test_nothing_to_rank():
+    assert rank(cells_of(np.ones((4, 1))), "mcc") is None
