@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from prognobench.errors import TrainingError
-from prognobench.hardware import PeakMemory, autocast, memory_format, resolve_precision
+from prognobench.hardware import (
+    PeakMemory,
+    Precision,
+    autocast,
+    memory_format,
+    resolve_precision,
+)
 from prognobench.loaders import Batch, Loader
 from prognobench.losses.objective import Terms, loss_terms, objective
 from prognobench.optimisation import Best, Optimiser, quality
@@ -99,7 +105,7 @@ def fit(
 
 
 def predict(
-    model: nn.Module, loader: Loader, *, device: torch.device | str, precision: str
+    model: nn.Module, loader: Loader, *, device: torch.device | str, precision: Precision
 ) -> NDArray[np.float64]:
     """Return class probabilities ``(rows, classes)``, in the order of the loader's rows."""
     device = torch.device(device)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from prognobench.hardware import autocast, memory_format, resolve_precision
+from prognobench.hardware import Precision, autocast, memory_format, resolve_precision
 from prognobench.imaging.augment import Augmentation
 from prognobench.loaders import Loader
 from prognobench.records import BackboneSource
@@ -74,7 +74,7 @@ def embed(
     *,
     folder: Path,
     device: torch.device | str,
-    precision: str,
+    precision: Precision,
     view: View = PLAIN,
     progress: Progress | None = None,
 ) -> Features:
@@ -95,8 +95,8 @@ def embed(
         Tap, as it was asked for -> ``(images, width)``.
     """
     device = torch.device(device)
-    precision = resolve_precision(precision, device)
-    store = folder / "features" / _store_name(source, precision, view)
+    resolved = resolve_precision(precision, device)
+    store = folder / "features" / _store_name(source, resolved, view)
     shards = _read(store)
     if _unknown(pixels.digests, shards):
         store.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def embed(
                 unknown,
                 view,
                 device=device,
-                precision=precision,
+                precision=resolved,
                 progress=progress,
             ):
                 _write(store, shard)

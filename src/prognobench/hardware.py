@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
 from prognobench.errors import ConfigError
+
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -33,7 +36,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
     """Return ``fp32`` or ``bf16``; ``auto`` takes bf16 where the hardware multiplies in it.
 
     Parameters

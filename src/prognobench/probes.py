@@ -130,7 +130,7 @@ def _fit_group(tasks: Sequence[ProbeTask], device: torch.device) -> list[ProbeRe
     memory, start = PeakMemory(device), time.perf_counter()
     task = tasks[0]
     parts = [Part(t.fold.train, t.fold.validation, t.loss, t.seed) for t in tasks]
-    labels = torch.as_tensor(task.labels, dtype=torch.long, device=device)
+    labels = torch.tensor(task.labels, dtype=torch.long, device=device)
     if task.probe.strengths:
         results = _solve(tasks, parts, labels)
     else:

@@ -1,0 +1,1 @@
+"""What scripts/bench compares: the usual ways, strong peers, and the limit of the machine."""

@@ -1,0 +1,30 @@
+"""The limit of anything frozen: one forward pass over preloaded tensors, nothing else."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import timm
+import torch
+from films import SIDE, Films, arguments
+
+given = arguments()
+images = torch.randn(len(Films.read(given["table"]).labels), 3, SIDE, SIDE)
+model = timm.create_model(given["architecture"], num_classes=0).eval()
+if "vit" not in given["architecture"]:
+    model, images = (x.to(memory_format=torch.channels_last) for x in (model, images))
+precision = torch.autocast("cpu", torch.bfloat16, enabled=given["precision"] == "bf16")
+with torch.inference_mode(), precision:
+    model(images[:32])
+    begin = time.perf_counter()
+    for batch in images.split(32):
+        model(batch)
+    seconds = time.perf_counter() - begin
+    side = torch.randn(1024, 1024)
+    (side @ side).sum()
+    begin = time.perf_counter()
+    for _ in range(5):
+        side @ side
+    rate = 5 * 2 * 1024**3 / (time.perf_counter() - begin)
+print(json.dumps({"pass": seconds, "flops": rate}))
