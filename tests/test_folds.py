@@ -242,6 +242,16 @@ def test_holdout_by_fractions() -> None:
         split(cohort, "holdout", validation=0.5, test=0.5)
 
 
+@pytest.mark.parametrize("positives", [3, 4, 5, 7])
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.3])
+def test_no_part_goes_without_a_class(positives: int, share: float) -> None:
+    cohort = cohort_of([1] * 60, [int(n < positives) for n in range(60)])
+    (fold,) = split(cohort, "holdout", validation=share, test=share)
+    counts = [class_counts(cohort, getattr(fold, part))[1] for part in PARTS]
+    assert min(counts) >= 1
+    assert max(counts[1:]) <= max(1, np.ceil(share * positives))
+
+
 def test_holdout_by_a_column() -> None:
     cohort = simple(30, 15)
     number = cohort.table["patient_id"].str[1:].astype(int)

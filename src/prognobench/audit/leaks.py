@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prognobench.audit.counts import PARTS
+
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
     from prognobench.records import Cohort, Fold
 
-PARTS = ("train", "validation", "test")
 SHOWN = 5
 """So many examples stand in a sentence."""
 

@@ -146,11 +146,15 @@ def _quotas(
 ) -> NDArray[np.intp]:
     """How many of a class's patients each part gets: its share, rounded down or up.
 
-    Whom rounding up favours is chosen so that the parts' sizes keep to their shares as well.
+    Whom rounding up favours is chosen so that the parts' sizes keep to their shares as well; but
+    no part goes without a class that has enough patients for all.
     """
     exact = count * np.asarray(shares)
     quota: NDArray[np.intp] = np.floor(exact + 1e-9).astype(np.intp)
-    left = count - int(quota.sum())
+    if count >= len(quota):
+        quota = np.maximum(quota, 1)
+    while (left := count - int(quota.sum())) < 0:
+        quota[quota.argmax()] -= 1
     lacking = (sizes.sum() + count) * np.asarray(shares) - (sizes + quota)
     lacking[exact - quota < 1e-9] = -np.inf
     shuffled = random.permutation(len(quota))
