@@ -91,7 +91,7 @@ class Figure:
 
         style: Any = {**STYLE, "svg.hashsalt": self.name}
         with matplotlib.rc_context(style):
-            canvas = Canvas(figsize=self.size, layout="tight")
+            canvas = Canvas(figsize=self.size)
             axes = canvas.subplots()
             self.draw(axes, self.data)
             if self.synthetic:
@@ -99,7 +99,15 @@ class Figure:
             stream = io.BytesIO()
             plain = {"Date": None} if kind == "svg" else {}
             background = "none" if kind == "svg" else "white"
-            canvas.savefig(stream, format=kind, dpi=200, metadata=plain, facecolor=background)
+            canvas.savefig(
+                stream,
+                format=kind,
+                dpi=200,
+                metadata=plain,
+                facecolor=background,
+                bbox_inches="tight",
+                pad_inches=0.05,
+            )
         return stream.getvalue()
 
     def inline(self) -> str:
