@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,13 +66,14 @@ def look(pixels: NDArray[np.uint8], progress: Progress | None = None) -> Films:
     """
     thumbnails = np.empty((len(pixels), THUMBNAIL, THUMBNAIL), dtype=np.uint8)
     faults = np.full(len(pixels), "", dtype="U12")
-    for start in range(0, len(pixels), BLOCK):
-        block = slice(start, min(start + BLOCK, len(pixels)))
-        images = grey(pixels[block])
-        thumbnails[block] = [_thumbnail(image) for image in images]
-        faults[block] = _faults(images, thumbnails[block])
-        if progress:
-            progress("looking at films", block.stop, len(pixels))
+    with ThreadPoolExecutor() as threads:
+        for start in range(0, len(pixels), BLOCK):
+            block = slice(start, min(start + BLOCK, len(pixels)))
+            images = grey(pixels[block])
+            thumbnails[block] = list(threads.map(_thumbnail, images))
+            faults[block] = _faults(images, thumbnails[block])
+            if progress:
+                progress("looking at films", block.stop, len(pixels))
     return Films(pixels, thumbnails, faults)
 
 
