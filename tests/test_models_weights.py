@@ -72,6 +72,19 @@ def test_prefixes_and_containers(
     assert (f"prefix '{prefix}' taken off" in report) == bool(prefix)
 
 
+@pytest.mark.parametrize("joined", [True, False])
+def test_averaged_weights_are_preferred(
+    joined: bool, tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    student = {key: torch.zeros_like(value) for key, value in state.items()}
+    content: dict[str, Any] = {"student": student, "teacher": state}
+    if joined:
+        content = {f"{who}.backbone.{k}": v for who in content for k, v in content[who].items()}
+    torch.save(content, tmp_path / "dino.pth")
+    loaded = state_of(source(tmp_path / "dino.pth").load())
+    assert torch.equal(loaded["cls_token"], state["cls_token"])
+
+
 def test_what_is_left_out_is_reported(tmp_path: Path, state: dict[str, Tensor]) -> None:
     save_file(state | {"head.weight": torch.zeros(2, 2)}, tmp_path / "vit.safetensors")
     assert "left out: head.weight" in source(tmp_path / "vit.safetensors").load().report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,18 +75,24 @@ def _first_line(error: Exception) -> str:
 
 
 def _tensors(content: Any) -> State:
-    """Return the mapping, at most two levels down, that holds the most tensors."""
+    """Return the mapping, at any depth, that holds the most tensors; of equals the averaged."""
     if not isinstance(content, Mapping):
         return {}
     here = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    nested = [_tensors(value) for value in content.values() if isinstance(value, Mapping)]
-    return max([here, *nested], key=len)
+    averaged_first = sorted(content, key=lambda key: not _averaged(str(key)))
+    return max([here, *(_tensors(content[key]) for key in averaged_first)], key=len)
+
+
+def _averaged(name: str) -> bool:
+    """Whether a name stands for weights averaged over training, which are the better ones."""
+    return re.search(r"(^|[._])(ema|teacher)([._]|$)", name) is not None
 
 
 def strip_prefix(state: State, wanted: set[str]) -> tuple[State, str]:
     """Take off the prefix behind which most of the wanted names stand in ``state``.
 
-    Without such a prefix ``state`` comes back as it is.
+    Of equal prefixes (student and teacher) the averaged one is taken. Without a prefix ``state``
+    comes back as it is.
     """
     prefixes: Counter[str] = Counter()
     for key in state:
@@ -95,7 +102,7 @@ def strip_prefix(state: State, wanted: set[str]) -> tuple[State, str]:
                 prefixes["".join(part + "." for part in parts[:cut])] += 1
     if not prefixes:
         return state, ""
-    prefix, hits = prefixes.most_common(1)[0]
+    prefix, hits = max(prefixes.items(), key=lambda item: (item[1], _averaged(item[0])))
     if not prefix or 2 * hits < len(wanted):
         return state, ""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, prefix

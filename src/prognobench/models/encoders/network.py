@@ -25,7 +25,7 @@ class Tokens(NamedTuple):
 
 
 class NetworkEncoder(nn.Module):
-    """A timm network without its classifier, as an :class:`~prognobench.records.Encoder`.
+    """What encoders of every family share: a timm network without its classifier, and its names.
 
     Attributes
     ----------
@@ -48,17 +48,12 @@ class NetworkEncoder(nn.Module):
     def blocks(self) -> tuple[str, ...]:
         return block_names(self.network, "network.")
 
-    def tokens(self, images: Tensor) -> Tokens:
-        """Return class token (if any) and patch tokens; a CNN's patches are its map's positions."""
-        raise NotImplementedError
-
-    def features(self, images: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
-        """Return each named tap as ``(batch, width of the tap)``, from one forward pass."""
-        raise NotImplementedError
-
 
 class MapEncoder(NetworkEncoder):
-    """A network of feature maps (CNNs, Swin): one tap, the globally pooled features."""
+    """A network of feature maps (CNNs, Swin): one tap, the globally pooled features.
+
+    Its patch tokens are the positions of the last map.
+    """
 
     def __init__(self, network: Any) -> None:
         width = int(getattr(network, "head_hidden_size", 0) or network.num_features)
@@ -139,7 +134,7 @@ class TokenEncoder(NetworkEncoder):
         return {tap: pooled[tap] for tap in taps}
 
 
-def encoder(network: Any, pooling: Pooling = "auto") -> NetworkEncoder:
+def encoder(network: Any, pooling: Pooling = "auto") -> MapEncoder | TokenEncoder:
     """Wrap a timm network that was made with ``num_classes=0``."""
     inner = getattr(network, "forward_intermediates", None)
     plain = inner is not None and "return_prefix_tokens" in signature(inner).parameters
