@@ -115,7 +115,7 @@ class Figure:
         text = self.render("svg").decode()
         text = text[text.index("<svg") :].replace(INK, "currentColor")
         used = set(re.findall(r"#([\w-]+)[\")]", text))
-        text = re.sub(r' id="([\w-]+)"', lambda found: found[0] if found[1] in used else "", text)
+        text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text)
         return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
 
 
