@@ -385,3 +385,69 @@ def test_an_equal_value_is_decided_by_the_second():
     assert best.offer(3, 0.5, -1.0)
     assert not best.offer(4, math.nan, 0.0)
     assert best.epoch == 3
+
+
+class Counted(nn.Linear):
+    """Counts the images that pass through."""
+
+    images = 0
+
+    def forward(self, x):
+        self.images += len(x)
+        return super().forward(x)
+
+
+class Residual(nn.Module):
+    """What lies behind ``norm`` sees the image past it as well, so that is no place to cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(16), nn.Linear(16, 16)
+
+    def forward(self, x):
+        return x + self.linear(self.norm(x))
+
+
+def with_frozen_beginning(first=None):
+    torch.manual_seed(0)
+    layers = (first or nn.Identity(), Counted(64, 16), Residual(), nn.Linear(16, 2))
+    model = nn.Sequential(nn.Flatten(), *layers)
+    last = len(model) - 1
+    trained = (f"{last - 1}.linear.weight", f"{last - 1}.linear.bias")
+    head = (f"{last}.weight", f"{last}.bias")
+    return Adapted(model, (ParameterGroup("body", trained, lr=1e-2), ParameterGroup("head", head)))
+
+
+def test_a_frozen_beginning_runs_once_for_each_image(parts, monkeypatch):
+    recipe = Train(epochs=5, batch_size=8, augmentation="none")
+    remembered, plain = with_frozen_beginning(), with_frozen_beginning()
+
+    fitted = train(remembered, parts, recipe)
+    monkeypatch.setattr("prognobench.prefix.SMALLEST_SHARE", 2.0)
+    reference = train(plain, parts, recipe)
+
+    # Once for each of 60 images; after that one of each batch only, to carry shapes.
+    assert remembered.model[2].images < 60 + 4 * 9 + 20
+    assert plain.model[2].images >= 5 * 60
+    for a, b in zip(remembered.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    for a, b in zip(fitted.history, reference.history, strict=True):
+        assert a["validation_loss"] == pytest.approx(b["validation_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("random", [nn.Dropout(0.5), nn.BatchNorm1d(64)])
+def test_what_is_random_or_moves_is_not_remembered(parts, random):
+    made = with_frozen_beginning(random)
+
+    train(made, parts, Train(epochs=3, batch_size=8, augmentation="none"))
+
+    assert made.model[2].images >= 3 * 60
+
+
+def test_augmented_images_are_not_remembered_but_validation_is(loader):
+    made = with_frozen_beginning()
+    augmented = loader(range(40), training=True, augmentation=Augmentation("light"))
+
+    train(made, (augmented, loader(range(40, 60))), Train(epochs=5, batch_size=8))
+
+    assert 5 * 40 + 20 <= made.model[2].images < 5 * 60

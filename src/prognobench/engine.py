@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from prognobench.hardware import (
 from prognobench.loaders import Batch, Loader
 from prognobench.losses.objective import Terms, loss_terms, objective
 from prognobench.optimisation import Best, Optimiser, quality
+from prognobench.prefix import RememberedPrefix
 from prognobench.records import Adapted, Fitted, Loss, ParameterGroup, Train
 from prognobench.seeds import derive
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Progress = Callable[[str, int, int], None]
+Forward = Callable[[Tensor, "NDArray[np.intp]"], Tensor]
+"""Images and the cohort rows that they are of -> logits."""
 
 
 def fit(
@@ -68,6 +71,9 @@ def fit(
     best, history, epoch = Best(model), list[dict[str, float]](), 0
     for groups, epochs in _phases(adapted, recipe):
         _train_only(model, groups)
+        if epochs > 1:
+            shape = (train.channels, *train.pixels.shape[1:3])
+            step.forward = RememberedPrefix(model.train(), shape, step.precision, device)
         optimiser = Optimiser(model, groups, recipe, epochs, -(-len(train) // recipe.accumulate))
         improved, end, stalled = epoch, epoch + epochs, 0
         while epoch < end and stalled < recipe.patience:
@@ -109,21 +115,22 @@ def predict(
 ) -> NDArray[np.float64]:
     """Return class probabilities ``(rows, classes)``, in the order of the loader's rows."""
     device = torch.device(device)
-    model.to(device)
-    logits = infer(model, loader, resolve_precision(precision, device), memory_format(model))
-    return _probabilities(logits)
+    model.to(device).eval()
+    resolved = resolve_precision(precision, device)
+    return _probabilities(infer(_plain(model), loader, resolved, memory_format(model)))
 
 
-def infer(model: nn.Module, loader: Loader, precision: str, layout: torch.memory_format) -> Tensor:
+def infer(
+    forward: Forward, loader: Loader, precision: Precision, layout: torch.memory_format
+) -> Tensor:
     """Return logits ``(rows, classes)`` in fp32 on the CPU."""
-    model.eval()
     logits: list[Tensor] = []
     parts = 1
     with torch.inference_mode(), autocast(precision, loader.device):
         for batch in loader.epoch(0, layout):
             while True:
                 try:
-                    chunks = [model(images) for images in batch.images.tensor_split(parts)]
+                    chunks = [forward(part.images, part.rows) for part in _split(batch, parts)]
                     break
                 except torch.OutOfMemoryError:
                     parts = _more_parts(parts, len(batch.rows), loader.device)
@@ -136,12 +143,15 @@ class Step:
 
     Attributes
     ----------
+    forward
+        Gives the logits of images that are the same whenever their row comes.
     parts
         Into how many each batch is split; doubled whenever the device runs out of memory.
     """
 
-    def __init__(self, model: nn.Module, terms: Terms, precision: str) -> None:
+    def __init__(self, model: nn.Module, terms: Terms, precision: Precision) -> None:
         self.model, self.terms, self.precision = model, terms, precision
+        self.forward: Forward = _plain(model)
         self.parts = 1
 
     def __call__(self, batches: Sequence[Batch]) -> Tensor:
@@ -159,19 +169,28 @@ class Step:
         weight = sum(self.terms.class_weights[batch.labels].sum() for batch in batches)
         total = torch.zeros((), device=batches[0].images.device)
         for batch in batches:
-            parts = zip(
-                batch.images.tensor_split(self.parts),
-                batch.labels.tensor_split(self.parts),
-                strict=True,
-            )
-            for images, labels in parts:
-                with autocast(self.precision, images.device):
-                    logits = self.model(images)
-                losses, _ = objective(logits, labels, self.terms)
+            forward = self.forward if batch.fixed else _plain(self.model)
+            for part in _split(batch, self.parts):
+                with autocast(self.precision, part.images.device):
+                    logits = forward(part.images, part.rows)
+                losses, _ = objective(logits, part.labels, self.terms)
                 loss = losses.sum() / weight
                 torch.autograd.backward(loss)
                 total += loss.detach()
         return total
+
+
+def _plain(model: nn.Module) -> Forward:
+    return lambda images, rows: cast("Tensor", model(images))
+
+
+def _split(batch: Batch, parts: int) -> list[Batch]:
+    columns = (
+        batch.images.tensor_split(parts),
+        batch.labels.tensor_split(parts),
+        np.array_split(batch.rows, parts),
+    )
+    return [Batch(*part, fixed=batch.fixed) for part in zip(*columns, strict=True)]
 
 
 def _more_parts(parts: int, images: int, device: torch.device) -> int:
@@ -218,7 +237,8 @@ def _validate(
 ) -> dict[str, float]:
     if not len(validation.rows):
         return {}
-    logits = infer(step.model, validation, step.precision, layout)
+    step.model.eval()
+    logits = infer(step.forward, validation, step.precision, layout)
     labels = torch.from_numpy(validation.labels[validation.rows])
     losses, weights = objective(logits, labels, Terms(*(term.cpu() for term in step.terms)))
     loss = (losses.sum() / weights.sum()).item()

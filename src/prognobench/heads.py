@@ -243,7 +243,7 @@ class Heads:
         """Mean and deviation ``(parts, 1, width + 1)`` over each training part."""
         means, deviations = [], []
         for part in self.parts:
-            x = torch.cat([view[torch.from_numpy(part.train)] for view in views])
+            x = torch.cat([view[torch.tensor(part.train)] for view in views])
             mean, deviation = x.mean(0), x.std(0, correction=0)
             mean[-1], deviation[deviation < EPSILON] = 0, 1
             means.append(mean)
@@ -316,7 +316,7 @@ def _sharing_validation(parts: Sequence[Part], device: torch.device) -> list[tup
         groups.setdefault(part.validation.tobytes(), []).append(i)
     return [
         (
-            torch.as_tensor(parts[members[0]].validation, dtype=torch.long, device=device),
+            torch.tensor(parts[members[0]].validation, dtype=torch.long, device=device),
             torch.tensor(members, device=device),
         )
         for members in groups.values()

@@ -30,12 +30,14 @@ AHEAD = 3
 class Batch:
     """Normalised images ``(batch, channels, side, side)``, labels and cohort rows ``(batch,)``.
 
-    Images and labels lie on the loader's device.
+    Images and labels lie on the loader's device. ``fixed`` says that a row's image is the same
+    whenever it comes.
     """
 
     images: Tensor
     labels: Tensor
     rows: NDArray[np.intp]
+    fixed: bool = False
 
 
 @cache
@@ -100,6 +102,11 @@ class Loader:
         self._scale = (1 / (255 * std)).to(self.device).view(1, -1, 1, 1)
         self._shift = (-mean / std).to(self.device).view(1, -1, 1, 1)
 
+    @property
+    def channels(self) -> int:
+        """Of the images that it yields."""
+        return int(self._scale.shape[1])
+
     def __len__(self) -> int:
         """Batches in an epoch."""
         return math.ceil(len(self.rows) / self.batch_size)
@@ -154,11 +161,12 @@ class Loader:
         if self.device.type == "cuda":
             labels = labels.pin_memory()
         images = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        shape = (len(rows), self._scale.shape[1], *images.shape[2:])
+        shape = (len(rows), self.channels, *images.shape[2:])
         normalised = torch.empty(shape, device=self.device, memory_format=memory_format)
         torch.mul(images, self._scale, out=normalised)
         normalised += self._shift
-        return Batch(normalised, labels.to(self.device, non_blocking=True), rows)
+        labels = labels.to(self.device, non_blocking=True)
+        return Batch(normalised, labels, rows, fixed=self.augmentation is None)
 
 
 def draw_order(

@@ -108,6 +108,6 @@ def _padded_rows(parts: Sequence[Part], device: torch.device) -> tuple[Tensor, T
     rows = torch.zeros(len(parts), most, dtype=torch.long, device=device)
     shown = torch.zeros(len(parts), most, dtype=torch.float64, device=device)
     for i, part in enumerate(parts):
-        rows[i, : len(part.train)] = torch.as_tensor(part.train, device=device)
+        rows[i, : len(part.train)] = torch.tensor(part.train, device=device)
         shown[i, : len(part.train)] = 1
     return rows, shown

@@ -1,0 +1,165 @@
+"""The frozen beginning of a network: computed once for each image, then remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from prognobench.hardware import Precision, autocast
+
+LARGEST_BYTES = 2**29
+"""So much is remembered at most; the images beyond it are computed each time."""
+
+SMALLEST_SHARE = 0.1
+"""Of the parameters: a shorter beginning is not worth remembering."""
+
+
+class RememberedPrefix:
+    """A model whose frozen beginning runs once for each image that comes unchanged.
+
+    The beginning ends with the last module that is complete before anything trains and through
+    which all that follows sees the image; its output is what is remembered. That there is such a
+    module is tried out on two random images.
+
+    Parameters
+    ----------
+    model
+        In training mode, with what trains requiring gradients.
+    shape
+        Of one image.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        shape: tuple[int, ...],
+        precision: Precision,
+        device: torch.device,
+    ) -> None:
+        self.model = model
+        self._outputs: dict[int, Tensor] = {}
+        self._bytes = 0
+        self._cut = _find_cut(model, shape, precision, device)
+
+    def __call__(self, images: Tensor, rows: NDArray[np.intp]) -> Tensor:
+        """Return the model's output; ``rows`` name images that are the same each time."""
+        if self._cut is None:
+            logits: Tensor = self.model(images)
+        elif all(row in self._outputs for row in rows.tolist()):
+            known = torch.stack([self._outputs[row] for row in rows.tolist()])
+            logits = _replay(self.model, self._cut, known, images)
+        else:
+            seen: list[Tensor] = []
+            with _watching(self._cut, seen):
+                logits = self.model(images)
+            self._remember(rows, seen[-1].detach())
+        return logits
+
+    def _remember(self, rows: NDArray[np.intp], outputs: Tensor) -> None:
+        for row, output in zip(rows.tolist(), outputs, strict=True):
+            if row not in self._outputs and self._bytes + output.nbytes <= LARGEST_BYTES:
+                self._outputs[row] = output.clone()
+                self._bytes += output.nbytes
+
+
+def _find_cut(
+    model: nn.Module, shape: tuple[int, ...], precision: Precision, device: torch.device
+) -> nn.Module | None:
+    """Return the module after which to cut, or ``None`` where nothing can be gained."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.randn(2, *shape, generator=random).to(device)
+    changeable = {module for module in model.modules() if _changes_in_training(module)}
+    was_training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), autocast(precision, device):
+            expected, complete = _run_recorded(model, images)
+            for position in range(len(complete) - 1, max(len(complete) - 5, -1), -1):
+                cut, output = complete[position]
+                before = [module for module, _ in complete[: position + 1]]
+                if changeable.intersection(before) or _share(model, before) < SMALLEST_SHARE:
+                    continue
+                if _same(model, cut, output, images, expected):
+                    return cut
+    except torch.OutOfMemoryError:  # training will split its batches, or say so
+        return None
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+    return None
+
+
+def _changes_in_training(module: nn.Module) -> bool:
+    """Whether a module, as it stands, is random or has statistics that move."""
+    kind = type(module).__name__
+    return module.training and ("Drop" in kind or "BatchNorm" in kind)
+
+
+def _run_recorded(
+    model: nn.Module, images: Tensor
+) -> tuple[Tensor, list[tuple[nn.Module, Tensor]]]:
+    """Return the output, and the modules (with outputs) complete before anything trained began."""
+    complete: list[tuple[nn.Module, Tensor]] = []
+    begun = False
+
+    def before(module: nn.Module, _inputs: Any) -> None:
+        nonlocal begun
+        begun |= any(p.requires_grad for p in module.parameters(recurse=False))
+
+    def after(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if not begun and isinstance(output, Tensor) and len(output) == len(images):
+            complete.append((module, output))
+
+    handles = [
+        handle
+        for module in model.modules()
+        for handle in (
+            module.register_forward_pre_hook(before),
+            module.register_forward_hook(after),
+        )
+    ]
+    try:
+        return model(images), complete
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _share(model: nn.Module, modules: list[nn.Module]) -> float:
+    inside = {p: p.numel() for module in modules for p in module.parameters()}
+    return sum(inside.values()) / max(1, sum(p.numel() for p in model.parameters()))
+
+
+def _same(
+    model: nn.Module, cut: nn.Module, output: Tensor, images: Tensor, expected: Tensor
+) -> bool:
+    try:
+        found = _replay(model, cut, output, images)
+    except RuntimeError:  # shapes that do not fit: something bypasses the cut
+        return False
+    return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def _replay(model: nn.Module, cut: nn.Module, output: Tensor, images: Tensor) -> Tensor:
+    """Run the model with a module's output given; what lies before it runs on one image only."""
+    cut.forward = lambda *_, **__: output
+    try:
+        logits: Tensor = model(images[:1])
+    finally:
+        del cut.forward
+    return logits
+
+
+@contextmanager
+def _watching(module: nn.Module, seen: list[Tensor]) -> Iterator[None]:
+    handle = module.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    try:
+        yield
+    finally:
+        handle.remove()
