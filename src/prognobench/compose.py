@@ -262,7 +262,8 @@ def _check_choices(overrides: Sequence[str], config_dir: Path | None) -> None:
         try:
             override = parser.parse_override(text)
         except HydraException as error:
-            faults.append(f"{text!r} is no override, as in key=value: {_first_lines(error)}")
+            hint = ' (quote values with special characters: key="value")' if "=" in text else ""
+            faults.append(f"{text!r} is no override, as in key=value: {_first_lines(error)}{hint}")
             continue
         group = override.key_or_group.partition("@")[0]
         if group in CONFIG_GROUPS:

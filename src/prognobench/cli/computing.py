@@ -151,6 +151,37 @@ def list_(what: str | None, config_dir: Path | None) -> None:
         console.print_rows(*listing(what, config_dir))
 
 
+@click.command()
+@_takes_overrides
+def plan(**composing: Any) -> None:
+    """Say what a run or sweep would do and cost, from a short measurement; nothing is stored.
+
+    \b
+    prognobench plan -m +experiment=embedded
+    prognobench plan -m model=vit,cnn strategy=full,lora train=study
+    """
+    configs = _compose(**composing)
+    from prognobench.planning import plan as plan_all
+
+    with console.progress_bars() as progress:
+        planned = plan_all(configs, progress)
+    console.print_frame(planned.table)
+    usual = float(planned.table["seconds_usual"].sum())
+    console.say(
+        f"{int(planned.table['left'].sum()):,} cells left: about {_duration(planned.seconds)}; "
+        f"cell by cell, as a script would train them, {_duration(usual)}"
+    )
+    for assumption in planned.assumptions:
+        console.say(f"assumed: {assumption}")
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:,.0f} seconds"
+
+
 @click.group()
 def data() -> None:
     """Audit a dataset; decode its images ahead."""
