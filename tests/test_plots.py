@@ -45,7 +45,7 @@ def drawn(results):
     made = [*heat_maps(cells, mcc), *few_shot(cells, mcc), *trade_offs(cells, scored, mcc)]
     made += differences(cells, scored, mcc)
     for chosen in choose(cells, scored, mcc):
-        made += detail_figures(chosen, mcc)
+        made += detail_figures(chosen)
     return {figure.name: figure for figure in made}
 
 

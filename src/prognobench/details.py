@@ -12,7 +12,7 @@ import numpy as np
 from prognobench.aggregate import CHOICES, Scored, newest
 from prognobench.errors import StoreError
 from prognobench.evaluation import HALF, NO_THRESHOLD, VALIDATION, Cells, Measure, make_cells
-from prognobench.figures import CONTEXT, command, contexts, describe, slug
+from prognobench.figures import CONTEXT, by_report, contexts, describe, slug
 from prognobench.intervals import Panel, bootstrap, draw_weights, make_panel, quantiles
 from prognobench.metrics.metric import Metric, find_metric
 from prognobench.metrics.sample import Floats, Ranking, Sample
@@ -47,6 +47,7 @@ class Chosen:
     predictions: Predictions
     cells: Cells
     scored: Scored
+    metric: Metric
     synthetic: bool
 
     @cached_property
@@ -66,13 +67,12 @@ class Chosen:
 
     def figure(self, kind: str, title: str, alt: str, data: Any, draw: Any, **more: Any) -> Figure:
         """Make a figure of this context."""
-        metric = find_metric("mcc")
         return Figure(
             slug(kind, *self.named.values()),
             f"{title}, {describe(self.named)}",
             alt,
             data,
-            command("report", self.named, metric).replace(f" --metric {metric.name}", ""),
+            by_report(self.metric),
             draw,
             synthetic=self.synthetic,
             **more,
@@ -98,11 +98,13 @@ def choose(cells: pd.DataFrame, scored: Scored, metric: Metric) -> list[Chosen]:
                 rows.append(int(done[0]))
         if rows:
             wanted.append((named, series, rows, bool(own["synthetic"].any())))
-    return list(_load(wanted, scored))
+    return list(_load(wanted, scored, metric))
 
 
 def _load(
-    wanted: Sequence[tuple[dict[str, Any], list[str], list[int], bool]], scored: Scored
+    wanted: Sequence[tuple[dict[str, Any], list[str], list[int], bool]],
+    scored: Scored,
+    metric: Metric,
 ) -> Iterator[Chosen]:
     rows = sorted({row for _, _, own, _ in wanted for row in own})
     for predictions in load_predictions(scored.runs.loc[rows], scored.folders):
@@ -111,11 +113,11 @@ def _load(
         for named, series, own, synthetic in wanted:
             if here.issuperset(own):
                 yield Chosen(
-                    named, tuple(series), tuple(own), predictions, cells, scored, synthetic
+                    named, tuple(series), tuple(own), predictions, cells, scored, metric, synthetic
                 )
 
 
-def detail_figures(chosen: Chosen, metric: Metric) -> Iterator[Figure]:
+def detail_figures(chosen: Chosen) -> Iterator[Figure]:
     """All figures of one context."""
     if chosen.binary:
         yield roc(chosen)
@@ -123,8 +125,8 @@ def detail_figures(chosen: Chosen, metric: Metric) -> Iterator[Figure]:
         yield calibration(chosen)
         yield decision_curve(chosen)
     yield confusion_matrix(chosen)
-    yield intervals(chosen, metric)
-    yield from by_subgroup(chosen, metric)
+    yield intervals(chosen)
+    yield from by_subgroup(chosen)
 
 
 # ------------------------------------------------------------------ curves
@@ -303,10 +305,11 @@ def _measure(metric: Metric, rule: str = HALF) -> Measure:
     return Measure(metric, NO_THRESHOLD if metric.needs == "scores" else rule)
 
 
-def intervals(chosen: Chosen, metric: Metric) -> Figure:
-    """The headline metric with intervals over patients."""
+def intervals(chosen: Chosen) -> Figure:
+    """The chosen metric with intervals over patients."""
     import pandas as pd
 
+    metric = chosen.metric
     rows = []
     for name, panel in chosen.panels.items():
         found = bootstrap(
@@ -327,10 +330,11 @@ def intervals(chosen: Chosen, metric: Metric) -> Figure:
     )
 
 
-def by_subgroup(chosen: Chosen, metric: Metric) -> Iterator[Figure]:
+def by_subgroup(chosen: Chosen) -> Iterator[Figure]:
     """The best choice in groups of patients, with intervals and counts."""
     import pandas as pd
 
+    metric = chosen.metric
     best, row = chosen.series[0], chosen.rows[0]
     panel, runs = chosen.panels[best], chosen.scored.runs.loc[list(chosen.rows)]
     try:

@@ -61,9 +61,15 @@ def describe(named: dict[str, Any]) -> str:
     return f"{named['dataset']} · {named['regime']}{k} · {named['cv']}"
 
 
-def command(kind: str, named: dict[str, Any], metric: Metric) -> str:
-    """The command line that makes a figure's numbers again."""
-    return f"prognobench {kind} --metric {metric.name} --dataset {named['dataset']}"
+def command(rows: str, columns: str, named: dict[str, Any], metric: Metric) -> str:
+    """The command line that makes a table's numbers again."""
+    choice = f"--metric {metric.name} --dataset {named['dataset']}"
+    return f"prognobench table --rows {rows} --columns {columns} {choice}"
+
+
+def by_report(metric: Metric) -> str:
+    """The command line that writes a figure and its data to files."""
+    return f"prognobench report --metric {metric.name} --figures"
 
 
 # ------------------------------------------------------------------ model by strategy
@@ -94,7 +100,7 @@ def heat_maps(cells: pd.DataFrame, metric: Metric) -> Iterator[Figure]:
             f"Heat map of mean {metric.title} over folds, {models} models by {strategies} "
             f"strategies. Best: {', '.join(best)}.",
             data,
-            command("table --rows model --columns strategy", named, metric),
+            command("model", "strategy", named, metric),
             heat_map,
             size=(1.6 + 0.52 * strategies, 1.1 + 0.26 * models),
             synthetic=bool(own["synthetic"].any()),
@@ -141,7 +147,7 @@ def few_shot(cells: pd.DataFrame, metric: Metric) -> Iterator[Figure]:
             f"{metric.title} against patients per class in training; best at the largest k: "
             f"{chosen[0]}. The band is one standard deviation over folds and draws.",
             data,
-            command("table --rows model,strategy --columns k", named, metric),
+            command("model,strategy", "k", named, metric),
             points_over_k(metric.title),
             synthetic=bool(group["synthetic"].any()),
         )
@@ -174,7 +180,7 @@ def trade_offs(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Iterator[
                 f"Scatter of {metric.title} against {title} on a logarithmic axis. On the Pareto "
                 f"front: {front}.",
                 data[["series", "label", "x", "y", "front"]].sort_values(["series", "x"]),
-                command("table --efficiency", named, metric),
+                by_report(metric),
                 trade_off(title, metric.title),
                 synthetic=bool(own["synthetic"].any()),
             )
@@ -222,7 +228,7 @@ def differences(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Iterator
             f"Mean paired difference in {metric.title} over folds with 95 % intervals (corrected "
             f"t-test), of the {len(data)} choices nearest to the best, {', '.join(winner)}.",
             data,
-            command("compare", named, metric),
+            by_report(metric),
             forest(f"difference in {metric.title}", 0.0),
             size=(4.4, 0.9 + 0.22 * len(data)),
             synthetic=bool(own["synthetic"].any()),
@@ -253,7 +259,7 @@ def rank_figure(ranks: Ranks, metric: Metric, synthetic: bool) -> Iterator[Figur
         f"Critical-difference diagram, Friedman p = {ranks.p:.3g}. Best mean ranks: {best}. "
         "Choices under one bar do not differ significantly.",
         data.rename_axis("choice").reset_index(),
-        f"prognobench compare --ranks --metric {metric.name}",
+        by_report(metric),
         rank_diagram,
         size=(6.4, 1.2 + 0.18 * len(shown)),
         synthetic=synthetic,

@@ -131,7 +131,7 @@ class _Page:
         parts = []
         for chosen in choose(self.cells, self.scored, self.metric):
             title = escape(describe(chosen.named))
-            parts.append(f"<h3>{title}</h3>{self._grid(detail_figures(chosen, self.metric))}")
+            parts.append(f"<h3>{title}</h3>{self._grid(detail_figures(chosen))}")
         return "".join(parts)
 
     def _comparisons(self) -> str:
