@@ -134,11 +134,12 @@ def test_svm_scores_keep_the_machines_order_and_decision() -> None:
 def test_fusion_with_all_weight_on_the_image_is_the_image_alone() -> None:
     X, y = rows()
     fusion: Estimator = STRATEGIES["covariates_image"](shares=(0.0, 1.0), strengths=(0.1,))
-    image: Estimator = STRATEGIES["logistic"](strengths=(0.1,))
+    settings = {"C": 0.1, "class_weight": "balanced"}
+    image: Estimator = STRATEGIES["sklearn"](classifier="LogisticRegression", parameters=settings)
     features = X[:, :-COVARIATES]
-    alone = fit(image, "C=0.1", features, y).predict_proba(features)
+    alone = fit(image, "LogisticRegression", features, y).predict_proba(features)
     fused = fit(fusion, "image=1, C=0.1", X, y).predict_proba(X)
-    np.testing.assert_allclose(fused, alone, rtol=1e-6)
+    np.testing.assert_allclose(fused, alone, rtol=1e-3)
     other: Estimator = STRATEGIES["metadata"](strengths=(1.0,))
     covariates = X[:, -COVARIATES:]
     without = fit(fusion, "image=0, C=0.1", X, y).predict_proba(X)
@@ -176,3 +177,12 @@ def test_the_linear_probe_is_the_studys_grid() -> None:
     assert probe.learning_rates == (1e-2, 1e-3, 1e-4)
     with pytest.raises(ConfigError, match="learning_rates"):
         compose(["strategy=linear_probe", "strategy.learning_rates=[0]"])
+
+
+def test_logistic_regression_is_a_probe_with_a_path_of_penalties() -> None:
+    (config,) = compose(["strategy=logistic", "strategy.strengths=[0.1,1]"])
+    probe: Probe = STRATEGIES["logistic"](**config.strategy.settings)
+    assert probe.strengths == (0.1, 1.0)
+    assert probe.standardise
+    with pytest.raises(ConfigError, match="strengths"):
+        compose(["strategy=logistic", "strategy.strengths=[]"])

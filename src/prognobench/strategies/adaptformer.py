@@ -5,7 +5,7 @@ from __future__ import annotations
 from prognobench.errors import NotApplicableError
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
-from prognobench.strategies.adapting import adapt, freeze
+from prognobench.strategies.adapting import adapt
 from prognobench.strategies.settings import Fraction, Positive, PositiveNumber, Rate
 
 
@@ -48,7 +48,7 @@ def adaptformer(
         raise NotApplicableError(
             "AdaptFormer stands beside feed-forward parts; this backbone has none of their own"
         )
-    freeze(backbone.module)
+    backbone.module.requires_grad_(False)
     for name in parts:
         adapter = ParallelAdapter(
             backbone.module.get_submodule(name),

@@ -29,11 +29,6 @@ def unscaled(name: str) -> float:
     return 1.0
 
 
-def freeze(module: nn.Module) -> None:
-    """Let no parameter of the module require gradients."""
-    module.requires_grad_(False)
-
-
 def adapt(
     backbone: Backbone,
     num_classes: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prognobench.errors import NotApplicableError
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
-from prognobench.strategies.adapting import adapt, freeze
+from prognobench.strategies.adapting import adapt
 from prognobench.strategies.settings import Fraction, Rate
 
 
@@ -25,7 +25,7 @@ def bitfit(
     NotApplicableError
         If the backbone has no biases.
     """
-    freeze(backbone.module)
+    backbone.module.requires_grad_(False)
     biases = [
         parameter
         for name, parameter in backbone.module.named_parameters()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prognobench.errors import ConfigError
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
-from prognobench.strategies.adapting import adapt, freeze
+from prognobench.strategies.adapting import adapt
 from prognobench.strategies.full import block_depths
 from prognobench.strategies.settings import Fraction, Positive, Rate
 
@@ -30,7 +30,7 @@ def last_blocks(
     present = len(backbone.blocks)
     if blocks > present:
         raise ConfigError(f"strategy.blocks={blocks}: this backbone has only {present} blocks")
-    freeze(backbone.module)
+    backbone.module.requires_grad_(False)
     depths = block_depths(backbone)
     for name, parameter in backbone.module.named_parameters():
         parameter.requires_grad_(depths[name] > present - blocks)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Annotated
 
 from annotated_types import MinLen
 
-from prognobench.records import Estimator
+from prognobench.records import Probe
 from prognobench.registry import STRATEGIES
-from prognobench.strategies import factories
 from prognobench.strategies.settings import PositiveNumber
 
 
@@ -17,20 +15,20 @@ from prognobench.strategies.settings import PositiveNumber
 def logistic(
     *,
     strengths: Annotated[tuple[PositiveNumber, ...], MinLen(1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10),
-    class_weight: factories.ClassWeight = "balanced",
+    taps: tuple[str, ...] = (),
     standardise: bool = True,
-    tap: str = "",
-) -> Estimator:
-    """Logistic regression on frozen features, its penalty chosen on validation.
+) -> Probe:
+    """Logistic regression on frozen features, solved exactly; validation chooses the penalty.
+
+    Classes are weighted as the loss says.
 
     Parameters
     ----------
     strengths
-        Inverse penalties C to choose from.
-    tap
-        Which of the backbone's features; empty for the pooled one.
+        Inverse L2 penalties C to choose from, as scikit-learn counts them.
+    taps
+        Features of the backbone to choose from; empty for the pooled one.
+    standardise
+        By the training part's means and deviations.
     """
-    candidates = {
-        f"C={c:g}": partial(factories.logistic, c, class_weight, standardise) for c in strengths
-    }
-    return Estimator("features", candidates, tap)
+    return Probe(taps=taps, standardise=standardise, strengths=strengths)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prognobench.errors import NotApplicableError
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
-from prognobench.strategies.adapting import adapt, freeze
+from prognobench.strategies.adapting import adapt
 from prognobench.strategies.settings import Fraction, Rate
 
 
@@ -30,7 +30,7 @@ def norm_only(
     names = backbone.roles.get("norm", ())
     if not names:
         raise NotApplicableError("norm-only tuning: this backbone has no normalisation layers")
-    freeze(backbone.module)
+    backbone.module.requires_grad_(False)
     for name in names:
         backbone.module.get_submodule(name).requires_grad_(True)
     return adapt(

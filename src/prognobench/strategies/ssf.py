@@ -8,7 +8,7 @@ from annotated_types import Ge
 
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
-from prognobench.strategies.adapting import adapt, freeze
+from prognobench.strategies.adapting import adapt
 from prognobench.strategies.settings import Fraction, Rate
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def ssf(
     """
     from prognobench.strategies.modules.scale_shift import ScaledShifted
 
-    freeze(backbone.module)
+    backbone.module.requires_grad_(False)
     layers = {n: m for n, m in backbone.module.named_modules() if _is_scalable(backbone, n, m)}
     for name, layer in layers.items():
         wrapped = ScaledShifted(

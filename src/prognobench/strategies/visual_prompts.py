@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prognobench.errors import NotApplicableError
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
-from prognobench.strategies.adapting import adapt, black_image, freeze
+from prognobench.strategies.adapting import adapt, black_image
 from prognobench.strategies.settings import Fraction, Positive, Rate
 from prognobench.strategies.targets import ATTENTION
 
@@ -47,7 +47,7 @@ def visual_prompts(
 
     if not any(role in backbone.roles for role in ATTENTION):
         raise NotApplicableError("visual prompts are tokens; this backbone has no attention")
-    freeze(backbone.module)
+    backbone.module.requires_grad_(False)
     width = _token_width(backbone)
     last = len(backbone.blocks) - 1
     for i, name in enumerate(backbone.blocks):
