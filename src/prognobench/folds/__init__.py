@@ -5,6 +5,7 @@ Folds depend on patients, classes and the seed alone, not on the order of the ta
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -57,11 +58,18 @@ def check_folds(cohort: Cohort, folds: Sequence[Fold]) -> None:
         With every fault of every fold.
     """
     patients = Patients.of(cohort)
-    if faults := [
+    faults = [
         f"{cohort.name}: fold {fold.name}: {fault}"
         for fold in folds
         for fault in _faults(patients, fold)
-    ]:
+    ]
+    faults += [
+        f"{cohort.name}: {times} folds are called {name}; folds that have draws already "
+        "(cv=imported) go with regime=full"
+        for name, times in Counter(fold.name for fold in folds).items()
+        if times > 1
+    ]
+    if faults:
         raise DataError(faults)
 
 

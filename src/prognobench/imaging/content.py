@@ -86,7 +86,7 @@ def _file_digests(root: Path, names: Sequence[str], folder: Path, faults: list[s
         try:
             stamps[name] = _stamp(root / name)
         except OSError as error:
-            faults.append(f"{root / name}: {error.strerror or error}")
+            faults.append(_unreadable(root / name, error))
             continue
         *stamp, digest = known.get(name, [""])
         if stamp == stamps[name]:
@@ -96,7 +96,7 @@ def _file_digests(root: Path, names: Sequence[str], folder: Path, faults: list[s
     with ThreadPoolExecutor() as threads:
         for name, found in zip(unknown, threads.map(_digest, _below(root, unknown)), strict=True):
             if isinstance(found, OSError):
-                faults.append(f"{root / name}: {found.strerror or found}")
+                faults.append(_unreadable(root / name, found))
             else:
                 digests[name] = found
     settled = time.time_ns() - SETTLED_NS
@@ -112,6 +112,10 @@ def _file_digests(root: Path, names: Sequence[str], folder: Path, faults: list[s
 
 def _below(root: Path, names: Iterable[str]) -> Iterable[Path]:
     return (root / name for name in names)
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{path}: {error.strerror or error}; put the file in place, or leave the film out"
 
 
 def _stamp(path: Path) -> list[int]:

@@ -116,6 +116,8 @@ def stored_rows(home: Path, wanted: set[str]) -> Iterator[tuple[str, NDArray[np.
             array = np.load(whole if whole.exists() else part, mmap_mode="r")
         except (OSError, ValueError):
             continue
+        if len(array) != len(digests):  # a draft whose listing was not written whole
+            continue
         rows = np.arange(len(array)) if whole.exists() else Draft(whole, array.shape).written()
         for row in rows:
             if digests[row] in wanted:
