@@ -350,7 +350,7 @@ def test_folds_go_through_a_file_and_come_back(tmp_path: Path) -> None:
     table = export_folds(made, cohort)
     assert list(table) == ["repeat", "fold", "draw", "part", "patient_id"]
     table.to_csv(tmp_path / "folds.csv", index=False)
-    with pytest.raises(DataError, match="folds are called r0-f0-d0; .* go with regime=full"):
+    with pytest.raises(DataError, match=r"folds are called r0-f0-d0; .* go with regime=full"):
         split(cohort, "imported", "few_shot", path=tmp_path / "folds.csv", regime_k=1)
     back = split(cohort, "imported", path=tmp_path / "folds.csv")
     assert [fold.name for fold in back] == [fold.name for fold in made]
