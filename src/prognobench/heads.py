@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prognobench.adamw import EPSILON, HeadsAdamW
 from prognobench.loaders import draw_order
 from prognobench.losses.objective import Terms, objective, stacked_terms
 from prognobench.optimisation import quality, rate
@@ -24,8 +25,6 @@ from prognobench.stopping import Stopping
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 
 @dataclass(frozen=True)
@@ -135,18 +134,16 @@ class Heads:
         self.terms = stacked_terms([part.loss for part in parts], labels.device)
         self.classes = self.terms.class_weights.shape[-1]
         self.inputs = [[_with_ones(view) for view in views] for views in grid.inputs.values()]
-        self.scaling = [self._scaling(views) for views in self.inputs]
+        self.scaling = [self._scaling(x) for x in self.inputs] if grid.standardise else []
         columns = grid.size * self.classes
         self.weights = [x[0].new_zeros(len(parts), x[0].shape[1], columns) for x in self.inputs]
-        self.first, self.second, self.averages, self.best = (
-            [torch.zeros_like(w) for w in self.weights] for _ in range(4)
-        )
+        self.best = [torch.zeros_like(w) for w in self.weights]
         self.slopes = self.weights
-        self.steps = 0
         # Of every head: (parts, taps, heads of a tap).
         self.shape = (len(parts), len(self.inputs), grid.size)
         rates, decays = labels.new_tensor(grid.names(), dtype=torch.float32).unbind(-1)
-        self.base, self.rates, self.decays = rates.expand(self.shape), rates, decays
+        self.base = self.rates = rates.expand(self.shape)
+        self.adamw = HeadsAdamW(self.weights, decays, self.classes, recipe)
         self.stopping = Stopping(self.base, recipe)
         self.validations = _sharing_validation(parts, labels.device)
 
@@ -176,34 +173,10 @@ class Heads:
         return mean.detach().view(self.shape)
 
     def update(self, factor: float) -> None:
-        """Let every head make a step of AdamW, as ``torch.optim.AdamW`` would."""
-        self.steps += 1
-        self._clip()
+        """Let every head make a step, ``factor`` on its rate being the schedule's."""
         floor = self.base.clamp(max=self.recipe.min_lr)
         self.rates = floor + (self.base - floor) * factor * self.stopping.plateau
-        first, second = (1 - beta**self.steps for beta in BETAS)
-        for tap, w in enumerate(self.weights):
-            lr, g = self._columns(self.rates[:, tap]), self.slopes[tap]
-            if self.decays.any():
-                w[:, :-1] *= 1 - lr * self._columns(self.decays.expand_as(self.rates[:, tap]))
-            m, v = self.first[tap].lerp_(g, 1 - BETAS[0]), self.second[tap]
-            v.mul_(BETAS[1]).addcmul_(g, g, value=1 - BETAS[1])
-            w.addcdiv_(m * (-lr / first), (v / second).sqrt_().add_(EPSILON))
-            if self.recipe.ema:
-                decay = min(self.recipe.ema, (1 + self.steps) / (10 + self.steps))
-                self.averages[tap].lerp_(w, 1 - decay)
-
-    def _clip(self) -> None:
-        squares = [g.square().sum(1).view(len(g), -1, self.classes).sum(-1) for g in self.slopes]
-        norms = torch.stack(squares, 1).sqrt()
-        if (norms > self.recipe.clip).any():
-            shrink = (self.recipe.clip / (norms + 1e-6)).clamp(max=1)
-            for tap, slope in enumerate(self.slopes):
-                slope.mul_(self._columns(shrink[:, tap]))
-
-    def _columns(self, of_heads: Tensor) -> Tensor:
-        """Spread ``(parts, heads)`` over the columns of a weight."""
-        return of_heads.repeat_interleave(self.classes, -1).unsqueeze(1)
+        self.adamw.step(self.slopes, self.rates)
 
     # -------------------------------------------------------------- what heads see
 
@@ -261,11 +234,11 @@ class Heads:
             loss, value = torch.full_like(train_loss, math.nan), torch.full_like(train_loss, epoch)
         better = self.stopping.watch(epoch, train_loss, loss, value, self.rates)
         for tap, w in enumerate(present):
-            self.best[tap] = torch.where(self._columns(better[:, tap]), w, self.best[tap])
+            self.best[tap] = torch.where(self.adamw.columns(better[:, tap]), w, self.best[tap])
 
     def _plain(self, tap: int) -> Tensor:
         """Return the present weights as they act on features that are not standardised."""
-        w = self.averages[tap] if self.recipe.ema else self.weights[tap]
+        w = self.adamw.averages[tap]
         if not self.grid.standardise:
             return w
         mean, deviation = self.scaling[tap]
