@@ -7,7 +7,6 @@ together, over all runs of a sweep that share a cohort and a backbone.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,9 +21,10 @@ from prognobench.imaging.augment import Augmentation
 from prognobench.loaders import Loader
 from prognobench.preparation import Prepared, Workspace
 from prognobench.probes import EstimatorTask, ProbeResult, ProbeTask, fit_estimator, fit_probes
-from prognobench.records import Adapted, Estimator, Fold, Probe
+from prognobench.records import Adapted, Estimator, Fold, Preprocessing, Probe
 from prognobench.registry import STRATEGIES
 from prognobench.seeds import derive
+from prognobench.strategies.accounting import parameter_counts, step_flops, stored_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,6 +59,9 @@ def train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.de
     adapted: Adapted = strategy(backbone, len(cohort.classes), **config.strategy.settings)
     pixels, labels = workspace.pixels(config).array, cohort.table["label"].to_numpy(copy=True)
     loss = run.loss(fold)
+    facts = workspace.once(
+        partial(accounted, adapted, backbone.preprocessing, recipe.batch_size), "costs", run.key
+    )
 
     def loader(rows: NDArray[np.intp], training: bool) -> Loader:
         return Loader(
@@ -95,7 +98,7 @@ def train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.de
         **fitted.cost,
         "seconds_inference": time.perf_counter() - start,
         "best_epoch": fitted.best_epoch,
-        **count_parameters(adapted),
+        **facts,
         "notes": [*backbone.report, *adapted.notes],
     }
     save = adapted.save if recipe.save != "none" else None
@@ -103,16 +106,12 @@ def train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.de
     run.folder.write_cell(fold.name, predictions, fitted.history, cost, save)
 
 
-def count_parameters(adapted: Adapted) -> dict[str, Any]:
-    """Return how many parameters an adapted model has, and how many train, by role."""
-    sizes = {name: parameter.numel() for name, parameter in adapted.model.named_parameters()}
-    by_role: dict[str, int] = defaultdict(int)
-    for group in adapted.groups:
-        by_role[group.role] += sum(sizes[name] for name in group.parameters)
+def accounted(adapted: Adapted, preprocessing: Preprocessing, batch_size: int) -> dict[str, Any]:
+    """What an adapted model costs, whatever the fold: parameters, operations, storage."""
     return {
-        "parameters_trainable": sum(by_role.values()),
-        "parameters_total": sum(sizes.values()),
-        "parameters_by_role": dict(by_role),
+        **parameter_counts(adapted),
+        "flops_per_step": step_flops(adapted, preprocessing, batch_size),
+        "stored_bytes": stored_bytes(adapted),
     }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from prognobench.audit import Audit, audit
-from prognobench.errors import ConfigError, DataError, FaultsError, PrognobenchError
+from prognobench.errors import ConfigError, FaultsError, PrognobenchError
 from prognobench.folds import export_folds, make_folds
 from prognobench.imaging.cache import Pixels, cohort_digest, pixel_cache
 from prognobench.registry import DATASETS, LOSSES, MODELS, STRATEGIES
@@ -79,7 +79,8 @@ class Workspace:
         self.progress = progress
         self._made: dict[str, Any] = {}
 
-    def _once(self, make: Callable[[], Made], *identity: Any) -> Made:
+    def once(self, make: Callable[[], Made], *identity: Any) -> Made:
+        """Return what ``make`` gave, or raise what it raised, the first time for this identity."""
         key = json.dumps(identity, sort_keys=True, default=str)
         if key not in self._made:
             try:
@@ -101,17 +102,17 @@ class Workspace:
             cohort: Cohort = DATASETS[dataset.builder](**dataset.settings)
             return replace(cohort, name=dataset.name)
 
-        return self._once(make, "cohort", asdict(dataset))
+        return self.once(make, "cohort", asdict(dataset))
 
     def cohort_digest(self, config: RunConfig) -> str:
-        return self._once(
+        return self.once(
             lambda: cohort_digest(self.cohort(config), config.paths.cache),
             "digest",
             asdict(config.dataset),
         )
 
     def folds(self, config: RunConfig) -> tuple[Fold, ...]:
-        return self._once(
+        return self.once(
             lambda: make_folds(self.cohort(config), config.cv, config.regime, config.seed),
             *("folds", asdict(config.dataset), asdict(config.cv), asdict(config.regime)),
             config.seed,
@@ -124,13 +125,13 @@ class Workspace:
             source: BackboneSource = MODELS[model.builder](**model.settings)
             return source
 
-        return self._once(make, "source", asdict(model))
+        return self.once(make, "source", asdict(model))
 
     def pixels(self, config: RunConfig) -> Pixels:
         """The cohort's images, decoded and scaled as the model's weights need them."""
         preprocessing = self.source(config).preprocessing
         identity = (asdict(config.dataset), asdict(config.image))
-        return self._once(
+        return self.once(
             lambda: pixel_cache(
                 self.cohort(config),
                 preprocessing.side,
@@ -152,24 +153,15 @@ class Workspace:
             return tuple(report.notes)
 
         splitting = [asdict(config.dataset), asdict(config.cv), asdict(config.regime)]
-        return self._once(make, "audit", splitting, asdict(config.checks), config.seed)
+        return self.once(make, "audit", splitting, asdict(config.checks), config.seed)
 
     def full_audit(self, config: RunConfig) -> Audit:
         """All of the data desk's checks; images that cannot be decoded are part of its findings."""
-        cohort, folds = self.cohort(config), self.folds(config)
-        pixels: Pixels | None = None
-        broken: tuple[str, ...] = ()
-        try:
-            pixels = self.pixels(config)
-        except DataError as error:
-            broken = error.faults
         return audit(
-            cohort,
-            folds,
+            self.cohort(config),
+            self.folds(config),
             folder=config.paths.cache,
-            pixels=pixels,
-            broken=broken,
-            metadata=True,
+            thorough=True,
             seed=config.seed,
             progress=self.progress,
         )
