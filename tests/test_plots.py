@@ -12,7 +12,8 @@ from PIL import Image
 from sklearn import metrics as reference
 
 from prognobench.aggregate import Selection, aggregate, read_scores
-from prognobench.details import choose, detail_figures
+from prognobench.closeups import choose
+from prognobench.details import detail_figures
 from prognobench.figures import differences, few_shot, heat_maps, pareto, slug, trade_offs
 from prognobench.metrics.metric import find_metric
 from prognobench.plots import save

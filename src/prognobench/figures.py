@@ -9,15 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.aggregate import CHOICES, Scored
+from prognobench.drawing import forest, heat_map, points_over_k, rank_diagram, trade_off
 from prognobench.metrics.metric import Metric
-from prognobench.plots import (
-    Figure,
-    forest,
-    heat_map,
-    points_over_k,
-    rank_diagram,
-    trade_off,
-)
+from prognobench.plots import Figure
 from prognobench.predictions import ORACLE
 from prognobench.ranks import Ranks
 from prognobench.scoring import CHANCE

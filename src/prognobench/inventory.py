@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prognobench.aggregate import Scored
 from prognobench.predictions import ORACLE
-from prognobench.tables import Entry, Table
+from prognobench.render import Entry, Table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,8 @@ from prognobench.claims import Finding
 from prognobench.figures import CONTEXT, describe, pareto, whole
 from prognobench.metrics.metric import find_metric
 from prognobench.ranks import Ranks
-from prognobench.tables import SYNTHETIC, Entry, Table
+from prognobench.render import Entry, Table
+from prognobench.tables import SYNTHETIC
 
 if TYPE_CHECKING:
     import pandas as pd

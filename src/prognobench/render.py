@@ -1,16 +1,60 @@
-"""Tables as Markdown, LaTeX and HTML text, and for the terminal."""
+"""The form of a table, and how it is written as Markdown, LaTeX, HTML and for the terminal."""
 
 from __future__ import annotations
 
 import html
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
-    from prognobench.tables import Entry, Table
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of a table.
+
+    Attributes
+    ----------
+    mark
+        ``best``, ``tie`` (its difference to the best could be chance), or empty.
+    below
+        Not better than the best strategy that looks at no image.
+    value
+        To sort by; NaN where there is none.
+    """
+
+    text: str
+    mark: str = ""
+    below: bool = False
+    value: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is read.
+
+    Attributes
+    ----------
+    heads
+        Names of the leading columns, which name the rows.
+    columns
+        Names of the others.
+    rows
+        Names of the row, and its entries.
+    references
+        So many rows at the end are no competitors: ceiling, baselines, chance.
+    """
+
+    title: str
+    heads: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[tuple[tuple[str, ...], tuple[Entry, ...]], ...]
+    references: int = 0
+    notes: tuple[str, ...] = ()
+
 
 TIE, BELOW = "*", "†"
 

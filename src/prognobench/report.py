@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from prognobench.aggregate import Scored, Selection, aggregate, read_scores
 from prognobench.claims import Finding, check_claims
-from prognobench.details import choose, detail_figures
+from prognobench.closeups import choose
+from prognobench.details import detail_figures
 from prognobench.figures import describe, differences, few_shot, heat_maps, rank_figure, trade_offs
 from prognobench.inventory import datasets, models, strategies, unfinished
 from prognobench.listings import efficiency, rank_table

@@ -21,7 +21,7 @@ from prognobench.evaluation import HALF
 from prognobench.metrics.metric import find_metric
 from prognobench.predictions import ORACLE
 from prognobench.registry import near
-from prognobench.render import FORMATS
+from prognobench.render import FORMATS, Entry, Table
 from prognobench.scoring import CHANCE
 from prognobench.store import write_table, write_text
 
@@ -29,50 +29,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SYNTHETIC = "synthetic films, no clinical data"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One cell of a table.
-
-    Attributes
-    ----------
-    mark
-        ``best``, ``tie`` (its difference to the best could be chance), or empty.
-    below
-        Not better than the best strategy that looks at no image.
-    value
-        To sort by; NaN where there is none.
-    """
-
-    text: str
-    mark: str = ""
-    below: bool = False
-    value: float = float("nan")
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as it is read.
-
-    Attributes
-    ----------
-    heads
-        Names of the leading columns, which name the rows.
-    columns
-        Names of the others.
-    rows
-        Names of the row, and its entries.
-    references
-        So many rows at the end are no competitors: ceiling, baselines, chance.
-    """
-
-    title: str
-    heads: tuple[str, ...]
-    columns: tuple[str, ...]
-    rows: tuple[tuple[tuple[str, ...], tuple[Entry, ...]], ...]
-    references: int = 0
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
