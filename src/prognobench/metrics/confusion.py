@@ -121,7 +121,7 @@ def net_benefit(sample: Sample) -> Floats:
     """
     if sample.classes != 2:
         return np.full(len(sample.total), np.nan)
-    tp, fp, _, _ = _one_against_rest(sample, 1)
     inside = (sample.cutoff > 0) & (sample.cutoff < 1)
     odds = np.where(inside, sample.cutoff / (1 - sample.cutoff), np.nan)
-    return (tp - fp * odds) / sample.total
+    worth = np.where(sample.labels == 1, 1.0, -odds)
+    return sample.mean(np.asarray(sample.decisions * worth))

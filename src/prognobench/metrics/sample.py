@@ -63,7 +63,8 @@ class Sample:
     weights
         ``(batch, n)``, how often each unit counts.
     cutoff
-        ``(batch,)``, the threshold behind the decisions of a binary task.
+        ``(batch, n)``, the threshold behind each decision of a binary task: folds that are pooled
+        have their own.
     """
 
     labels: NDArray[np.intp]
@@ -107,7 +108,7 @@ class Sample:
             probabilities[None],
             np.asarray(decisions, dtype=np.intp)[None],
             np.atleast_2d(counts),
-            np.array([cutoff]),
+            np.full((1, len(truth)), cutoff),
         )
 
     @property
