@@ -18,7 +18,6 @@ from prognobench.audit.films import look
 from prognobench.audit.metadata import film_metadata, metadata_baseline
 from prognobench.audit.pictures import agreement, hashes
 from prognobench.folds import make_folds
-from prognobench.imaging.cache import Pixels, pixel_cache
 from prognobench.records import Checks, Cohort, Component, Files, Fold, Rendered
 
 SIDE = 160
@@ -62,10 +61,6 @@ def folds_of(cohort: Cohort, folds: int = 4) -> tuple[Fold, ...]:
     return make_folds(cohort, cv, Component("full", "full"), 42)
 
 
-def pixels_of(cohort: Cohort, tmp_path: Path) -> Pixels:
-    return pixel_cache(cohort, SIDE, "bicubic", tmp_path / "cache")
-
-
 def overwrite(cohort: Cohort, row: int, image: np.ndarray) -> None:
     source = cohort.sources["films"]
     assert isinstance(source, Files)
@@ -78,7 +73,7 @@ def groups(found: Audit) -> list[list[str]]:
 
 
 def test_a_clean_cohort_is_clean(cohort: Cohort, tmp_path: Path) -> None:
-    found = audit(cohort, folds_of(cohort), pixels=pixels_of(cohort, tmp_path), metadata=True)
+    found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache", thorough=True)
     assert found.leaks == found.duplicates == ()
     assert found.refusals(Checks(allow_leaks=False, allow_duplicates=False)) == []
     assert len(found.tables["faulty films"]) == len(found.tables["same picture"]) == 0
@@ -169,7 +164,7 @@ def altered(image: np.ndarray) -> dict[str, np.ndarray]:
 def test_altered_copies_are_found(cohort: Cohort, tmp_path: Path, how: str) -> None:
     overwrite(cohort, 25, altered(film(6))[how])
     parted = Fold(np.arange(20), np.arange(20, 30), np.arange(30, 40), fold=0)
-    found = audit(cohort, [parted], pixels=pixels_of(cohort, tmp_path))
+    found = audit(cohort, [parted], folder=tmp_path / "cache", thorough=True)
     assert groups(found) == [["6.png", "25.png"]]
     assert found.tables["same picture"]["match"].tolist() == ["", "similar"]
     assert len(found.leaks) == 1
@@ -182,7 +177,7 @@ def test_copies_of_copies_are_one_group_across_sources(cohort: Cohort, tmp_path:
     folder = cohort.sources["films"]
     table = cohort.table.assign(source=np.where(np.arange(40) < 30, "ours", "theirs"))
     union = replace(cohort, table=table, sources={"ours": folder, "theirs": folder})
-    found = audit(union, pixels=pixels_of(union, tmp_path))
+    found = audit(union, folder=tmp_path / "cache", thorough=True)
     assert groups(found) == [["4.png", "12.png", "20.png", "30.png", "31.png"]]
     assert "made: 1 pictures stand in several sources" in found.duplicates
 
@@ -193,9 +188,9 @@ def test_drawn_films_are_not_compared_as_pictures(tmp_path: Path) -> None:
 
     table = table_of(range(8), [0, 1] * 4)
     cohort = Cohort("drawn", table, ("a", "b"), {"films": Rendered("r", draw)}, synthetic=True)
-    found = audit(cohort, pixels=pixels_of(cohort, tmp_path))
+    found = audit(cohort, folder=tmp_path / "cache", thorough=True)
     assert groups(found) == []
-    assert found.notes == ("drawn: synthetic films, no clinical data",)
+    assert found.notes[0] == "drawn: synthetic films, no clinical data"
 
 
 def test_faulty_films_are_named(cohort: Cohort, tmp_path: Path) -> None:
@@ -209,24 +204,35 @@ def test_faulty_films_are_named(cohort: Cohort, tmp_path: Path) -> None:
     overwrite(cohort, 3, white)
     overwrite(cohort, 4, black)
     overwrite(cohort, 5, np.full((50, 50), 90, dtype=np.uint8))
-    pixels = pixels_of(cohort, tmp_path)
-    found = audit(cohort, pixels=pixels, broken=["x.png: is no image"])
+    found = audit(cohort, folder=tmp_path / "cache", thorough=True)
     faulty = found.tables["faulty films"]
     assert dict(zip(faulty["film"], faulty["fault"], strict=True)) == {
-        "x.png: is no image": "broken",
         "1.png": "constant",
         "2.png": "blank",
         "3.png": "overexposed",
         "4.png": "underexposed",
         "5.png": "constant",
     }
-    assert "6 of 40 films are broken or show nothing" in found.notes[0]
+    assert "5 of 40 films are blank or badly exposed" in found.notes[0]
     assert groups(found) == [["1.png", "5.png"]], "constant films are compared by content alone"
+
+
+def test_broken_films_are_named(cohort: Cohort, tmp_path: Path) -> None:
+    source = cohort.sources["films"]
+    assert isinstance(source, Files)
+    (source.root / "7.png").write_bytes(b"no image")
+    (source.root / "9.png").write_bytes((source.root / "9.png").read_bytes()[:200])
+    found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache", thorough=True)
+    faulty = found.tables["faulty films"]
+    assert [Path(text.split(":")[0]).name for text in faulty["film"]] == ["7.png", "9.png"]
+    assert faulty["fault"].tolist() == ["broken", "broken"]
+    assert "2 of 40 films are broken" in found.notes[0]
+    assert len(found.tables["metadata-only baseline"])
 
 
 def test_everything_has_a_json_form(cohort: Cohort, tmp_path: Path) -> None:
     overwrite(cohort, 20, film(0))
-    found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache", metadata=True)
+    found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache", thorough=True)
     plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert plain["leaks"] == list(found.leaks)
     assert plain["tables"]["patients and films"][-1]["patients"] == 20
@@ -332,7 +338,7 @@ def test_copies_in_a_real_cohort_are_found_and_nothing_else(
     cohort = DATASETS["covid_chestxray"](
         root=real_cohort_root, task="icu", films="all", before_outcome=False
     )
-    found = audit(cohort, folds_of(cohort), pixels=pixels_of(cohort, tmp_path), metadata=True)
+    found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache", thorough=True)
     table = found.tables["same picture"]
     patients = [sorted(set(films["patient_id"])) for _, films in table.groupby("group")]
     # One patient was entered twice from two publications of the same case.

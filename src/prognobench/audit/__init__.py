@@ -14,13 +14,16 @@ from prognobench.audit.duplicates import repeated
 from prognobench.audit.films import Films, Progress, look
 from prognobench.audit.leaks import repeats, shared_patients, shared_pictures
 from prognobench.audit.metadata import film_metadata, metadata_baseline
+from prognobench.errors import DataError
+from prognobench.imaging.cache import pixel_cache
 from prognobench.imaging.content import content_digests
 from prognobench.records import Checks, Cohort, Files, Fold
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from prognobench.imaging.cache import Pixels
+SIDE = 224
+"""Of the squares in which films are looked at."""
 
 
 @dataclass(frozen=True)
@@ -74,32 +77,35 @@ def audit(
     folds: Sequence[Fold] = (),
     *,
     folder: Path | None = None,
-    pixels: Pixels | None = None,
-    broken: Sequence[str] = (),
-    metadata: bool = False,
+    thorough: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Audit:
     """Look for leaks, faulty and repeated films, and shortcuts.
 
-    Without the optional arguments it reads the table and the folds only and takes no time; each
-    of them adds a check.
-
     Parameters
     ----------
     folder
-        The cache folder: the content of the files is compared.
-    pixels
-        The decoded films: they are looked at, and compared as pictures.
-    broken
-        Sentences on images that could not be decoded, as :func:`.pixel_cache` reports them.
-    metadata
-        Whether to try to predict the outcome from metadata alone.
+        The cache folder. Without it the table and the folds alone are read; with it, the content
+        of the files is compared.
+    thorough
+        Also decode all films, look at them, compare them as pictures, and try to predict the
+        outcome from metadata alone. Films are decoded as squares of ``SIDE`` pixels whatever model
+        will see them, so that what is found does not depend on it. Needs ``folder``.
     seed
         Of that prediction's folds.
+
+    Raises
+    ------
+    DataError
+        If files are missing; those that are broken are part of what is found.
     """
-    films = look(pixels.array, progress) if pixels is not None else None
-    same = _same_pictures(cohort, folder, pixels, films)
+    digests = None if folder is None else content_digests(cohort, folder)
+    films: Films | None = None
+    broken: tuple[str, ...] = ()
+    if thorough and folder is not None:
+        films, broken = _seen(cohort, folder, progress)
+    same = _same_pictures(cohort, digests, films)
     tables = {
         "patients and films": by_centre(cohort),
         "patients by part": by_part(cohort, folds),
@@ -107,7 +113,7 @@ def audit(
         "faulty films": _faulty(cohort, films, broken),
         "same picture": _shown(cohort, same),
     }
-    if metadata:
+    if thorough:
         tables["metadata-only baseline"] = metadata_baseline(cohort, film_metadata(cohort), seed)
     return Audit(
         cohort.name,
@@ -118,15 +124,21 @@ def audit(
     )
 
 
+def _seen(
+    cohort: Cohort, folder: Path, progress: Progress | None
+) -> tuple[Films | None, tuple[str, ...]]:
+    """The films as they were looked at, or what kept them from being decoded."""
+    try:
+        pixels = pixel_cache(cohort, SIDE, "bicubic", folder, progress=progress)
+    except DataError as error:
+        return None, error.faults
+    return look(pixels.array, progress), ()
+
+
 def _same_pictures(
-    cohort: Cohort, folder: Path | None, pixels: Pixels | None, films: Films | None
+    cohort: Cohort, digests: Sequence[str] | None, films: Films | None
 ) -> pd.DataFrame:
     """The rows of the cohort's table whose picture comes several times: ``group``, ``match``."""
-    digests: Sequence[str] | None = None
-    if pixels is not None:
-        digests = pixels.digests
-    elif folder is not None:
-        digests = content_digests(cohort, folder)
     files = [name for name, source in cohort.sources.items() if isinstance(source, Files)]
     group, copied = repeated(digests, films, cohort.table["source"].isin(files).to_numpy())
     match = np.where(copied, "same file", "similar")
@@ -162,8 +174,14 @@ def _faulty(cohort: Cohort, films: Films | None, broken: Sequence[str]) -> pd.Da
 def _notes(cohort: Cohort, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     if cohort.synthetic:
         yield f"{cohort.name}: synthetic films, no clinical data"
-    if count := len(tables["faulty films"]):
-        yield f"{cohort.name}: {count} of {len(cohort)} films are broken or show nothing"
+    faults = tables["faulty films"]["fault"]
+    if broken := int((faults == "broken").sum()):
+        yield (
+            f"{cohort.name}: {broken} of {len(cohort)} films are broken, so that none were looked "
+            "at; replace them, or leave them out with dataset.exclude"
+        )
+    elif len(faults):
+        yield f"{cohort.name}: {len(faults)} of {len(cohort)} films are blank or badly exposed"
     baseline = tables.get("metadata-only baseline")
     if baseline is None or not len(baseline):
         return
