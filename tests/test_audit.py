@@ -107,7 +107,7 @@ def test_a_patient_in_two_parts_is_refused(cohort: Cohort) -> None:
     rows = [np.arange(start, stop) for start, stop in ((0, 21), (21, 30), (30, 40))]
     found = audit(cohort, [Fold(*rows, fold=0)])
     (leak,) = found.leaks
-    assert "fold r0-f0: 1 patients stand in several parts (P10)" in leak
+    assert "fold r0-f0: patients that stand in several parts: 1 (P10)" in leak
     assert found.refusals(Checks()) == [leak]
     assert found.refusals(Checks(allow_leaks=True)) == []
 
@@ -124,8 +124,8 @@ def test_the_same_file_under_two_patients_is_a_leak_if_a_fold_parts_them(
     assert "dataset.exclude" in leak
     assert found.refusals(Checks(allow_leaks=True)) == []
     assert [text.split(": ")[1] for text in found.duplicates] == [
-        "1 pictures are filed under several patients",
-        "1 pictures are filed under different outcomes",
+        "pictures filed under several patients",
+        "pictures filed under different outcomes",
     ]
     together = Fold(np.arange(30), np.arange(30, 34), np.arange(34, 40), fold=0)
     assert audit(cohort, [together], folder=tmp_path / "cache").leaks == ()
@@ -138,7 +138,7 @@ def test_a_copy_for_the_same_patient_is_told_but_no_leak(cohort: Cohort, tmp_pat
     assert found.leaks == ()
     assert found.refusals(Checks()) == []
     assert found.refusals(Checks(allow_duplicates=False)) == [
-        "made: 1 pictures come several times for one patient"
+        "made: pictures that come several times for one patient: 1"
     ]
 
 
@@ -179,7 +179,7 @@ def test_copies_of_copies_are_one_group_across_sources(cohort: Cohort, tmp_path:
     union = replace(cohort, table=table, sources={"ours": folder, "theirs": folder})
     found = audit(union, folder=tmp_path / "cache", thorough=True)
     assert groups(found) == [["4.png", "12.png", "20.png", "30.png", "31.png"]]
-    assert "made: 1 pictures stand in several sources" in found.duplicates
+    assert "made: pictures that stand in several sources: 1" in found.duplicates
 
 
 def test_drawn_films_are_not_compared_as_pictures(tmp_path: Path) -> None:

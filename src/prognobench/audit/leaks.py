@@ -27,8 +27,8 @@ def shared_patients(cohort: Cohort, folds: Iterable[Fold]) -> Iterator[str]:
         times = np.bincount(np.concatenate(members), minlength=len(ids))
         if len(shared := np.flatnonzero(times > 1)):
             yield (
-                f"{cohort.name}, fold {fold.name}: {len(shared)} patients stand in several parts "
-                f"({_some(ids[shared].tolist())}); give each patient one part"
+                f"{cohort.name}, fold {fold.name}: patients that stand in several parts: "
+                f"{len(shared)} ({_some(ids[shared].tolist())}); give each patient one part"
             )
 
 
@@ -51,9 +51,9 @@ def shared_pictures(cohort: Cohort, same: pd.DataFrame, folds: Sequence[Fold]) -
     ]
     if split:
         yield (
-            f"{cohort.name}: {len(split)} pictures are filed under patients who stand in different "
-            f"parts of a fold ({_some([_named(films) for films in split])}); give such patients "
-            "one id, or leave films out with dataset.exclude"
+            f"{cohort.name}: pictures filed under patients who stand in different parts of a fold: "
+            f"{len(split)} ({_some([_named(films) for films in split])}); give such patients one "
+            "id, or leave films out with dataset.exclude"
         )
 
 
@@ -62,12 +62,12 @@ def repeats(cohort: Cohort, same: pd.DataFrame) -> Iterator[str]:
     groups = same.groupby("group")
     patients, outcomes, sources = (groups[n].nunique() for n in ("patient_id", "label", "source"))
     found = (
-        ((patients == 1).sum(), "come several times for one patient"),
-        ((patients > 1).sum(), "are filed under several patients"),
-        ((outcomes > 1).sum(), "are filed under different outcomes"),
-        ((sources > 1).sum(), "stand in several sources"),
+        ((patients == 1).sum(), "that come several times for one patient"),
+        ((patients > 1).sum(), "filed under several patients"),
+        ((outcomes > 1).sum(), "filed under different outcomes"),
+        ((sources > 1).sum(), "that stand in several sources"),
     )
-    yield from (f"{cohort.name}: {count} pictures {what}" for count, what in found if count)
+    yield from (f"{cohort.name}: pictures {what}: {count}" for count, what in found if count)
 
 
 def _apart(parts: NDArray[np.int8]) -> bool:

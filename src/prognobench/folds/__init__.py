@@ -80,7 +80,7 @@ def _faults(patients: Patients, fold: Fold) -> Iterable[str]:
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
         if len(shared := np.intersect1d(parts[one], parts[other])):
             yield (
-                f"{len(shared)} patients stand in the {one} and in the {other} part "
+                f"patients in the {one} and in the {other} part: {len(shared)} "
                 f"({some(patients.ids[shared])}); give each patient one part"
             )
     if not len(parts["test"]):

@@ -121,11 +121,13 @@ def _centres(cohort: Cohort, patients: Patients) -> tuple[NDArray[np.intp], list
     faults = []
     if strays := len(np.unique(patients.of_row[of_row != centre[patients.of_row]])):
         faults.append(
-            f"{cohort.name}: {strays} patients have films of several centres, so that no centre "
-            "can be left out cleanly; give each patient one centre"
+            f"{cohort.name}: patients with films of several centres: {strays}; no centre can be "
+            "left out cleanly unless each patient has one"
         )
     if blank := len(np.unique(patients.of_row[column == ""])):
-        faults.append(f"{cohort.name}: {blank} patients have no centre; fill in the centre column")
+        faults.append(
+            f"{cohort.name}: patients without a centre: {blank}; fill in the centre column"
+        )
     if len(names) < 2:
         faults.append(
             f"{cohort.name}: all films come from one centre ({names[0] or 'not named'}), none can "
@@ -253,8 +255,8 @@ def external(
     rest = patients.members(np.flatnonzero(~tested))
     if len(shared := np.intersect1d(testing, rest)):
         raise DataError(
-            f"{cohort.name}: {len(shared)} patients stand in a test source and in a training "
-            f"source ({some(patients.ids[shared])}); leave them out of one"
+            f"{cohort.name}: patients in a test source and in a training source: {len(shared)} "
+            f"({some(patients.ids[shared])}); leave them out of one"
         )
     random = generator(seed, "folds", "external", *sorted(test))
     train, validating = patients.deal(rest, [1 - validation, validation], random)

@@ -56,8 +56,9 @@ class Patients:
         contradicting = np.unique(of_row[row_labels != labels[of_row]])
         if len(contradicting):
             raise DataError(
-                f"{cohort.name}: {len(contradicting)} patients have films with different outcomes "
-                f"({some(np.asarray(ids)[contradicting])}); an outcome belongs to a patient"
+                f"{cohort.name}: patients whose films have different outcomes: "
+                f"{len(contradicting)} ({some(np.asarray(ids)[contradicting])}); "
+                "an outcome belongs to a patient"
             )
         patients = cls(
             ids=np.asarray(ids, dtype=object),
