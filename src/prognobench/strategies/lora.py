@@ -69,7 +69,7 @@ def lora(
         "use_dora": magnitude,
         "init_lora_weights": True if init == "lora" else init,
     }
-    return adapt_with_peft(
+    adapted = adapt_with_peft(
         backbone,
         num_classes,
         LoraConfig(**options),
@@ -78,3 +78,15 @@ def lora(
         head_norm=head_norm,
         notes=notes,
     )
+    if magnitude:
+        for layer in adapted.model.modules():
+            if hasattr(layer, "lora_A"):
+                layer.register_forward_pre_hook(_make_contiguous)
+    return adapted
+
+
+def _make_contiguous(layer: Any, inputs: Any) -> None:
+    """Undo channels-last: peft's DoRA views the factors of convolutions as matrices."""
+    for factor in (*layer.lora_A.values(), *layer.lora_B.values()):
+        if not factor.weight.is_contiguous():
+            factor.weight.data = factor.weight.data.contiguous()
