@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from prognobench.compose import compose
+from prognobench.planning import plan
+from prognobench.runner import run
+
+SMALL = (
+    "dataset=severity",
+    "dataset.patients=40",
+    "dataset.side=64",
+    "model.weights=random",
+    "train=quick",
+    "cv.folds=3",
+    "device=cpu",
+)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> tuple[str, ...]:
+    return (f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}")
+
+
+def planned(*overrides):
+    return plan(compose([*SMALL, *overrides], multirun=True)).table.set_index("strategy")
+
+
+def test_a_plan_says_what_is_left_and_what_it_costs(here, tmp_path):
+    table = planned("strategy=linear_probe,bitfit", *here)
+
+    assert table["left"].tolist() == table["cells"].tolist() == [3, 3]
+    assert (table["seconds"] > 0).all()
+    assert table.loc["bitfit", "parameters_trainable"] < table.loc["bitfit", "parameters_total"]
+    assert table.loc["linear_probe", "seconds_usual"] > table.loc["linear_probe", "seconds"]
+    assert (table["memory_bytes"] > 1e6).all()
+    assert not (tmp_path / "results").exists()
+
+
+def test_longer_training_costs_more_in_proportion(here):
+    short = planned("model=cnn", "strategy=full", "train.epochs=2", *here)["seconds"].iloc[0]
+    long = planned("model=cnn", "strategy=full", "train.epochs=200", *here)["seconds"].iloc[0]
+
+    assert 10 < long / short < 1000
+
+
+def test_finished_cells_cost_nothing(here):
+    run(compose([*SMALL, "strategy=linear_probe", *here], multirun=True))
+
+    table = planned("strategy=linear_probe,prior", *here)
+
+    assert table.loc["linear_probe", ["done", "left", "seconds"]].tolist() == [3, 0, 0]
+    assert table.loc["prior", "left"] == 3
+
+
+def test_a_pair_that_cannot_be_is_said_with_its_reason(here):
+    table = planned("model=cnn", "strategy=vpt_deep", *here)
+
+    assert table["remark"].iloc[0].startswith("not applicable: ")
+    assert table["seconds"].iloc[0] == 0
