@@ -15,9 +15,16 @@ from scipy import stats
 from prognobench.aggregate import Selection, aggregate, read_scores
 from prognobench.comparisons import Question, bootstrap_p, compare
 from prognobench.errors import ConfigError
-from prognobench.listings import comparison_table, efficiency, rank_table
+from prognobench.listings import (
+    comparison_table,
+    efficiency,
+    make_efficiency,
+    make_ranks,
+    rank_table,
+)
 from prognobench.ranks import rank
 from prognobench.render import latex, markdown, rows, terminal
+from prognobench.scoring import Settings, score
 from prognobench.stats import corrected_t
 from prognobench.store import read_table
 from prognobench.tables import make_table
@@ -213,6 +220,20 @@ def test_mixed_versions_are_said(tmp_path):
     assert any("0.1.0, 0.2.0" in note for note in one.notes)
 
 
+def test_scores_are_made_again_only_when_something_was_computed(tmp_path):
+    make_run(tmp_path, model="cnn")
+    score(tmp_path, settings=Settings(scaling="platt", by={"sex": ()}))
+    one = make_table(tmp_path, metrics=("mcc",), formats=()).tables[0]
+    assert any("platt scaling" in note for note in one.notes)
+    make_run(tmp_path, model="vit")
+    one = make_table(tmp_path, metrics=("mcc",), formats=()).tables[0]
+    assert [names[0] for names, _ in one.rows[:2]] == ["cnn", "vit"]
+    assert not any("platt" in note for note in one.notes)
+    shutil.rmtree(tmp_path / "runs" / "toy" / "vit")
+    one = make_table(tmp_path, metrics=("mcc",), formats=()).tables[0]
+    assert "vit" not in {names[0] for names, _ in one.rows}
+
+
 # ------------------------------------------------------------------ efficiency
 
 
@@ -224,6 +245,16 @@ def test_efficiency_marks_the_pareto_front(scored):
     fronts = {names for names, entries in one.rows if entries[0].mark}
     assert ("cnn", "lora") in fronts
     assert ("vit", "full") not in fronts
+
+
+def test_tables_of_cost_and_ranks_as_files(results):
+    made = make_efficiency(results, where={"dataset": ["toy"]})
+    assert "trainable parameters" in made.files[1].read_text()
+    assert {"mean", "parameters_trainable", "storage_bytes"} <= set(read_table(made.files[0]))
+    made = make_ranks(results, "roc_auc", where={"regime": ["full"]})
+    assert "mean_rank" in read_table(made.files[0])
+    with pytest.raises(ConfigError, match="nothing to rank"):
+        make_ranks(results, where={"model": ["cnn"], "strategy": ["full"]})
 
 
 # ------------------------------------------------------------------ comparisons

@@ -12,12 +12,13 @@ import numpy as np
 from prognobench.catalogue import NAMES
 from prognobench.errors import ConfigError
 from prognobench.evaluation import HALF, NO_THRESHOLD
-from prognobench.metrics.metric import Metric, find_metric
+from prognobench.metrics.metric import Metric, all_metrics, find_metric
 from prognobench.predictions import ORACLE
 from prognobench.registry import near
 from prognobench.scoring import CHANCE, score
+from prognobench.scoring import COLUMNS as SCORES
 from prognobench.stats import CONFIDENCE, corrected_p
-from prognobench.store import RunFolder, read_table
+from prognobench.store import RunFolder, iter_runs, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,20 +57,42 @@ class Scored:
         return sorted(set(self.runs["version"]) - {""})
 
 
-def read_scores(results: Path, rescore: bool = True) -> Scored:
-    """Read the scores of a results folder, making them first (``rescore``) or where they lack.
+def read_scores(results: Path) -> Scored:
+    """Read the scores of a results folder; scored anew if anything was computed since.
 
     Raises
     ------
     StoreError
         If there are no runs.
     """
-    if rescore or not (results / "scores.csv").exists():
+    scored = _read(results) if (results / "scores.csv").exists() else None
+    if scored is None or not _up_to_date(results, scored):
         score(results)
+        scored = _read(results)
+    return scored
+
+
+def _read(results: Path) -> Scored:
     tables = [read_table(results / name, TEXT) for name in ("runs.csv", "scores.csv")]
     # A regime without k has 0 here: blanks do not group.
     runs, scores = (table.fillna({"k": 0}).astype({"k": int}) for table in tables)
     return Scored(runs, scores, tuple(RunFolder(results / path) for path in runs["path"]))
+
+
+def _up_to_date(results: Path, scored: Scored) -> bool:
+    """Whether the runs, their complete and failed cells, and the metrics are those scored."""
+    folders = list(iter_runs(results))
+    marks = [mark for folder in folders for mark in folder.path.glob("cells/*/done.json")]
+    failures = [note for folder in folders for note in folder.path.glob("cells/*/failure.json")]
+    runs = scored.runs[scored.runs["model"] != ORACLE]
+    metrics = {metric.name for metric in all_metrics()}
+    if (len(folders), len(marks)) != (len(runs), runs["done"].sum()):
+        return False
+    if not metrics.issubset(scored.scores["metric"]) or not set(SCORES).issubset(scored.scores):
+        return False
+    written = (results / "scores.csv").stat().st_mtime_ns
+    files = [*(folder.path / "run.json" for folder in folders), *marks, *failures]
+    return all(file.stat().st_mtime_ns < written for file in files)
 
 
 @dataclass(frozen=True)

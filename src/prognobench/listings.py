@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.aggregate import CHOICES, Scored
+from prognobench.aggregate import CHOICES, Scored, Selection, aggregate, read_scores
 from prognobench.claims import Finding
+from prognobench.errors import ConfigError
 from prognobench.figures import CONTEXT, describe, pareto, whole
 from prognobench.metrics.metric import find_metric
-from prognobench.ranks import Ranks
+from prognobench.ranks import Posthoc, Ranks, rank
 from prognobench.render import Entry, Table
-from prognobench.tables import SYNTHETIC
+from prognobench.tables import SYNTHETIC, Made, write_tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,6 +79,51 @@ def efficiency(
                 "adapted part in single precision",
             ),
         )
+
+
+def make_efficiency(
+    results: Path,
+    metrics: Sequence[str] = ("mcc", "average_precision"),
+    where: Mapping[str, Sequence[str]] | None = None,
+    formats: Sequence[str] = ("csv", "md"),
+) -> Made:
+    """Make tables of score against cost, and write them to ``results/tables/efficiency.*``."""
+    scored = read_scores(results)
+    cells = aggregate(scored, Selection(metrics, where=where or {}))
+    tables = tuple(efficiency(cells, scored, metrics))
+    long = cells.merge(costs(scored), how="left")
+    return Made(
+        tables, tuple(write_tables(results / "tables" / "efficiency", long, tables, formats))
+    )
+
+
+def make_ranks(
+    results: Path,
+    metric: str = "mcc",
+    where: Mapping[str, Sequence[str]] | None = None,
+    posthoc: Posthoc = "nemenyi",
+    formats: Sequence[str] = ("csv", "md"),
+) -> Made:
+    """Make the table of mean ranks over datasets, and write it to ``results/tables/ranks_*``.
+
+    The CSV has the p-values of all pairs, where there are datasets enough for a test.
+
+    Raises
+    ------
+    ConfigError
+        If no two choices share a dataset.
+    """
+    cells = aggregate(read_scores(results), Selection((metric,), where=where or {}))
+    ranks = rank(cells, metric, posthoc)
+    if ranks is None:
+        raise ConfigError(f"nothing to rank in {results}: no two choices share a dataset")
+    long = ranks.mean_rank.rename("mean_rank").to_frame()
+    long = long.join(ranks.wins.add_prefix("wins_over:"))
+    if ranks.pairwise is not None:
+        long = long.join(ranks.pairwise.add_prefix("p:"))
+    tables = (rank_table(ranks),)
+    stem = results / "tables" / f"ranks_{find_metric(metric).name}"
+    return Made(tables, tuple(write_tables(stem, long.reset_index(), tables, formats)))
 
 
 def _number(value: Any, write: Callable[[float], str], mark: str = "") -> Entry:

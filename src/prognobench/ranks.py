@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FEWEST_DATASETS = 5
 """Below this a rank test says nothing worth reading; paired differences are shown instead."""
 
-POSTHOC = Literal["nemenyi", "conover"]
+Posthoc = Literal["nemenyi", "conover"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Ranks:
     too_few: str = ""
 
 
-def rank(cells: pd.DataFrame, metric: str, posthoc: POSTHOC = "nemenyi") -> Ranks | None:
+def rank(cells: pd.DataFrame, metric: str, posthoc: Posthoc = "nemenyi") -> Ranks | None:
     """Rank models and strategies over datasets.
 
     Parameters
@@ -103,7 +103,7 @@ def score_matrix(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
     return matrix.dropna(axis=1)
 
 
-def _pairwise(values: pd.DataFrame, posthoc: POSTHOC) -> pd.DataFrame:
+def _pairwise(values: pd.DataFrame, posthoc: Posthoc) -> pd.DataFrame:
     try:
         import scikit_posthocs
     except ImportError as error:

@@ -26,7 +26,7 @@ CHANCE = "chance"
 COLUMNS = (
     *NAMES,
     *("repeat", "draw", "fold", "level", "subgroup", "threshold", "cutoff", "metric", "value"),
-    *("reason", "n", "positives", "prevalence", "train_patients"),
+    *("reason", "n", "positives", "prevalence", "train_patients", "scaling"),
 )
 """The columns of ``scores.csv``."""
 
@@ -110,7 +110,8 @@ def score_table(
         progress("scoring", len(settings.levels), len(settings.levels))
     if not tables:
         return pd.DataFrame(columns=list(COLUMNS))
-    return pd.concat(tables, ignore_index=True)
+    scaling = pd.Categorical([settings.scaling]).repeat(sum(map(len, tables)))
+    return pd.concat(tables, ignore_index=True).assign(scaling=scaling)
 
 
 class _Scores:
@@ -190,7 +191,7 @@ class _Scores:
                 "value": values.ravel(),
                 "reason": None if chance else self._reasons(values, counts, spans),
             }
-        )[list(COLUMNS)]
+        )[[name for name in COLUMNS if name != "scaling"]]
         return table[table["value"].notna()] if chance else table
 
     def _cutoffs(self, spans: Spans) -> NDArray[np.float64]:

@@ -84,7 +84,7 @@ def make_table(
     chosen = [f"{name}={'+'.join(map(str, values))}" for name, values in (where or {}).items()]
     parts = ["+".join(order), "+".join(rows), "by", columns, *chosen]
     stem = re.sub(r"[^\w.+=-]+", "-", "_".join(parts))
-    return Made(tables, tuple(_write(results / "tables" / stem, cells, tables, formats)))
+    return Made(tables, tuple(write_tables(results / "tables" / stem, cells, tables, formats)))
 
 
 def _check(dimensions: Sequence[str], formats: Sequence[str]) -> None:
@@ -106,13 +106,14 @@ def _check(dimensions: Sequence[str], formats: Sequence[str]) -> None:
         raise ConfigError(faults)
 
 
-def _write(
+def write_tables(
     stem: Path, cells: pd.DataFrame, tables: Sequence[Table], formats: Iterable[str]
 ) -> Iterator[Path]:
+    """Write tables in some formats (the cells in long form as CSV), and yield the files."""
     for name in formats:
         path = stem.with_name(f"{stem.name}.{name}")
         if name == "csv":
-            write_table(path, cells.drop(columns=["keys"]))
+            write_table(path, cells.drop(columns=["keys"], errors="ignore"))
         else:
             write_text(path, FORMATS[name](tables))
         yield path
@@ -123,6 +124,8 @@ def remarks(scored: Scored, cells: pd.DataFrame) -> tuple[str, ...]:
     said = []
     if len(scored.versions) > 1:
         said.append(f"runs of several versions are mixed: {', '.join(scored.versions)}")
+    if scaling := sorted(set(scored.scores["scaling"]) - {"none"}):
+        said.append(f"scores after {scaling[0]} scaling, fitted on validation")
     if superseded := cells.attrs.get("superseded"):
         said.append(
             f"where runs of the same names differ in other settings the latest is shown, not "

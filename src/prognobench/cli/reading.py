@@ -13,6 +13,8 @@ from prognobench.cli import console
 if TYPE_CHECKING:
     import pandas as pd
 
+    from prognobench.tables import Made
+
 FILTERS = ("dataset", "model", "strategy", "regime", "cv")
 
 RESULTS = click.argument(
@@ -24,10 +26,14 @@ def print_tables(
     results: Path, where: Mapping[str, Sequence[str]] | None = None, **choices: Any
 ) -> None:
     """Score, make tables, print them on stdout and say where their files are."""
-    from prognobench import render
     from prognobench.tables import make_table
 
-    made = make_table(results, where=where, **choices)
+    _print_made(make_table(results, where=where, **choices))
+
+
+def _print_made(made: Made) -> None:
+    from prognobench import render
+
     for table in made.tables:
         if console.is_watched():
             console.draw(render.terminal(table))
@@ -37,19 +43,50 @@ def print_tables(
         console.say(f"written: {file}")
 
 
+def _bands(
+    _context: click.Context, _option: click.Parameter, columns: Sequence[str]
+) -> dict[str, tuple[float, ...]]:
+    """``("age:50:65", "sex")`` as column -> edges of its bands."""
+    by = {}
+    for column, *edges in (text.split(":") for text in columns):
+        try:
+            by[column] = tuple(float(edge) for edge in edges)
+        except ValueError as error:
+            raise click.BadParameter(f"{column}: bands are numbers, as in age:50:65:80") from error
+    return by
+
+
 @click.command()
 @RESULTS
-def score(results: Path) -> None:
+@click.option(
+    "--scaling",
+    type=click.Choice(["none", "temperature", "platt"]),
+    default="none",
+    help="Calibrate on validation first.",
+)
+@click.option(
+    "--sensitivity",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Also decide at the threshold that reaches this on validation.",
+)
+@click.option(
+    "--by",
+    multiple=True,
+    callback=_bands,
+    help="Also score subgroups of a column: sex, or age:50:65:80 for bands.",
+)
+def score(results: Path, **settings: Any) -> None:
     """Score stored predictions anew: RESULTS/scores.csv and runs.csv.
 
     \b
     prognobench score
-    prognobench score elsewhere/results
+    prognobench score --scaling platt --by sex --by age:50:65:80
     """
+    from prognobench.scoring import Settings
     from prognobench.scoring import score as score_all
 
     with console.progress_bars() as progress:
-        file = score_all(results, progress)
+        file = score_all(results, progress, Settings(**settings))
     console.say(f"written: {file}")
 
 
@@ -77,8 +114,9 @@ def _where(options: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 @click.option("--threshold", default="0.5", show_default=True, help="0.5 or validation.")
 @click.option("--level", type=click.Choice(["patient", "image"]), default="patient")
 @click.option("--format", "formats", callback=_split, default="csv,md", help="csv, md, tex, html.")
+@click.option("--efficiency", is_flag=True, help="Score against cost, by model and strategy.")
 @_filters
-def table(results: Path, **options: Any) -> None:
+def table(results: Path, efficiency: bool, **options: Any) -> None:
     """Make tables of scores, for the terminal and in RESULTS/tables.
 
     \b
@@ -87,6 +125,11 @@ def table(results: Path, **options: Any) -> None:
     prognobench table --rows model,strategy --columns k --regime few_shot
     """
     where = _where(options)
+    if efficiency:
+        from prognobench.listings import make_efficiency
+
+        _print_made(make_efficiency(results, options["metrics"], where, options["formats"]))
+        return
     choices = {name: value for name, value in options.items() if name not in FILTERS}
     print_tables(results, where=where, **choices)
 
@@ -99,14 +142,21 @@ def table(results: Path, **options: Any) -> None:
 @click.option("--threshold", default="0.5", show_default=True, help="0.5 or validation.")
 @click.option("--level", type=click.Choice(["patient", "image"]), default="patient")
 @click.option("--rope", default=0.01, show_default=True, help="Half-width of practical equality.")
+@click.option("--ranks", is_flag=True, help="Mean ranks of all choices over all datasets.")
 @_filters
-def compare(results: Path, **options: Any) -> None:
+def compare(results: Path, ranks: bool, **options: Any) -> None:
     """Compare runs on the same patients: intervals, corrected tests, probabilities.
 
     \b
     prognobench compare --by strategy --against linear_probe --metric average_precision
     prognobench compare --by model --dataset mortality
+    prognobench compare --ranks --metric mcc
     """
+    if ranks:
+        from prognobench.listings import make_ranks
+
+        _print_made(make_ranks(results, options["metric"], _where(options)))
+        return
     from prognobench.comparisons import Question
     from prognobench.comparisons import compare as compare_all
     from prognobench.store import write_table
