@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
@@ -47,7 +48,7 @@ def ssf(
             # All of them have one row of weights per output channel.
             backbone.module.get_parameter(f"{name}.weight").shape[0],
             std=std,
-            channels_first=type(layer).__name__.endswith("2d") or "2dSame" in type(layer).__name__,
+            channels_first=_is_channels_first(layer),
         )
         backbone.module.set_submodule(name, wrapped)
     return adapt(
@@ -75,9 +76,13 @@ def _is_scalable(backbone: Backbone, name: str, module: nn.Module) -> bool:
     )
 
 
-def _merge(model: Classifier) -> nn.Module:
-    from copy import deepcopy
+def _is_channels_first(layer: nn.Module) -> bool:
+    from torch import nn
 
+    return isinstance(layer, nn.Conv2d | nn.GroupNorm) or type(layer).__name__.endswith("2d")
+
+
+def _merge(model: Classifier) -> nn.Module:
     from prognobench.strategies.modules.scale_shift import ScaledShifted
 
     merged = deepcopy(model)
