@@ -95,7 +95,9 @@ class Bench:
         if name.startswith("usual"):
             given["precision"] = "fp32"
         run = self.process([sys.executable, str(HERE / f"{name}.py"), json.dumps(given)])
-        return replace(run, wall=run.inside[inside], processor=float("nan")) if inside else run
+        if not inside:
+            return run
+        return replace(run, wall=run.inside[inside], processor=run.inside[f"{inside}_processor"])
 
     def usual(self, name: str, strategy: str, folds: int, epochs: int) -> Run:
         """One epoch of one fold, and what all of them take: start once, each epoch as this one."""
@@ -159,6 +161,8 @@ class Bench:
             found[f"{key}_processor"] = median(r[key].processor for r in rounds)
         for key in others:
             found[f"{key}/ours"] = median(r[key].wall / r["ours"].wall for r in rounds)
+            busy = (r[key].processor / r["ours"].processor for r in rounds)
+            found[f"{key}/ours_processor"] = median(busy)
         found["ours_memory_mb"] = max(r["ours"].memory for r in rounds) / 2**20
         self.note(name, **found)
 
