@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Of run folders; a reader refuses a newer one."""
 
+WHERE_WEIGHTS_ARE = ("weights", "hub", "package", "obtain")
+"""Settings of models that say where weights lie; which they are, the fingerprint says."""
+
 TEXT_COLUMNS = ("patient_id", "image", "source", "centre", "part", "item", "reason")
 """Columns that are text whatever they look like (a patient called ``007`` or ``NA``)."""
 
@@ -180,7 +183,7 @@ def run_key(config: RunConfig, cohort: str, folds: str, weights: str) -> str:
     ----------
     config
         Enters without names, paths, device and checks, which change no number. A dataset's
-        settings and a model's ``weights`` enter through the digests instead, so that a moved
+        settings and where a model's weights lie enter through the digests instead, so that a moved
         folder is the same run and a changed file is another.
     cohort, folds, weights
         Digests of the cohort's content, of the folds, and of the loaded weights.
@@ -200,7 +203,8 @@ def run_key(config: RunConfig, cohort: str, folds: str, weights: str) -> str:
             for group in ("model", "strategy", "regime", "cv", "loss")
         },
     }
-    identity["model"]["settings"].pop("weights", None)
+    for setting in WHERE_WEIGHTS_ARE:
+        identity["model"]["settings"].pop(setting, None)
     text = json.dumps(identity, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
