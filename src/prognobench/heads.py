@@ -145,7 +145,10 @@ class Heads:
         self.base = self.rates = rates.expand(self.shape)
         self.adamw = HeadsAdamW(self.weights, decays, self.classes, recipe)
         self.stopping = Stopping(self.base, recipe)
-        self.validations = _sharing_validation(parts, labels.device)
+        self.validations = [
+            (rows, members, [views[0][rows] for views in self.inputs])
+            for rows, members in _sharing_validation(parts, labels.device)
+        ]
 
     # -------------------------------------------------------------- one step
 
@@ -249,10 +252,8 @@ class Heads:
     def _validate(self, present: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return loss and monitored quality of every head on its validation part."""
         losses, values = (self.labels.new_zeros(self.shape, dtype=torch.float32) for _ in range(2))
-        for rows, members in self.validations:
-            of_taps = [
-                views[0][rows] @ w[members] for views, w in zip(self.inputs, present, strict=True)
-            ]
+        for rows, members, inputs in self.validations:
+            of_taps = [x @ w[members] for x, w in zip(inputs, present, strict=True)]
             logits = torch.cat(of_taps, -1).view(len(members), len(rows), -1, self.classes)
             targets = self.labels[rows].unsqueeze(-1).expand(logits.shape[:-1])
             terms = Terms(*(term[members] for term in self.terms))
