@@ -35,7 +35,7 @@ def embedded(
     *,
     task: Literal["mortality", "severity", "icu"],
     prevalence: Annotated[float, Gt(0), Lt(1)],
-    patients: Annotated[int, Ge(2)] = 400,
+    patients: Annotated[int, Ge(2)] = 300,
     films_per_patient: Annotated[float, Ge(1)] = 1.3,
     side: Annotated[int, Ge(48), Le(1024)] = 96,
     centres: Annotated[int, Ge(1), Le(26)] = 6,

@@ -55,6 +55,10 @@ class Augmentation:
         # Otherwise the import asks the network for a newer version.
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         import albumentations as A  # noqa: N812  (the library's own convention)
+        import cv2
+
+        # Its own threads are of no use on one image, and take turns with those of the model.
+        cv2.setNumThreads(0)
 
         steps: list[Any] = [A.HorizontalFlip(p=0.5)] if self.horizontal_flip else []
         if self.level == "light":

@@ -19,7 +19,7 @@ def lora(
     *,
     rank: Positive = 8,
     alpha: PositiveNumber = 16.0,
-    dropout: Fraction = 0.1,
+    dropout: Fraction = 0.0,
     targets: Annotated[tuple[Target, ...], MinLen(1)] = (
         "attention",
         "feed_forward",
