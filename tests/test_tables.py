@@ -13,6 +13,7 @@ from made_runs import make_run
 from scipy import stats
 
 from prognobench.aggregate import Selection, aggregate, read_scores
+from prognobench.cli import main
 from prognobench.comparisons import Question, bootstrap_p, compare
 from prognobench.errors import ConfigError
 from prognobench.listings import (
@@ -218,6 +219,28 @@ def test_mixed_versions_are_said(tmp_path):
     make_run(tmp_path, model="vit", version="0.2.0")
     one = make_table(tmp_path, metrics=("mcc",), formats=()).tables[0]
     assert any("0.1.0, 0.2.0" in note for note in one.notes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["table", "--metric", "mcc", "--dataset", "toy"], 0, "ceiling (true risk)"),
+        (["table", "--efficiency", "--dataset", "toy"], 0, "trainable parameters"),
+        (["compare", "--ranks", "--regime", "full"], 0, "won / tied / lost"),
+        (["compare", "--by", "model", "--dataset", "toy"], 0, "difference"),
+        (["claims"], 0, "undecided"),
+        (["score", "--by", "age:old"], 2, ""),
+    ],
+)
+def test_on_the_command_line(results, monkeypatch, capsys, *, arguments, code, said):
+    monkeypatch.setattr("sys.argv", ["prognobench", *arguments, str(results)])
+    try:
+        main()
+        left = 0
+    except SystemExit as end:
+        left = end.code or 0
+    assert left == code
+    assert said in capsys.readouterr().out
 
 
 def test_scores_are_made_again_only_when_something_was_computed(tmp_path):

@@ -198,19 +198,16 @@ def confusion(axes: Axes, data: pd.DataFrame) -> None:
 
 
 def reliability(axes: Axes, data: pd.DataFrame) -> None:
-    """Columns series, x (mean forecast), y (event rate), low, high, n."""
+    """Columns series, x (mean forecast), y (event rate), low, high, n: intervals for the first."""
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":", label="ideal")
     for number, (name, part, style) in enumerate(_series(data)):
-        reach = np.stack([part["y"] - part["low"], part["high"] - part["y"]]).clip(0)
-        axes.errorbar(
-            part["x"],
-            part["y"],
-            yerr=reach,
-            label=name,
-            marker=MARKERS[number % len(MARKERS)],
-            elinewidth=0.8,
-            **style,
-        )
+        style["marker"] = MARKERS[number % len(MARKERS)]
+        axes.plot(part["x"], part["y"], label=name, **style)
+        if number == 0:
+            reach = np.stack([part["y"] - part["low"], part["high"] - part["y"]]).clip(0)
+            axes.errorbar(
+                part["x"], part["y"], reach, fmt="none", elinewidth=0.9, ecolor=COLOURS[0]
+            )
     axes.set(xlabel="forecast", ylabel="observed", xlim=(0, 1), ylim=(0, 1.02))
     _legend(axes)
 
