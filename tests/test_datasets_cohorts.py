@@ -305,10 +305,10 @@ def test_covid_chestxray_missing_files_as_an_error(tmp_path: Path) -> None:
     [
         ("mortality", {}, (107, 107, 21)),
         ("mortality", {"films": "all"}, (223, 107, 21)),
-        ("icu", {}, (104, 104, 55)),
-        ("icu", {"films": "all", "before_outcome": False}, (277, 124, 75)),
-        ("intubation", {}, (80, 80, 40)),
-        ("intubation", {"films": "all", "before_outcome": False}, (200, 91, 51)),
+        ("icu", {}, (102, 102, 53)),
+        ("icu", {"films": "all", "before_outcome": False}, (277, 122, 73)),
+        ("intubation", {}, (78, 78, 38)),
+        ("intubation", {"films": "all", "before_outcome": False}, (200, 89, 49)),
     ],
 )
 def test_the_real_cohort(

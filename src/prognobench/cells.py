@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from prognobench.engine import fit, predict
+from prognobench.errors import NotApplicableError
 from prognobench.features import PLAIN, Features, View, embed
 from prognobench.imaging.augment import Augmentation
 from prognobench.loaders import Loader
@@ -159,6 +160,9 @@ def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.
         return
     tasks = [_task(run, fold, specs[run.key], features) for run, fold in cells]
     for (run, fold), result in zip(cells, _fit(tasks), strict=True):
+        if isinstance(result, NotApplicableError):
+            run.folder.mark_not_applicable(result)
+            continue
         if isinstance(result, Exception):
             run.folder.write_failure(fold.name, result)
             continue

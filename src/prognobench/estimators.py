@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.errors import TrainingError
+from prognobench.errors import NotApplicableError, TrainingError
 from prognobench.records import Estimator, Fitted, Fold, Loss
 
 if TYPE_CHECKING:
@@ -146,6 +146,11 @@ def encode(covariates: pd.DataFrame, train: NDArray[np.intp]) -> NDArray[np.floa
 
     A column of text becomes one column for each category of the training part; a category that
     occurs elsewhere only is none of them.
+
+    Raises
+    ------
+    NotApplicableError
+        If there are no covariates.
     """
     from pandas.api.types import is_numeric_dtype
 
@@ -159,4 +164,6 @@ def encode(covariates: pd.DataFrame, train: NDArray[np.intp]) -> NDArray[np.floa
         for category in sorted(values.iloc[train].dropna().astype(str).unique()):
             is_category = (values.astype(str) == category).to_numpy(dtype=np.float64)
             columns.append(np.where(unknown, np.nan, is_category))
-    return np.stack(columns, 1) if columns else np.zeros((len(covariates), 1))
+    if not columns:
+        raise NotApplicableError("the cohort has no covariates")
+    return np.stack(columns, 1)

@@ -184,7 +184,7 @@ def _measure_adapted(run: Prepared, left: Sequence[Fold]) -> Rates:
         )
 
     def seconds_an_image(precision: Precision) -> tuple[float, float]:
-        once = replace(recipe, epochs=1, precision=precision, compile=False, ema=0.0)
+        once = replace(recipe, epochs=1, precision=precision, ema=0.0)
         shown = loader(size, Augmentation(recipe.augmentation, recipe.horizontal_flip))
         loss = run.loss(left[0])
         # The first epoch also warms up.

@@ -150,7 +150,7 @@ class Workspace:
             report = audit(self.cohort(config), self.folds(config), folder=config.paths.cache)
             if refusals := report.refusals(config.checks):
                 raise ConfigError(refusals)
-            return tuple(report.notes)
+            return (*report.notes, *report.duplicates, *report.leaks)
 
         splitting = [asdict(config.dataset), asdict(config.cv), asdict(config.regime)]
         return self.once(make, "audit", splitting, asdict(config.checks), config.seed)

@@ -354,7 +354,6 @@ class Train:
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0
     checkpoint_activations: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool = False
     save: Literal["none", "best", "all"] = "none"
 
 

@@ -213,7 +213,7 @@ def check(as_json: bool, folder: Path | None, **composing: Any) -> None:
             print(json.dumps(found.to_json(), indent=2))
             continue
         for title, frame in found.sections():
-            console.print_frame(frame, f"{found.cohort}: {title}")
+            console.print_frame(frame, f"{found.cohort}: {title}", most=20)
         for note in found.notes:
             console.say(note)
         for sentence in (*found.duplicates, *found.leaks):

@@ -75,8 +75,15 @@ def print_rows(
         print(note)
 
 
-def print_frame(frame: pd.DataFrame, title: str | None = None) -> None:
-    """Print a data frame as a table on stdout: three decimals, what is missing is blank."""
+def print_frame(frame: pd.DataFrame, title: str | None = None, most: int | None = None) -> None:
+    """Print a data frame as a table on stdout: three decimals, what is missing is blank.
+
+    Of a frame longer than ``most`` only its first rows and the last, which may be a total.
+    """
+    if most is not None and len(frame) > most:
+        left = len(frame) - most
+        frame = frame.iloc[[*range(most - 1), -1]]
+        title = f"{title} ({left:,} rows left out)"
     cells = frame.round(3).astype(object).where(frame.notna(), "").to_numpy().tolist()
     print_rows([str(column) for column in frame.columns], cells, title)
 

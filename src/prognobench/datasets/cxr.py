@@ -48,6 +48,10 @@ TASKS = {
 }
 
 
+SAME_PATIENT = {"178": "97", "196": "192"}
+"""Patient numbers that stand for another's: the pictures are the same."""
+
+
 @DATASETS.register("covid_chestxray")
 def covid_chestxray(
     *,
@@ -64,7 +68,8 @@ def covid_chestxray(
     other rows (CT, laterals, blank outcomes and words such as "Would have been stated") are left
     out with their reason. As it is received, ``metadata.csv`` names many files that are not
     there, so missing files are left out by default. Cases that were entered twice under two
-    patient numbers (285 is 339, 287 is 340) are recognised by their common files and count once.
+    patient numbers (285 is 339, 287 is 340) are recognised by their common files and count once;
+    178 is 97 and 196 is 192, whose films come from two collections.
     In this file no patient has contradicting outcomes; if a later one does, it is an error.
 
     Parameters
@@ -107,6 +112,7 @@ def covid_chestxray(
     words = {outcome.negative: outcome.words[0], outcome.positive: outcome.words[1]}
     rows["label"] = rows["label"].replace(words)
     exclusions = Exclusions()
+    rows["patient_id"] = rows["patient_id"].replace(SAME_PATIENT)
     rows = _films(rows, outcome, exclusions, before_outcome)
     return assemble(
         rows.drop(columns=["modality", "present"], errors="ignore"),
