@@ -8,13 +8,14 @@ import pytest
 from made_runs import make_run
 from sklearn import metrics as reference
 
-from prognobench.decisions import mcc_threshold, rescale, sensitivity_threshold
+from prognobench.analysis.decisions import mcc_threshold, rescale, sensitivity_threshold
 from prognobench.errors import ConfigError, StoreError
-from prognobench.evaluation import make_cells
-from prognobench.intervals import make_panel
-from prognobench.predictions import load_predictions, parse_cell
-from prognobench.scoring import COLUMNS, Settings, score
+from prognobench.analysis.evaluation import make_cells
+from prognobench.analysis.intervals import make_panel
+from prognobench.analysis.predictions import load_predictions, parse_cell
+from prognobench.analysis.scoring import COLUMNS, Settings, score
 from prognobench.store import RunFolder, read_table
+from prognobench.analysis.subgroups import groupable
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,18 @@ def test_subgroups_have_counts_and_add_up(scores):
 def test_an_unknown_subgroup_lists_the_columns(results):
     with pytest.raises(ConfigError, match=r"no column 'sexx'.*did you mean 'sex'"):
         score(results, settings=Settings(by={"sexx": ()}))
+
+
+def test_columns_that_make_no_or_too_many_groups_are_left_out():
+    cohort = pd.DataFrame(
+        {
+            "centre": [f"c{i}" for i in range(40)],
+            "sex": ["F", "M"] * 20,
+            "age": range(40),
+            "view": "PA",
+        }
+    )
+    assert groupable(cohort, ("sex", "age", "centre", "view", "absent")) == ["sex", "age"]
 
 
 def test_few_shot_runs_carry_k_and_draws(scores):
