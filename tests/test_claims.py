@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from made_runs import make_run
 
-from prognobench.claims import check_claims
+from prognobench.analysis.claims import check_claims
+from prognobench.analysis.statements import read_claims, study_claims
 from prognobench.errors import ConfigError
-from prognobench.statements import read_claims, study_claims
 
 CLAIMS = """
 groups:

@@ -11,12 +11,12 @@ from made_runs import make_run
 from PIL import Image
 from sklearn import metrics as reference
 
-from prognobench.aggregate import Selection, aggregate, read_scores
-from prognobench.closeups import choose
-from prognobench.details import detail_figures
-from prognobench.figures import differences, few_shot, heat_maps, pareto, slug, trade_offs
+from prognobench.analysis.aggregate import Selection, aggregate, read_scores
+from prognobench.analysis.closeups import choose
+from prognobench.analysis.details import detail_figures
+from prognobench.analysis.figures import differences, few_shot, heat_maps, pareto, slug, trade_offs
+from prognobench.analysis.plots import save
 from prognobench.metrics.metric import find_metric
-from prognobench.plots import save
 
 
 @pytest.fixture(scope="module")

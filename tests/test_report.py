@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 import pytest
 from made_runs import make_run
 
+from prognobench.analysis.report import report
 from prognobench.errors import ConfigError, StoreError
-from prognobench.report import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 EVIL = "<script>alert(1)</script>&\"'"

@@ -13,11 +13,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from prognobench.analysis.scoring import score
 from prognobench.compose import compose
 from prognobench.errors import ConfigError
 from prognobench.registry import load_components
 from prognobench.runner import Outcome, run
-from prognobench.scoring import score
 
 SMALL = (
     "dataset=severity",

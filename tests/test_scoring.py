@@ -9,13 +9,13 @@ from made_runs import make_run
 from sklearn import metrics as reference
 
 from prognobench.analysis.decisions import mcc_threshold, rescale, sensitivity_threshold
-from prognobench.errors import ConfigError, StoreError
 from prognobench.analysis.evaluation import make_cells
 from prognobench.analysis.intervals import make_panel
 from prognobench.analysis.predictions import load_predictions, parse_cell
 from prognobench.analysis.scoring import COLUMNS, Settings, score
-from prognobench.store import RunFolder, read_table
 from prognobench.analysis.subgroups import groupable
+from prognobench.errors import ConfigError, StoreError
+from prognobench.store import RunFolder, read_table
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from prognobench.evaluation import Measure
-from prognobench.intervals import Panel, Repetition, bootstrap, draw_weights
+from prognobench.analysis.evaluation import Measure
+from prognobench.analysis.intervals import Panel, Repetition, bootstrap, draw_weights
+from prognobench.analysis.stats import bayesian_t, corrected_p, corrected_t, delong, holm, mcnemar
 from prognobench.metrics.metric import find_metric
-from prognobench.stats import bayesian_t, corrected_p, corrected_t, delong, holm, mcnemar
 
 
 def panel(labels, scores, patient=None):

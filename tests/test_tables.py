@@ -12,23 +12,23 @@ import pytest
 from made_runs import make_run
 from scipy import stats
 
-from prognobench.aggregate import Selection, aggregate, read_scores
-from prognobench.cli import main
-from prognobench.comparisons import Question, bootstrap_p, compare
-from prognobench.errors import ConfigError
-from prognobench.listings import (
+from prognobench.analysis.aggregate import Selection, aggregate, read_scores
+from prognobench.analysis.comparisons import Question, bootstrap_p, compare
+from prognobench.analysis.listings import (
     comparison_table,
     efficiency,
     make_efficiency,
     make_ranks,
     rank_table,
 )
-from prognobench.ranks import rank
-from prognobench.render import latex, markdown, rows, terminal
-from prognobench.scoring import Settings, score
-from prognobench.stats import corrected_t
+from prognobench.analysis.ranks import rank
+from prognobench.analysis.render import latex, markdown, rows, terminal
+from prognobench.analysis.scoring import Settings, score
+from prognobench.analysis.stats import corrected_t
+from prognobench.analysis.tables import make_table
+from prognobench.cli import main
+from prognobench.errors import ConfigError
 from prognobench.store import read_table
-from prognobench.tables import make_table
 
 
 @pytest.fixture(scope="module")

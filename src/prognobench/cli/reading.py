@@ -13,7 +13,7 @@ from prognobench.cli import console
 if TYPE_CHECKING:
     import pandas as pd
 
-    from prognobench.tables import Made
+    from prognobench.analysis.tables import Made
 
 FILTERS = ("dataset", "model", "strategy", "regime", "cv")
 
@@ -26,13 +26,13 @@ def print_tables(
     results: Path, where: Mapping[str, Sequence[str]] | None = None, **choices: Any
 ) -> None:
     """Score, make tables, print them on stdout and say where their files are."""
-    from prognobench.tables import make_table
+    from prognobench.analysis.tables import make_table
 
     _print_made(make_table(results, where=where, **choices))
 
 
 def _print_made(made: Made) -> None:
-    from prognobench import render
+    from prognobench.analysis import render
 
     for table in made.tables:
         if console.is_watched():
@@ -82,8 +82,8 @@ def score(results: Path, **settings: Any) -> None:
     prognobench score
     prognobench score --scaling platt --by sex --by age:50:65:80
     """
-    from prognobench.scoring import Settings
-    from prognobench.scoring import score as score_all
+    from prognobench.analysis.scoring import Settings
+    from prognobench.analysis.scoring import score as score_all
 
     with console.progress_bars() as progress:
         file = score_all(results, progress, Settings(**settings))
@@ -126,7 +126,7 @@ def table(results: Path, efficiency: bool, **options: Any) -> None:
     """
     where = _where(options)
     if efficiency:
-        from prognobench.listings import make_efficiency
+        from prognobench.analysis.listings import make_efficiency
 
         _print_made(make_efficiency(results, options["metrics"], where, options["formats"]))
         return
@@ -153,12 +153,12 @@ def compare(results: Path, ranks: bool, **options: Any) -> None:
     prognobench compare --ranks --metric mcc
     """
     if ranks:
-        from prognobench.listings import make_ranks
+        from prognobench.analysis.listings import make_ranks
 
         _print_made(make_ranks(results, options["metric"], _where(options)))
         return
-    from prognobench.comparisons import Question
-    from prognobench.comparisons import compare as compare_all
+    from prognobench.analysis.comparisons import Question
+    from prognobench.analysis.comparisons import compare as compare_all
     from prognobench.store import write_table
 
     question = Question(**{name: options[name] for name in options if name not in FILTERS})
@@ -193,7 +193,7 @@ def claims(results: Path, file: Path | None) -> None:
     prognobench claims
     prognobench claims --file mine.yaml
     """
-    from prognobench.claims import check_claims
+    from prognobench.analysis.claims import check_claims
 
     findings = check_claims(results, file)
     rows = [[one.claim.name, one.verdict, one.claim.says, one.reason] for one in findings]
@@ -220,7 +220,7 @@ def report(results: Path, out: Path | None, metric: str, figures: bool) -> None:
     prognobench report
     prognobench report elsewhere/results --metric average_precision --figures
     """
-    from prognobench.report import report as write_report
+    from prognobench.analysis.report import report as write_report
 
     with console.progress_bars() as progress:
         file = write_report(results, out, metric=metric, figures=figures, progress=progress)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.aggregate import CHOICES, Scored, newest
-from prognobench.evaluation import Cells, make_cells
-from prognobench.figures import CONTEXT, by_report, contexts, describe, slug
-from prognobench.intervals import Panel, make_panel
+from prognobench.analysis.aggregate import CHOICES, Scored, newest
+from prognobench.analysis.evaluation import Cells, make_cells
+from prognobench.analysis.figures import CONTEXT, by_report, contexts, describe, slug
+from prognobench.analysis.intervals import Panel, make_panel
+from prognobench.analysis.plots import Figure
+from prognobench.analysis.predictions import Predictions, load_predictions
 from prognobench.metrics.metric import Metric
-from prognobench.plots import Figure
-from prognobench.predictions import Predictions, load_predictions
 
 if TYPE_CHECKING:
     import pandas as pd

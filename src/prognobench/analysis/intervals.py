@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from prognobench.evaluation import Cells, Measure
+from prognobench.analysis.evaluation import Cells, Measure
+from prognobench.analysis.predictions import Predictions
+from prognobench.analysis.stats import CONFIDENCE
 from prognobench.metrics.sample import Sample, decide
-from prognobench.predictions import Predictions
 from prognobench.seeds import generator
-from prognobench.stats import CONFIDENCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prognobench.drawing import FAINT, INK
+from prognobench.analysis.drawing import FAINT, INK
 from prognobench.store import write_bytes, write_table
 
 if TYPE_CHECKING:

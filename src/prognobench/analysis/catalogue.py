@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prognobench.analysis.predictions import ORACLE
 from prognobench.errors import StoreError
-from prognobench.predictions import ORACLE
 from prognobench.store import RunFolder, iter_runs, read_json
 
 if TYPE_CHECKING:

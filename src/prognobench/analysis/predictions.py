@@ -121,7 +121,7 @@ def load_predictions(runs: pd.DataFrame, folders: Sequence[RunFolder]) -> Iterat
     Parameters
     ----------
     runs
-        As :func:`prognobench.catalogue.catalogue` gives them; an oracle's row stands for true
+        As :func:`.catalogue` gives them; an oracle's row stands for true
         risks, which are read from the cohort.
     folders
         Folder of each row.

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.aggregate import CHOICES, Scored, Selection, aggregate, read_scores
-from prognobench.claims import Finding
+from prognobench.analysis.aggregate import CHOICES, Scored, Selection, aggregate, read_scores
+from prognobench.analysis.claims import Finding
+from prognobench.analysis.figures import CONTEXT, describe, pareto, whole
+from prognobench.analysis.ranks import Posthoc, Ranks, rank
+from prognobench.analysis.render import Entry, Table
+from prognobench.analysis.tables import SYNTHETIC, Made, write_tables
 from prognobench.errors import ConfigError
-from prognobench.figures import CONTEXT, describe, pareto, whole
 from prognobench.metrics.metric import find_metric
-from prognobench.ranks import Posthoc, Ranks, rank
-from prognobench.render import Entry, Table
-from prognobench.tables import SYNTHETIC, Made, write_tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ def efficiency(
     Parameters
     ----------
     cells
-        Of :func:`prognobench.aggregate.aggregate`, with these metrics.
+        Of :func:`prognobench.analysis.aggregate.aggregate`, with these metrics.
     """
     found = [find_metric(name) for name in metrics]
     spent = costs(scored)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.catalogue import NAMES, catalogue, training_patients
-from prognobench.decisions import Scaling
-from prognobench.evaluation import HALF, Cells, evaluate, make_cells
-from prognobench.predictions import Level, Spans, load_predictions
+from prognobench.analysis.catalogue import NAMES, catalogue, training_patients
+from prognobench.analysis.decisions import Scaling
+from prognobench.analysis.evaluation import HALF, Cells, evaluate, make_cells
+from prognobench.analysis.predictions import Level, Spans, load_predictions
+from prognobench.analysis.subgroups import Bands, subgroups
 from prognobench.store import RunFolder, write_table
-from prognobench.subgroups import Bands, subgroups
 
 if TYPE_CHECKING:
     import pandas as pd

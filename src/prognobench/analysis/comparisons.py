@@ -11,21 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.aggregate import choose, newest
-from prognobench.catalogue import catalogue, training_patients
-from prognobench.errors import ConfigError
-from prognobench.evaluation import HALF, NO_THRESHOLD, Measure, make_cells
-from prognobench.intervals import (
+from prognobench.analysis.aggregate import choose, newest
+from prognobench.analysis.catalogue import catalogue, training_patients
+from prognobench.analysis.evaluation import HALF, NO_THRESHOLD, Measure, make_cells
+from prognobench.analysis.intervals import (
     RESAMPLES,
     Panel,
     draw_weights,
     make_panel,
     quantiles,
 )
-from prognobench.metrics.metric import Metric, find_metric
-from prognobench.predictions import ORACLE, Level, load_predictions
-from prognobench.registry import near
-from prognobench.stats import (
+from prognobench.analysis.predictions import ORACLE, Level, load_predictions
+from prognobench.analysis.stats import (
     CONFIDENCE,
     bayesian_t,
     corrected_t,
@@ -33,6 +30,9 @@ from prognobench.stats import (
     holm,
     mcnemar,
 )
+from prognobench.errors import ConfigError
+from prognobench.metrics.metric import Metric, find_metric
+from prognobench.registry import near
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -56,8 +56,8 @@ class ClaimFile:
 
 def study_claims() -> Path:
     """Return the file with the study's findings."""
-    here = Path(__file__).parent
-    roots = (here / "configs", here.parents[1] / "configs")
+    package = Path(__file__).parents[1]
+    roots = (package / "configs", package.parents[1] / "configs")
     return next(path for root in roots if (path := root / "claims" / "study.yaml").exists())
 
 

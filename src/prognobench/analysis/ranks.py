@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from prognobench.analysis.predictions import ORACLE
+from prognobench.analysis.scoring import CHANCE
 from prognobench.errors import MissingExtraError
 from prognobench.metrics.metric import find_metric
-from prognobench.predictions import ORACLE
-from prognobench.scoring import CHANCE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ def rank(cells: pd.DataFrame, metric: str, posthoc: Posthoc = "nemenyi") -> Rank
     Parameters
     ----------
     cells
-        Of :func:`prognobench.aggregate.aggregate`; a dataset under another regime, k or cv counts
+        Of :func:`.aggregate`; a dataset under another regime, k or cv counts
         as another row.
 
     Returns

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prognobench.decisions import Scaling, mcc_threshold, rescale, sensitivity_threshold
+from prognobench.analysis.decisions import Scaling, mcc_threshold, rescale, sensitivity_threshold
+from prognobench.analysis.predictions import Level, Predictions, Spans, Units
 from prognobench.metrics.metric import Metric, all_metrics
 from prognobench.metrics.sample import Sample, decide
-from prognobench.predictions import Level, Predictions, Spans, Units
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.aggregate import CHOICES, Scored
-from prognobench.drawing import forest, heat_map, points_over_k, rank_diagram, trade_off
+from prognobench.analysis.aggregate import CHOICES, Scored
+from prognobench.analysis.drawing import forest, heat_map, points_over_k, rank_diagram, trade_off
+from prognobench.analysis.plots import Figure
+from prognobench.analysis.predictions import ORACLE
+from prognobench.analysis.ranks import Ranks
+from prognobench.analysis.scoring import CHANCE
+from prognobench.analysis.stats import corrected_t
 from prognobench.metrics.metric import Metric
-from prognobench.plots import Figure
-from prognobench.predictions import ORACLE
-from prognobench.ranks import Ranks
-from prognobench.scoring import CHANCE
-from prognobench.stats import corrected_t
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from prognobench.aggregate import Scored, newest, read_scores
-from prognobench.evaluation import HALF, NO_THRESHOLD
+from prognobench.analysis.aggregate import Scored, newest, read_scores
+from prognobench.analysis.evaluation import HALF, NO_THRESHOLD
+from prognobench.analysis.predictions import ORACLE
+from prognobench.analysis.scoring import CHANCE
+from prognobench.analysis.statements import Claim, Patterns, Where, read_claims, study_claims
+from prognobench.analysis.stats import Difference, corrected_t
 from prognobench.metrics.metric import Metric, find_metric
-from prognobench.predictions import ORACLE
-from prognobench.scoring import CHANCE
-from prognobench.statements import Claim, Patterns, Where, read_claims, study_claims
-from prognobench.stats import Difference, corrected_t
 
 if TYPE_CHECKING:
     import pandas as pd

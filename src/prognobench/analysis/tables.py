@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prognobench.aggregate import (
+from prognobench.analysis.aggregate import (
     CHOICES,
     DIMENSIONS,
     Scored,
@@ -16,13 +16,13 @@ from prognobench.aggregate import (
     aggregate,
     read_scores,
 )
+from prognobench.analysis.evaluation import HALF
+from prognobench.analysis.predictions import ORACLE
+from prognobench.analysis.render import FORMATS, Entry, Table
+from prognobench.analysis.scoring import CHANCE
 from prognobench.errors import ConfigError
-from prognobench.evaluation import HALF
 from prognobench.metrics.metric import find_metric
-from prognobench.predictions import ORACLE
 from prognobench.registry import near
-from prognobench.render import FORMATS, Entry, Table
-from prognobench.scoring import CHANCE
 from prognobench.store import write_table, write_text
 
 if TYPE_CHECKING:

@@ -13,20 +13,27 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prognobench.aggregate import Scored, Selection, aggregate, read_scores
-from prognobench.claims import Finding, check_claims
-from prognobench.closeups import choose
-from prognobench.details import detail_figures
-from prognobench.figures import describe, differences, few_shot, heat_maps, rank_figure, trade_offs
-from prognobench.inventory import datasets, models, strategies, unfinished
-from prognobench.listings import efficiency, rank_table
+from prognobench.analysis.aggregate import Scored, Selection, aggregate, read_scores
+from prognobench.analysis.claims import Finding, check_claims
+from prognobench.analysis.closeups import choose
+from prognobench.analysis.details import detail_figures
+from prognobench.analysis.figures import (
+    describe,
+    differences,
+    few_shot,
+    heat_maps,
+    rank_figure,
+    trade_offs,
+)
+from prognobench.analysis.inventory import datasets, models, strategies, unfinished
+from prognobench.analysis.listings import efficiency, rank_table
+from prognobench.analysis.plots import Figure, save
+from prognobench.analysis.predictions import ORACLE
+from prognobench.analysis.ranks import rank
+from prognobench.analysis.render import html_tables
+from prognobench.analysis.tables import SYNTHETIC, lay_out, remarks
 from prognobench.metrics.metric import Metric, find_metric
-from prognobench.plots import Figure, save
-from prognobench.predictions import ORACLE
-from prognobench.ranks import rank
-from prognobench.render import html_tables
 from prognobench.store import read_json, write_text
-from prognobench.tables import SYNTHETIC, lay_out, remarks
 
 if TYPE_CHECKING:
     pass

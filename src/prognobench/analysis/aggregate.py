@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.catalogue import NAMES
+from prognobench.analysis.catalogue import NAMES
+from prognobench.analysis.evaluation import HALF, NO_THRESHOLD
+from prognobench.analysis.predictions import ORACLE
+from prognobench.analysis.scoring import CHANCE, score
+from prognobench.analysis.scoring import COLUMNS as SCORES
+from prognobench.analysis.stats import CONFIDENCE, corrected_p
 from prognobench.errors import ConfigError
-from prognobench.evaluation import HALF, NO_THRESHOLD
 from prognobench.metrics.metric import Metric, all_metrics, find_metric
-from prognobench.predictions import ORACLE
 from prognobench.registry import near
-from prognobench.scoring import CHANCE, score
-from prognobench.scoring import COLUMNS as SCORES
-from prognobench.stats import CONFIDENCE, corrected_p
 from prognobench.store import RunFolder, iter_runs, read_table
 
 if TYPE_CHECKING:

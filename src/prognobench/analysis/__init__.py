@@ -1,0 +1,1 @@
+"""What results say, from stored predictions only: scores, intervals, comparisons, tables, plots."""

@@ -1,0 +1,126 @@
+"""Groups of patients or images by a column of the cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prognobench.analysis.predictions import Level, Predictions
+from prognobench.errors import ConfigError
+from prognobench.registry import near
+from prognobench.store import RunFolder
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+Bands = Sequence[float]
+"""Edges between the bands of a number; none: chosen from the data."""
+
+AGE_EDGES = (50.0, 65.0, 80.0)
+MOST_GROUPS = 12
+"""A column of more different words than this is no grouping."""
+
+SEVERAL = "several"
+"""The group of a patient whose images differ."""
+
+
+def subgroups(
+    predictions: Predictions,
+    runs: pd.DataFrame,
+    folders: Sequence[RunFolder],
+    level: Level,
+    by: Mapping[str, Bands],
+) -> dict[str, NDArray[np.bool_]]:
+    """Return ``column=group`` -> which test units belong to it.
+
+    A patient takes the value that his images share. Runs whose cohort lacks a column have no
+    units in its groups.
+
+    Raises
+    ------
+    ConfigError
+        If no cohort has a column, or its groups are too many.
+    """
+    if not by:
+        return {}
+    test = predictions.units[level, "test"]
+    run_of_unit = predictions.cells["run"].to_numpy()[test.cell]
+    masks: dict[str, NDArray[np.bool_]] = {}
+    known: set[str] = set()
+    found: set[str] = set()
+    for _, rows in runs.groupby(["dataset", "cohort"]).groups.items():
+        chosen = np.isin(run_of_unit, rows)
+        if not chosen.any():
+            continue
+        cohort = folders[rows[0]].cohort()
+        known |= set(cohort.columns)
+        for column, edges in by.items():
+            if column not in cohort or cohort[column].isna().all():
+                continue
+            found.add(column)
+            values, names = _values(cohort, column, edges, level)
+            groups = values.reindex(test.ids[chosen]).to_numpy()
+            for group in (name for name in names if (groups == name).any()):
+                mask = masks.setdefault(f"{column}={group}", np.zeros(len(chosen), dtype=bool))
+                mask[chosen] |= groups == group
+    if missing := [column for column in by if column not in found]:
+        raise ConfigError(
+            f"no column {column!r} in the cohorts{near(column, sorted(known))} "
+            f"(there are: {', '.join(sorted(known))})"
+            for column in missing
+        )
+    return masks
+
+
+def groupable(cohort: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Return the columns that a cohort has and that make at least two groups, and not too many."""
+    from pandas.api.types import is_numeric_dtype
+
+    def fits(values: pd.Series[Any]) -> bool:
+        different = values.nunique()
+        return different > 1 and (is_numeric_dtype(values) or different <= MOST_GROUPS)
+
+    return [column for column in columns if column in cohort and fits(cohort[column])]
+
+
+def _values(
+    cohort: pd.DataFrame, column: str, edges: Bands, level: Level
+) -> tuple[pd.Series[Any], list[str]]:
+    """The group of each patient or image, indexed by its name; and the groups in their order."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    values = cohort[column]
+    if is_numeric_dtype(values) and not is_bool_dtype(values) and values.nunique() > 5:
+        groups, names = _bands(values, edges or _edges(values, column))
+    else:
+        groups = values.astype(object).where(values.notna())
+        groups = groups.map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
+        groups = groups.where(values.notna() & (groups != ""))
+        names = sorted(groups.dropna().unique())
+    if len(names) > MOST_GROUPS:
+        raise ConfigError(f"{column!r} has {len(names)} different values: no grouping")
+    if level == "image":
+        return groups.set_axis(cohort["image"]), names
+    by_patient = groups.groupby(cohort["patient_id"])
+    return by_patient.first().where(by_patient.nunique() <= 1, SEVERAL), [*names, SEVERAL]
+
+
+def _edges(values: pd.Series[Any], column: str) -> Bands:
+    if "age" in column.lower():
+        return AGE_EDGES
+    return tuple(dict.fromkeys(float(f"{edge:.3g}") for edge in values.quantile([1 / 3, 2 / 3])))
+
+
+def _bands(values: pd.Series[Any], edges: Bands) -> tuple[pd.Series[Any], list[str]]:
+    import pandas as pd
+
+    ordered = sorted(edges)
+    names = [f"under {ordered[0]:g}"]
+    names += [f"{low:g} to {high:g}" for low, high in pairwise(ordered)]
+    names.append(f"{ordered[-1]:g} and over")
+    inner = [-np.inf, *ordered, np.inf]
+    return pd.cut(values, inner, right=False, labels=names).astype(object), names
