@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from prognobench.registry import GROUPS
 
 SHARED = Path(os.environ.get("PROGNOBENCH_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -27,3 +30,14 @@ def real_cohort_root() -> Path:
 def real_weights() -> Path:
     """The folder of two real pretrained backbones, as safetensors."""
     return _beside_checkout("weights")
+
+
+@pytest.fixture(autouse=True)
+def parts_of_one_test() -> Iterator[None]:
+    """Parts that a test registers are gone after it."""
+    before = {
+        kind: {name: registry[name] for name in registry} for kind, registry in GROUPS.items()
+    }
+    yield
+    for kind, registry in GROUPS.items():
+        registry._parts = dict(before[kind])

@@ -112,7 +112,7 @@ def accounted(adapted: Adapted, preprocessing: Preprocessing, batch_size: int) -
     return {
         **parameter_counts(adapted),
         "flops_per_step": step_flops(adapted, preprocessing, batch_size),
-        "stored_bytes": stored_bytes(adapted),
+        "storage_bytes": stored_bytes(adapted),
     }
 
 

@@ -18,7 +18,7 @@ NAMES = ("dataset", "model", "strategy", "regime", "k", "cv", "seed", "key", "sy
 
 COSTS = (
     *("parameters_trainable", "parameters_total", "seconds_train", "seconds_inference"),
-    "peak_memory_bytes",
+    *("peak_memory_bytes", "storage_bytes"),
 )
 """The columns that say what a run cost, mean over its complete cells."""
 
@@ -93,7 +93,8 @@ def _costs(folder: RunFolder, done: Sequence[str]) -> dict[str, float]:
     for name in COSTS:
         values = [cost[name] for cost in costs if isinstance(cost.get(name), int | float)]
         means[name] = float(np.mean(values)) if values else float("nan")
-    means["storage_bytes"] = means["parameters_trainable"] * BYTES_PER_PARAMETER
+    if np.isnan(means["storage_bytes"]):  # a head on frozen features is its parameters
+        means["storage_bytes"] = means["parameters_trainable"] * BYTES_PER_PARAMETER
     return means
 
 

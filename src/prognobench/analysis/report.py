@@ -228,7 +228,7 @@ class _Page:
 
 
 def _part(name: str) -> str:
-    return (files("prognobench") / "page" / name).read_text(encoding="utf-8")
+    return (files("prognobench") / "analysis" / "page" / name).read_text(encoding="utf-8")
 
 
 def _list(lines: Iterable[str]) -> str:
