@@ -401,3 +401,11 @@ def test_too_few_datasets_for_a_rank_test_say_so():
 
 def test_nothing_to_rank():
     assert rank(cells_of(np.ones((4, 1))), "mcc") is None
+
+
+def test_a_long_selection_still_names_a_file(results, scored):
+    many = {"strategy": [f"strategy_number_{i}" for i in range(60)] + ["lora", "full"]}
+    first = make_table(results, scored=scored, where=many).files
+    other = make_table(results, scored=scored, where={**many, "model": ["vit"]}).files
+    assert all(len(file.name) < 120 for file in (*first, *other))
+    assert {*first}.isdisjoint(other)

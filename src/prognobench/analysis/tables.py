@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from prognobench.store import write_table, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LONGEST_STEM = 100
 
 SYNTHETIC = "synthetic films, no clinical data"
 
@@ -83,8 +86,16 @@ def make_table(
     tables = tuple(lay_out(by_metric, tuple(rows), columns, order, remarks(scored, cells)))
     chosen = [f"{name}={'+'.join(map(str, values))}" for name, values in (where or {}).items()]
     parts = ["+".join(order), "+".join(rows), "by", columns, *chosen]
-    stem = re.sub(r"[^\w.+=-]+", "-", "_".join(parts))
-    return Made(tables, tuple(write_tables(results / "tables" / stem, cells, tables, formats)))
+    stem = results / "tables" / _file_stem("_".join(parts))
+    return Made(tables, tuple(write_tables(stem, cells, tables, formats)))
+
+
+def _file_stem(name: str) -> str:
+    """Return a file's name that every file system takes, still another for another name."""
+    safe = re.sub(r"[^\w.+=-]+", "-", name)
+    if len(safe) <= LONGEST_STEM:
+        return safe
+    return f"{safe[:LONGEST_STEM]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _check(dimensions: Sequence[str], formats: Sequence[str]) -> None:
