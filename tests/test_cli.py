@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from prognobench.cli import main
+from prognobench.registry import DATASETS
 
 SMALL = (
     "dataset=severity",
@@ -172,6 +174,28 @@ def test_images_are_decoded_ahead(prognobench: Command) -> None:
     said = prognobench("data", "prepare", *SMALL)
     assert said.code == 0
     assert "images ready" in said.err
+
+
+def test_saved_models_predict_new_images_and_are_exported(
+    prognobench: Command, tmp_path: Path
+) -> None:
+    films = DATASETS["embedded"](task="severity", prevalence=0.5, patients=3, seed=7)
+    for name in films.table["image"]:
+        image = Image.fromarray(films.sources["films"].render(name))
+        image.save(tmp_path / f"{name}.png")
+    saving = ("strategy=lora", "train.save=best", f"paths.results={tmp_path / 'results'}")
+    assert prognobench("run", *SMALL, *saving, "--no-table").code == 0
+    (run,) = (tmp_path / "results").glob("runs/*/*/*/*")
+    said = prognobench("predict", str(run), str(tmp_path), "--device", "cpu")
+    assert said.code == 0
+    head, *rows = [line.split("\t") for line in said.out.splitlines()]
+    assert head == ["patient_id", "image", "predicted", "score_mild", "score_severe"]
+    assert len(rows) == len(films)
+    merged = tmp_path / "merged.safetensors"
+    assert prognobench("export", str(run), str(merged)).code == 0
+    assert merged.exists()
+    nothing = prognobench("predict", str(run.parent), str(tmp_path))
+    assert nothing.code == 2
 
 
 def test_listing_reads_configs_alone(prognobench: Command) -> None:

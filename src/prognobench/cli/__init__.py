@@ -9,7 +9,7 @@ import click
 
 from prognobench import __version__
 from prognobench.cli import console
-from prognobench.cli.computing import data, list_, plan, predict, run
+from prognobench.cli.computing import data, export, list_, plan, predict, run
 from prognobench.cli.reading import claims, compare, report, score, table
 from prognobench.errors import PrognobenchError
 
@@ -50,7 +50,7 @@ def cli() -> None:
     pass
 
 
-for command in (run, plan, data, score, table, compare, claims, report, predict, list_):
+for command in (run, plan, data, score, table, compare, claims, report, predict, export, list_):
     cli.add_command(command)
 
 

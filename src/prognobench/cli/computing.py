@@ -133,6 +133,23 @@ def _print_scores(outcomes: Sequence[Outcome]) -> None:
     print_tables(configs[0].paths.results, where=where)
 
 
+@click.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path, exists=True))
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--cell", default="r0-f0", show_default=True, help="Which of the run's models.")
+@click.option("--weights", help="Where the backbone's weights lie now.")
+def export(run_folder: Path, file: Path, cell: str, weights: str | None) -> None:
+    """Write one of a run's saved models as plain weights, its adapters merged into them.
+
+    \b
+    prognobench export results/runs/mortality/vit/lora/KEY merged.safetensors
+    """
+    from prognobench.prediction import export_merged
+
+    export_merged(run_folder, cell, file, weights)
+    console.say(f"written: {file}")
+
+
 @click.command("list")
 @click.argument("what", required=False)
 @click.option("--config-dir", type=FOLDER, help="Your own configs, beside the built-in.")
