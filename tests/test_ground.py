@@ -99,3 +99,16 @@ def test_a_component_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
         load_components(tmp_path)
     with pytest.raises(ConfigError, match="no folder"):
         load_components(tmp_path / "missing")
+
+
+def test_components_of_an_installed_package_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = Registry("metric", "prognobench.metrics")
+
+    class Entry:
+        """An entry point, whose loading registers a part."""
+
+        def load(self) -> None:
+            registry.register("brought_by_a_package")(lambda: None)
+
+    monkeypatch.setattr("prognobench.registry.entry_points", lambda group: [Entry()])
+    assert "brought_by_a_package" in registry
