@@ -15,7 +15,8 @@ from prognobench.analysis.predictions import load_predictions, parse_cell
 from prognobench.analysis.scoring import COLUMNS, Settings, score
 from prognobench.analysis.subgroups import groupable
 from prognobench.errors import ConfigError, StoreError
-from prognobench.store import RunFolder, read_table
+from prognobench.files import read_table
+from prognobench.store import RunFolder
 
 
 @pytest.fixture(scope="module")

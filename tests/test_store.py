@@ -11,17 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prognobench.errors import NotApplicableError, StoreError, TrainingError
+from prognobench.files import read_json, read_table, write_json, write_table
 from prognobench.records import Component, Paths, RunConfig, Train
-from prognobench.store import (
-    RunFolder,
-    iter_runs,
-    read_json,
-    read_table,
-    run_folder,
-    run_key,
-    write_json,
-    write_table,
-)
+from prognobench.store import RunFolder, iter_runs, run_folder, run_key
 
 DIGESTS = {"cohort": "c", "folds": "f", "weights": "w"}
 

@@ -28,7 +28,7 @@ from prognobench.analysis.stats import corrected_t
 from prognobench.analysis.tables import make_table
 from prognobench.cli import main
 from prognobench.errors import ConfigError
-from prognobench.store import read_table
+from prognobench.files import read_table
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_mixed_versions_are_said(tmp_path):
         (["table", "--metric", "mcc", "--dataset", "toy"], 0, "ceiling (true risk)"),
         (["table", "--efficiency", "--dataset", "toy"], 0, "trainable parameters"),
         (["compare", "--ranks", "--regime", "full"], 0, "won / tied / lost"),
-        (["compare", "--by", "model", "--dataset", "toy"], 0, "difference"),
+        (["compare", "--by", "model", "--dataset", "toy"], 0, "over patients [95 %]"),
         (["claims"], 0, "undecided"),
         (["score", "--by", "age:old"], 2, ""),
     ],

@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import entry_points
@@ -31,18 +31,6 @@ def near(name: str, known: Iterator[str] | Mapping[str, Any] | list[str]) -> str
     """Return ", did you mean 'a' or 'b'?" for a mistyped name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f", did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
-
-
-def _hints(builder: Callable[..., Any], names: Iterable[str]) -> dict[str, Any]:
-    """Resolve these annotations alone: the others may name types that only checkers import."""
-    wanted = {
-        name: builder.__annotations__[name] for name in names if name in builder.__annotations__
-    }
-    return get_type_hints(
-        SimpleNamespace(__annotations__=wanted),
-        globalns=inspect.unwrap(builder).__globals__,
-        include_extras=True,
-    )
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,12 @@ is found was written whole, and a cell without its mark never happened.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prognobench.errors import NotApplicableError, PrognobenchError, StoreError
+from prognobench.files import json_form, read_json, read_table, write_json, write_table
 from prognobench.records import Component, RunConfig
 
 if TYPE_CHECKING:
@@ -33,146 +31,13 @@ FORMAT = 1
 WHERE_WEIGHTS_ARE = ("weights", "hub", "package", "obtain")
 """Settings of models that say where weights lie; which they are, the fingerprint says."""
 
-TEXT_COLUMNS = ("patient_id", "image", "source", "centre", "part", "item", "reason")
-"""Columns that are text whatever they look like (a patient called ``007`` or ``NA``)."""
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
-
-
-# ------------------------------------------------------------------ files
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
-        raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, keys in their order."""
-    write_text(path, json.dumps(value, indent=2, default=_plain, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read what :func:`write_json` wrote; a damaged file is a :class:`StoreError`."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV that is safe to open in a spreadsheet; nine significant digits."""
-    buffer = io.StringIO()
-    # Several times as fast as pandas, whose float format is a call per cell.
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows(zip(*(_texts(table[column]) for column in table.columns), strict=True))
-    write_text(path, buffer.getvalue())
-
-
-def _texts(values: pd.Series[Any]) -> Any:
-    """Each cell as it is written; each different value is formatted once."""
-    import numpy as np
-    import pandas as pd
-
-    codes, different = pd.factorize(values)
-    return np.array([*map(_text, different), ""], dtype=object)[codes]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.9g}"
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else str(value)
-
-
-def read_table(path: Path, text: Sequence[str] = TEXT_COLUMNS) -> pd.DataFrame:
-    """Read what :func:`write_table` wrote; the columns in ``text`` stay text."""
-    try:
-        return _parse(path.read_bytes(), text)
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
-
-
-def read_tables(paths: Sequence[Path], text: Sequence[str] = TEXT_COLUMNS) -> pd.DataFrame:
-    """Read many tables of the same columns as one, much faster than one by one.
-
-    The column ``file`` says which of the paths a row came from, as an index.
-    """
-    contents: list[bytes] = []
-    for path in paths:
-        try:
-            contents.append(path.read_bytes())
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error}") from error
-        if contents[-1].partition(b"\n")[0] != contents[0].partition(b"\n")[0]:
-            raise StoreError(f"{path} has other columns than {paths[0]}")
-    bodies = [content.partition(b"\n")[2].rstrip(b"\n") for content in contents]
-    rows = [body.count(b"\n") + bool(body) for body in bodies]
-    together = b"\n".join([contents[0].partition(b"\n")[0], *filter(None, bodies)])
-    try:
-        table = _parse(together, text)
-    except ValueError:
-        table = None
-    if table is None or len(table) != sum(rows):
-        # A damaged file, which is named so, or line breaks inside cells.
-        import pandas as pd
-
-        tables = [read_table(path, text) for path in paths]
-        rows, table = [len(each) for each in tables], pd.concat(tables, ignore_index=True)
-    table["file"] = [number for number, count in enumerate(rows) for _ in range(count)]
-    return table
-
-
-def _parse(content: bytes, text: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    table = pd.read_csv(
-        io.BytesIO(content),
-        dtype=dict.fromkeys(text, str),
-        keep_default_na=False,
-        na_values=[""],
-    )
-    for column in table.columns:
-        if table[column].dtype == "str" or table[column].dtype == object:
-            values = table[column]
-            guarded = values.str.startswith("'", na=False)
-            if guarded.any():
-                table[column] = values.where(~guarded, values.str[1:])
-            if column in text:
-                table[column] = table[column].fillna("")
-    return table
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no JSON form")
-
 
 # ------------------------------------------------------------------ identity
 
 
 def describe(config: RunConfig) -> dict[str, Any]:
     """Return the whole resolved config as plain JSON values."""
-    described: dict[str, Any] = json.loads(json.dumps(asdict(config), default=_plain))
+    described: dict[str, Any] = json_form(asdict(config))
     return described
 
 
@@ -205,7 +70,7 @@ def run_key(config: RunConfig, cohort: str, folds: str, weights: str) -> str:
     }
     for setting in WHERE_WEIGHTS_ARE:
         identity["model"]["settings"].pop(setting, None)
-    text = json.dumps(identity, sort_keys=True, default=_plain)
+    text = json.dumps(json_form(identity), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -294,9 +159,7 @@ class RunFolder:
         tables
             File stem (``cohort``, ``exclusions``, ``folds``) -> table.
         """
-        if (self.path / "run.json").exists() and self.meta == _json_form(
-            {"format": FORMAT, **meta}
-        ):
+        if (self.path / "run.json").exists() and self.meta == json_form({"format": FORMAT, **meta}):
             return
         for stem, table in tables.items():
             write_table(self.path / f"{stem}.csv", table)
@@ -383,10 +246,6 @@ def _folder_name(name: str) -> str:
     """Keep a name readable and inside the results folder, whatever it is."""
     safe = "".join(c if c.isalnum() or c in "._-+=" else "-" for c in name).lstrip(".-")
     return safe or "unnamed"
-
-
-def _json_form(value: Any) -> Any:
-    return json.loads(json.dumps(value, default=_plain))
 
 
 def _now() -> str:

@@ -16,9 +16,10 @@ from prognobench.analysis.scoring import CHANCE, score
 from prognobench.analysis.scoring import COLUMNS as SCORES
 from prognobench.analysis.stats import CONFIDENCE, corrected_p
 from prognobench.errors import ConfigError
+from prognobench.files import read_table
 from prognobench.metrics.metric import Metric, all_metrics, find_metric
 from prognobench.registry import near
-from prognobench.store import RunFolder, iter_runs, read_table
+from prognobench.store import RunFolder, iter_runs
 
 if TYPE_CHECKING:
     import pandas as pd

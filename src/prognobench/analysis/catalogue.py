@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from prognobench.analysis.predictions import ORACLE
 from prognobench.errors import StoreError
-from prognobench.store import RunFolder, iter_runs, read_json
+from prognobench.files import read_json
+from prognobench.store import RunFolder, iter_runs
 
 if TYPE_CHECKING:
     import pandas as pd

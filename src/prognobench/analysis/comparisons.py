@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
     from prognobench.store import RunFolder
 
-BY = ("model", "strategy", "regime", "loss", "seed")
 COMMON = ("dataset", "model", "strategy", "regime", "k", "cv", "seed")
 
 COLUMNS = (

@@ -24,7 +24,7 @@ def _whole(value: float) -> Entry:
 
 def datasets(scored: Scored) -> Iterator[tuple[Table, list[str]]]:
     """Yield each content of each dataset: patients and images by class, and remarks on it."""
-    from prognobench.store import read_table
+    from prognobench.files import read_table
 
     for (name, _), runs in _real(scored).groupby(["dataset", "cohort"], sort=True):
         folder = scored.folders[runs.index[0]]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.analysis.aggregate import CHOICES, Scored, Selection, aggregate, read_scores
-from prognobench.analysis.claims import Finding
 from prognobench.analysis.figures import CONTEXT, describe, pareto, whole
 from prognobench.analysis.ranks import Posthoc, Ranks, rank
 from prognobench.analysis.render import Entry, Table
@@ -186,15 +185,6 @@ def _interval(value: float, low: float, high: float) -> Entry:
     if np.isnan(value):
         return Entry("")
     return Entry(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]", value=float(value))
-
-
-def claim_table(findings: Sequence[Finding]) -> Table:
-    """Return the verdicts on claims."""
-    rows = tuple(
-        ((finding.claim.says,), (Entry(finding.verdict), Entry(finding.reason)))
-        for finding in findings
-    )
-    return Table("claims", ("claim",), ("verdict", "because"), rows)
 
 
 def rank_table(ranks: Ranks) -> Table:

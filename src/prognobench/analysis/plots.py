@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prognobench.analysis.drawing import FAINT, INK
-from prognobench.store import write_bytes, write_table
+from prognobench.files import write_bytes, write_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from prognobench.errors import StoreError
-from prognobench.store import RunFolder, read_tables
+from prognobench.files import read_tables
+from prognobench.store import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd

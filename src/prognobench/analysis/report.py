@@ -32,8 +32,8 @@ from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.ranks import rank
 from prognobench.analysis.render import html_tables
 from prognobench.analysis.tables import SYNTHETIC, lay_out, remarks
+from prognobench.files import read_json, write_text
 from prognobench.metrics.metric import Metric, find_metric
-from prognobench.store import read_json, write_text
 
 if TYPE_CHECKING:
     pass

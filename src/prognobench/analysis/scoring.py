@@ -14,7 +14,8 @@ from prognobench.analysis.decisions import Scaling
 from prognobench.analysis.evaluation import HALF, Cells, evaluate, make_cells
 from prognobench.analysis.predictions import Level, Spans, load_predictions
 from prognobench.analysis.subgroups import Bands, subgroups
-from prognobench.store import RunFolder, write_table
+from prognobench.files import write_table
+from prognobench.store import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd

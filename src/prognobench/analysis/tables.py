@@ -22,9 +22,9 @@ from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.render import FORMATS, Entry, Table
 from prognobench.analysis.scoring import CHANCE
 from prognobench.errors import ConfigError
+from prognobench.files import write_table, write_text
 from prognobench.metrics.metric import find_metric
 from prognobench.registry import near
-from prognobench.store import write_table, write_text
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from click.shell_completion import CompletionItem
 
 from prognobench.cli import console
 from prognobench.cli.reading import print_tables
-from prognobench.store import write_table
+from prognobench.files import write_table
 
 if TYPE_CHECKING:
     from prognobench.records import RunConfig

@@ -11,8 +11,6 @@ import click
 from prognobench.cli import console
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from prognobench.analysis.tables import Made
 
 FILTERS = ("dataset", "model", "strategy", "regime", "cv")
@@ -159,28 +157,15 @@ def compare(results: Path, ranks: bool, **options: Any) -> None:
         return
     from prognobench.analysis.comparisons import Question
     from prognobench.analysis.comparisons import compare as compare_all
-    from prognobench.store import write_table
+    from prognobench.analysis.listings import comparison_table
+    from prognobench.analysis.tables import Made
+    from prognobench.files import write_table
 
     question = Question(**{name: options[name] for name in options if name not in FILTERS})
-    table = compare_all(results, question, _where(options))
+    compared = compare_all(results, question, _where(options))
     file = results / "tables" / f"comparisons_{question.metric}_by_{question.by}.csv"
-    write_table(file, table)
-    console.print_frame(_readable(table), title=f"{question.metric}: first less second")
-    console.say(
-        "low, high: 95 % interval by bootstrap over patients; p: Nadeau-Bengio corrected t-test "
-        "over folds, corrected for the number of rows (Holm)"
-    )
-    console.say(f"written, with all tests: {file}")
-
-
-def _readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of a comparison that fit a terminal; names that do not differ are left out."""
-    names = [n for n in ("dataset", "model", "strategy", "regime", "k", "cv", "seed") if n in table]
-    differing = [name for name in names if table[name].nunique() > 1]
-    shown = table[[*differing, "first", "second", "difference", "low", "high", "folds"]].copy()
-    shown["p"] = table["fold_p_holm"]
-    shown["refused"] = table["refused"]
-    return shown.dropna(axis=1, how="all")
+    write_table(file, compared)
+    _print_made(Made((comparison_table(compared, question.by),), (file,)))
 
 
 @click.command()
