@@ -11,11 +11,12 @@ from made_runs import make_run
 from PIL import Image
 from sklearn import metrics as reference
 
-from prognobench.analysis.aggregate import Selection, aggregate, read_scores
+from prognobench.analysis.aggregate import Selection, aggregate
 from prognobench.analysis.closeups import choose
 from prognobench.analysis.details import detail_figures
 from prognobench.analysis.figures import differences, few_shot, heat_maps, pareto, slug, trade_offs
 from prognobench.analysis.plots import save
+from prognobench.analysis.scored import read_scores
 from prognobench.metrics.metric import find_metric
 
 

@@ -257,18 +257,27 @@ def test_scaling_more_than_two_classes_keeps_probabilities():
 
 def test_scaled_scores_and_a_wanted_sensitivity_by_setting(tmp_path):
     make_run(tmp_path)
-    settings = Settings(scaling="platt", sensitivity=0.9, levels=("patient",))
+    settings = Settings(
+        scaling="platt", rules=("0.5", "sensitivity 0.9", "0.20"), levels=("patient",)
+    )
     table = read_table(score(tmp_path, settings=settings), ("threshold", "metric"))
     plain = read_table(score(tmp_path, settings=Settings(levels=("patient",))), ("metric",))
     own = table[table["model"] == "cnn"].groupby("metric")["value"].mean()
     before = plain[plain["model"] == "cnn"].groupby("metric")["value"].mean()
-    assert "sensitivity 0.9" in set(table["threshold"])
+    assert {"sensitivity 0.9", "0.2"} <= set(table["threshold"])
+    assert set(table.loc[table["threshold"] == "0.2", "cutoff"].dropna()) == {0.2}
     assert own["brier"] != before["brier"]
     fold_auc = [
         t[(t["model"] == "cnn") & (t["metric"] == "roc_auc") & t["fold"].notna()]
         for t in (table, plain)
     ]
     assert fold_auc[0]["value"].to_numpy() == pytest.approx(fold_auc[1]["value"].to_numpy())
+
+
+@pytest.mark.parametrize("rule", ["valid", "sensitivity high", "1.5", "specificity 0.9"])
+def test_a_threshold_that_is_none(results, rule):
+    with pytest.raises(ConfigError, match="take a number from 0 to 1"):
+        score(results, settings=Settings(rules=(rule,)))
 
 
 # ------------------------------------------------------------------ predictions

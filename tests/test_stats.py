@@ -11,7 +11,7 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from prognobench.analysis.evaluation import Measure
-from prognobench.analysis.intervals import Panel, Repetition, bootstrap, draw_weights
+from prognobench.analysis.intervals import Panel, Repetition, Resampling, bootstrap, draw_weights
 from prognobench.analysis.stats import bayesian_t, corrected_p, corrected_t, delong, holm, mcnemar
 from prognobench.metrics.metric import find_metric
 
@@ -152,8 +152,7 @@ def test_bootstrap_agrees_with_scipy():
     found = bootstrap(
         panel(labels, scores).statistic(measures("brier")),
         labels,
-        resamples=4000,
-        stratified=False,
+        Resampling(resamples=4000, stratified=False),
     )
     loss = (scores - labels) ** 2
     expected = stats.bootstrap((loss,), np.mean, n_resamples=4000, method="percentile", rng=0)
@@ -167,7 +166,7 @@ def test_bca_agrees_with_scipy():
     labels = np.tile([0, 1], 25)
     scores = np.clip(rng.beta(1, 6, 50), 0.001, 0.999)
     statistic = panel(labels, scores).statistic(measures("log_loss"))
-    found = bootstrap(statistic, labels, resamples=6000, method="bca", stratified=False)
+    found = bootstrap(statistic, labels, Resampling("bca", stratified=False, resamples=6000))
     loss = -np.log(np.where(labels == 1, scores, 1 - scores))
     expected = stats.bootstrap((loss,), np.mean, n_resamples=6000, method="BCa", rng=0)
     interval = expected.confidence_interval
@@ -189,7 +188,7 @@ def test_films_of_a_patient_stay_together():
     by_patient = panel(labels[::5], scores[::5])
     by_film = panel(labels, scores, patient)
     one, other = (
-        bootstrap(each.statistic(measures("roc_auc")), each.strata, resamples=300)
+        bootstrap(each.statistic(measures("roc_auc")), each.strata, Resampling(resamples=300))
         for each in (by_patient, by_film)
     )
     assert (one.low[0], one.high[0]) == pytest.approx((other.low[0], other.high[0]))
@@ -208,7 +207,7 @@ def test_intervals_cover_what_they_say(films):
         seen = labels + rng.normal(size=n)[patient] + np.sqrt(0.5) * rng.normal(size=n * films)
         each = panel(labels, 1 / (1 + np.exp(-seen)), patient)
         found = bootstrap(
-            each.statistic(measures("roc_auc")), each.strata, resamples=300, axes=(trial,)
+            each.statistic(measures("roc_auc")), each.strata, Resampling(resamples=300, seed=trial)
         )
         hits += found.low[0] <= truth <= found.high[0]
     assert 0.92 <= hits / trials <= 0.975
@@ -218,5 +217,6 @@ def test_a_measure_that_resamples_lose_says_how_often():
     labels = np.array([0] * 20 + [1] * 5)
     scores = np.full(25, 0.1)
     scores[-1] = 0.9
-    found = bootstrap(panel(labels, scores).statistic(measures("ppv")), labels, resamples=500)
+    statistic = panel(labels, scores).statistic(measures("ppv"))
+    found = bootstrap(statistic, labels, Resampling(resamples=500))
     assert 0.2 < found.undefined[0] < 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -12,17 +13,22 @@ import pytest
 from made_runs import make_run
 from scipy import stats
 
-from prognobench.analysis.aggregate import Selection, aggregate, read_scores
+from prognobench.analysis.aggregate import Selection, aggregate
 from prognobench.analysis.comparisons import Question, bootstrap_p, compare
+from prognobench.analysis.intervals import Resampling
 from prognobench.analysis.listings import (
     comparison_table,
     efficiency,
     make_efficiency,
     make_ranks,
     rank_table,
+    wins_table,
 )
+from prognobench.analysis.pooled import COLUMNS as INTERVALS
+from prognobench.analysis.pooled import Wanted, make_intervals
 from prognobench.analysis.ranks import rank
 from prognobench.analysis.render import latex, markdown, rows, terminal
+from prognobench.analysis.scored import read_scores
 from prognobench.analysis.scoring import Settings, score
 from prognobench.analysis.stats import corrected_t
 from prognobench.analysis.tables import make_table
@@ -229,6 +235,12 @@ def test_mixed_versions_are_said(tmp_path):
         (["compare", "--ranks", "--regime", "full"], 0, "won / tied / lost"),
         (["compare", "--by", "model", "--dataset", "toy"], 0, "over patients [95 %]"),
         (["claims"], 0, "undecided"),
+        (["compare", "--by", "model", "--interval", "bca", "--rope", "0.05"], 0, "BCa"),
+        (["compare", "--threshold", "sensitivity 0.8"], 0, "threshold: sensitivity 0.8"),
+        (["compare", "--threshold", "half"], 2, ""),
+        (["table", "--intervals", "--dataset", "toy", "--resamples", "50"], 0, "50 resamples"),
+        (["table", "--by", "sex", "--unstratified", "--resamples", "50"], 0, "sex=F"),
+        (["table", "--k", "4", "--rows", "model,k"], 0, "k=4"),
         (["score", "--by", "age:old"], 2, ""),
     ],
 )
@@ -255,6 +267,48 @@ def test_scores_are_made_again_only_when_something_was_computed(tmp_path):
     shutil.rmtree(tmp_path / "runs" / "toy" / "vit")
     one = make_table(tmp_path, metrics=("mcc",), formats=()).tables[0]
     assert "vit" not in {names[0] for names, _ in one.rows}
+
+
+# ------------------------------------------------------------------ intervals
+
+
+def test_pooled_scores_have_intervals_and_stand_beside_those_of_folds(results, scored):
+    wanted = Wanted(("roc_auc", "mcc"), where={"dataset": ["toy"]}, by={"sex": ()})
+    made = make_intervals(results, wanted)
+    long = read_table(made.files[0], ("subgroup", "threshold"))
+    assert tuple(long.columns) == INTERVALS
+    own = long[(long["model"] == "cnn") & (long["strategy"] == "full") & (long["k"] == 0)]
+    everybody = own[(own["subgroup"] == "") & (own["metric"] == "roc_auc")].iloc[0]
+    assert everybody["low"] < everybody["value"] < everybody["high"]
+    stored = scored.scores[(scored.scores["metric"] == "roc_auc") & (scored.scores["k"] == 0)]
+    stored = stored[(stored["dataset"] == "toy") & (stored["level"] == "patient")]
+    stored = stored[(stored["model"] == "cnn") & (stored["strategy"] == "full")]
+    assert everybody["value"] == pytest.approx(stored.loc[stored["fold"].isna(), "value"].item())
+    folds = stored.loc[stored["fold"].notna(), "value"]
+    assert everybody["fold_mean"] == pytest.approx(folds.mean())
+    assert everybody["fold_sd"] == pytest.approx(folds.std())
+    sexes = own[own["subgroup"].str.startswith("sex=") & (own["metric"] == "mcc")]
+    assert sexes["n"].sum() == everybody["n"] == 100
+    full = next(one for one in made.tables if "full" in one.title)
+    assert full.rows[-1][0][0] == "chance"
+    assert full.heads == ("model", "strategy", "subgroup")
+
+
+def test_intervals_by_another_bootstrap_differ_and_the_same_seed_repeats_them(results):
+    where = {"dataset": ["real"], "model": ["cnn"]}
+
+    def low(**how):
+        frame = read_table(
+            make_intervals(
+                results,
+                Wanted(("brier",), where=where, resampling=Resampling(resamples=200, **how)),
+            ).files[0]
+        )
+        return frame["low"].iloc[0]
+
+    assert low() == low()
+    kinds = [{}, {"method": "bca"}, {"stratified": False}, {"seed": 1}]
+    assert len({low(**how) for how in kinds}) == len(kinds)
 
 
 # ------------------------------------------------------------------ efficiency
@@ -315,7 +369,7 @@ def test_unfinished_and_impossible_runs_are_not_compared(results):
     assert "not finished: 3/5 cells done, 1 failed" in reasons
     assert "not applicable: it has no biases" in reasons
     assert refused
-    one = comparison_table(found, "strategy")
+    one = comparison_table(found, Question(by="strategy"))
     assert len(one.rows) == len(found)
 
 
@@ -324,6 +378,31 @@ def test_runs_on_other_folds_are_not_compared(tmp_path):
     make_run(tmp_path, model="vit", folds=4)
     found = compare(tmp_path, Question(by="model"))
     assert "folds differ" in found["refused"].iloc[0]
+
+
+def test_scaled_scores_are_compared_scaled(tmp_path):
+    make_run(tmp_path, model="cnn")
+    make_run(tmp_path, model="vit", skill=0.3)
+    question = Question(by="model", metric="brier")
+    plain = compare(tmp_path, question)["value_first"].iloc[0]
+    score(tmp_path, settings=Settings(scaling="platt"))
+    scaled = compare(tmp_path, question)["value_first"].iloc[0]
+    pooled = read_table(tmp_path / "scores.csv")
+    pooled = pooled[(pooled["model"] == "cnn") & (pooled["metric"] == "brier")]
+    pooled = pooled[(pooled["level"] == "patient") & pooled["fold"].isna()]
+    assert scaled == pytest.approx(pooled["value"].item())
+    assert scaled != pytest.approx(plain)
+
+
+def test_without_the_extra_all_but_its_tests_are_there(results, monkeypatch):
+    monkeypatch.setitem(sys.modules, "baycomp.single", None)
+    monkeypatch.setitem(sys.modules, "scikit_posthocs", None)
+    found = compare(results, Question(by="model"), {"dataset": ["toy"]})
+    assert found["fold_p"].notna().any()
+    assert found["p_equal"].isna().all()
+    ranks = rank(cells_of(np.random.default_rng(0).random((6, 4))), "mcc")
+    assert "prognobench[stats]" in ranks.untested
+    assert "Friedman" in rank_table(ranks).notes[0]
 
 
 def test_nothing_to_compare_and_unknown_names(results, tmp_path):
@@ -395,8 +474,20 @@ def test_ranks_of_a_published_example():
 
 def test_too_few_datasets_for_a_rank_test_say_so():
     found = rank(cells_of(np.random.default_rng(0).random((3, 4))), "mcc")
-    assert "at least 5" in found.too_few
+    assert "at least 5" in found.untested
     assert found.pairwise is None
+
+
+def test_ranks_by_conover_and_who_beats_whom():
+    scores = np.linspace(0, 1, 4) + np.random.default_rng(0).random((9, 4)) / 2
+    tests = {name: rank(cells_of(scores), "mcc", name) for name in ("nemenyi", "conover")}
+    p = {name: found.pairwise.loc["m, s3", "m, s0"] for name, found in tests.items()}
+    assert p["conover"] < p["nemenyi"] < 0.05
+    assert rank_table(tests["conover"]).notes[1].startswith("Conover: ")
+    matrix = wins_table(tests["nemenyi"])
+    assert matrix.rows[0][1][0].text == ""
+    won, tied, lost = map(int, matrix.rows[0][1][1].text.split(" / "))
+    assert won + tied + lost == 9
 
 
 def test_nothing_to_rank():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +11,12 @@ import numpy as np
 from prognobench.analysis.catalogue import NAMES
 from prognobench.analysis.evaluation import HALF, NO_THRESHOLD
 from prognobench.analysis.predictions import ORACLE
-from prognobench.analysis.scoring import CHANCE, score
-from prognobench.analysis.scoring import COLUMNS as SCORES
+from prognobench.analysis.scored import Scored
+from prognobench.analysis.scoring import CHANCE
 from prognobench.analysis.stats import CONFIDENCE, corrected_p
 from prognobench.errors import ConfigError
-from prognobench.files import read_table
-from prognobench.metrics.metric import Metric, all_metrics, find_metric
+from prognobench.metrics.metric import Metric, find_metric
 from prognobench.registry import near
-from prognobench.store import RunFolder, iter_runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,64 +33,6 @@ COLUMNS = (
     *("prevalence", "keys"),
 )
 """The columns of ``tables/*.csv``."""
-
-TEXT = (
-    *("dataset", "model", "strategy", "regime", "cv", "key", "cohort", "folds", "path", "version"),
-    *("level", "subgroup", "threshold", "metric", "reason", "failure", "not_applicable"),
-)
-"""Columns that are text whatever they look like; blank is empty text."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """``runs.csv`` and ``scores.csv`` of a results folder, and the folder of each row of runs."""
-
-    runs: pd.DataFrame
-    scores: pd.DataFrame
-    folders: tuple[RunFolder, ...]
-
-    @property
-    def versions(self) -> list[str]:
-        """The versions of prognobench that made the runs."""
-        return sorted(set(self.runs["version"]) - {""})
-
-
-def read_scores(results: Path) -> Scored:
-    """Read the scores of a results folder; scored anew if anything was computed since.
-
-    Raises
-    ------
-    StoreError
-        If there are no runs.
-    """
-    scored = _read(results) if (results / "scores.csv").exists() else None
-    if scored is None or not _up_to_date(results, scored):
-        score(results)
-        scored = _read(results)
-    return scored
-
-
-def _read(results: Path) -> Scored:
-    tables = [read_table(results / name, TEXT) for name in ("runs.csv", "scores.csv")]
-    # A regime without k has 0 here: blanks do not group.
-    runs, scores = (table.fillna({"k": 0}).astype({"k": int}) for table in tables)
-    return Scored(runs, scores, tuple(RunFolder(results / path) for path in runs["path"]))
-
-
-def _up_to_date(results: Path, scored: Scored) -> bool:
-    """Whether the runs, their complete and failed cells, and the metrics are those scored."""
-    folders = list(iter_runs(results))
-    marks = [mark for folder in folders for mark in folder.path.glob("cells/*/done.json")]
-    failures = [note for folder in folders for note in folder.path.glob("cells/*/failure.json")]
-    runs = scored.runs[scored.runs["model"] != ORACLE]
-    metrics = {metric.name for metric in all_metrics()}
-    if (len(folders), len(marks)) != (len(runs), runs["done"].sum()):
-        return False
-    if not metrics.issubset(scored.scores["metric"]) or not set(SCORES).issubset(scored.scores):
-        return False
-    written = (results / "scores.csv").stat().st_mtime_ns
-    files = [*(folder.path / "run.json" for folder in folders), *marks, *failures]
-    return all(file.stat().st_mtime_ns < written for file in files)
 
 
 @dataclass(frozen=True)
@@ -217,7 +156,11 @@ def _pick(
     known = set(scores["threshold"])
     rules = {metric.name: _rule(metric, selection) for metric in metrics}
     if missing := set(rules.values()) - known - {HALF, NO_THRESHOLD}:
-        raise ConfigError(f"no scores at threshold {missing.pop()!r} (there are: {sorted(known)})")
+        raise ConfigError(
+            f"no scores at threshold {missing.pop()!r} (there are: "
+            f"{', '.join(sorted(known - {NO_THRESHOLD}))}; 'prognobench score' makes others with "
+            "--threshold and --sensitivity)"
+        )
     wanted = scores["metric"].map(rules) == scores["threshold"]
     scores = scores[wanted & (scores["level"] == selection.level) & scores["fold"].notna()]
     scores = scores[scores["subgroup"] == ""]

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from prognobench.analysis.aggregate import Scored, newest, read_scores
+from prognobench.analysis.aggregate import newest
 from prognobench.analysis.evaluation import HALF, NO_THRESHOLD
 from prognobench.analysis.predictions import ORACLE
+from prognobench.analysis.scored import Scored, read_scores
 from prognobench.analysis.scoring import CHANCE
 from prognobench.analysis.statements import Claim, Patterns, Where, read_claims, study_claims
 from prognobench.analysis.stats import Difference, corrected_t

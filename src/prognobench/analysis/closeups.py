@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.aggregate import CHOICES, Scored, newest
+from prognobench.analysis.aggregate import CHOICES, newest
 from prognobench.analysis.evaluation import Cells, make_cells
 from prognobench.analysis.figures import CONTEXT, by_report, contexts, describe, slug
 from prognobench.analysis.intervals import Panel, make_panel
 from prognobench.analysis.plots import Figure
 from prognobench.analysis.predictions import Predictions, load_predictions
+from prognobench.analysis.scored import Scored
 from prognobench.metrics.metric import Metric
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _load(
 ) -> Iterator[Chosen]:
     rows = sorted({row for _, _, own, _ in wanted for row in own})
     for predictions in load_predictions(scored.runs.loc[rows], scored.folders):
-        cells = make_cells(predictions, "patient")
+        cells = make_cells(predictions, "patient", scored.scaling)
         here = set(predictions.cells["run"])
         for named, series, own, synthetic in wanted:
             if here.issuperset(own):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -12,33 +12,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.analysis.aggregate import choose, newest
-from prognobench.analysis.catalogue import catalogue, training_patients
-from prognobench.analysis.evaluation import HALF, NO_THRESHOLD, Measure, make_cells
+from prognobench.analysis.catalogue import training_patients
+from prognobench.analysis.evaluation import (
+    HALF,
+    NO_THRESHOLD,
+    Measure,
+    make_cells,
+    threshold_rule,
+)
 from prognobench.analysis.intervals import (
-    RESAMPLES,
     Panel,
+    Resampling,
     draw_weights,
+    interval_ends,
+    jackknife,
     make_panel,
-    quantiles,
 )
 from prognobench.analysis.predictions import ORACLE, Level, load_predictions
+from prognobench.analysis.scored import Scored, read_scores
 from prognobench.analysis.stats import (
-    CONFIDENCE,
     bayesian_t,
     corrected_t,
     delong,
     holm,
     mcnemar,
 )
-from prognobench.errors import ConfigError
+from prognobench.errors import ConfigError, MissingExtraError
 from prognobench.metrics.metric import Metric, find_metric
 from prognobench.registry import near
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
-
-    from prognobench.store import RunFolder
 
 COMMON = ("dataset", "model", "strategy", "regime", "k", "cv", "seed")
 
@@ -62,6 +67,8 @@ class Question:
         The name in which two runs differ, and that alone.
     against
         Compare all with this one; by default every pair.
+    threshold
+        As :func:`.evaluation.threshold_rule` takes it.
     rope
         Half-width of the region of practical equivalence, in units of the metric.
     """
@@ -72,8 +79,7 @@ class Question:
     threshold: str = HALF
     level: Level = "patient"
     rope: float = 0.01
-    resamples: int = RESAMPLES
-    bayesian: bool = True
+    resampling: Resampling = field(default_factory=Resampling)
 
 
 def compare(
@@ -105,8 +111,10 @@ def compare(
             f"(but by: {', '.join(COMMON[1:])})"
         )
     metric = find_metric(question.metric)
-    runs, folders = catalogue(results)
-    runs = newest(choose(runs[runs["model"] != ORACLE], where or {}))
+    question = replace(question, threshold=threshold_rule(question.threshold)[0])
+    scored = read_scores(results)
+    runs = scored.runs[scored.runs["model"] != ORACLE]
+    runs = newest(choose(runs, where or {}))
     pairs = list(_pairs(runs, question))
     if not pairs:
         raise ConfigError(
@@ -114,7 +122,7 @@ def compare(
             f"there are {', '.join(sorted(map(str, runs[question.by].unique())))}"
         )
     asked = runs.loc[sorted({run for pair in pairs for run in pair})]
-    desk = Desk(asked, folders, question, metric)
+    desk = Desk(asked, scored, question, metric)
     table = pd.DataFrame([desk.row(first, second) for first, second in pairs])
     for name in ("fold_p", "mcnemar_p", "delong_p"):
         table[f"{name}_holm"] = holm(table.get(name, pd.Series(dtype=float)).reindex(table.index))
@@ -133,11 +141,27 @@ def _pairs(runs: pd.DataFrame, question: Question) -> Iterator[tuple[int, int]]:
                 yield second, first
 
 
+@dataclass(frozen=True)
+class Resampled:
+    """One measure of a run, of all resamples, and without each patient (for BCa): one column."""
+
+    value: NDArray[np.float64]
+    drawn: NDArray[np.float64]
+    left_out: NDArray[np.float64] | None
+
+    def less(self, other: Resampled) -> Resampled:
+        """The difference of two runs on the same resamples."""
+        left_out = None
+        if self.left_out is not None and other.left_out is not None:
+            left_out = self.left_out - other.left_out
+        return Resampled(self.value - other.value, self.drawn - other.drawn, left_out)
+
+
 class Desk:
     """Predictions of many runs, loaded once, and what pairs of them say."""
 
     def __init__(
-        self, runs: pd.DataFrame, folders: Sequence[RunFolder], question: Question, metric: Metric
+        self, runs: pd.DataFrame, scored: Scored, question: Question, metric: Metric
     ) -> None:
         self.runs: dict[int, dict[str, Any]] = runs.to_dict("index")  # type: ignore[assignment]
         self.question, self.metric = question, metric
@@ -145,11 +169,12 @@ class Desk:
             metric, NO_THRESHOLD if metric.needs == "scores" else question.threshold
         )
         self.panels: dict[int, Panel] = {}
-        for predictions in load_predictions(runs, folders):
-            cells = make_cells(predictions, question.level)
+        rules = (HALF, question.threshold)
+        for predictions in load_predictions(runs, scored.folders):
+            cells = make_cells(predictions, question.level, scored.scaling, rules)
             for run in predictions.cells["run"].unique():
                 self.panels[run] = make_panel(predictions, cells, run)
-        sizes = training_patients(runs, folders).groupby("run")["train_patients"].mean()
+        sizes = training_patients(runs, scored.folders).groupby("run")["train_patients"].mean()
         self.train_patients = sizes.to_dict()
         self._weights: dict[tuple[str, int], NDArray[np.float64]] = {}
         self.resampled = cache(self._resampled)
@@ -167,7 +192,7 @@ class Desk:
         pair = self.runs[first], self.runs[second]
         for run in pair:
             name = f"{run['model']}, {run['strategy']}"
-            if isinstance(run["not_applicable"], str):
+            if run["not_applicable"]:
                 return f"{name} is not applicable: {run['not_applicable']}"
             if run["done"] < run["cells"]:
                 failed = f", {run['failed']:.0f} failed" if run["failed"] else ""
@@ -184,16 +209,16 @@ class Desk:
         values = self.fold_values(one), self.fold_values(other)
         share = one.test_size / self.train_patients[first]
         folds = corrected_t(values[0] - values[1], share)
-        pooled, drawn = zip(*(self.resampled(run) for run in (first, second)), strict=True)
-        tails = np.array([[(1 - CONFIDENCE) / 2], [(1 + CONFIDENCE) / 2]])
-        low, high = quantiles((drawn[0] - drawn[1])[:, None], tails)
+        one_drawn, other_drawn = self.resampled(first), self.resampled(second)
+        difference = one_drawn.less(other_drawn)
+        low, high = interval_ends(difference.value, difference.drawn, difference.left_out)
         return {
-            "value_first": pooled[0],
-            "value_second": pooled[1],
-            "difference": pooled[0] - pooled[1],
+            "value_first": one_drawn.value[0],
+            "value_second": other_drawn.value[0],
+            "difference": difference.value[0],
             "low": low[0],
             "high": high[0],
-            "bootstrap_p": bootstrap_p(drawn[0] - drawn[1]),
+            "bootstrap_p": bootstrap_p(difference.drawn[:, 0]),
             "folds": int((~np.isnan(values[0] - values[1])).sum()),
             "fold_difference": folds.value,
             "fold_low": folds.low,
@@ -208,14 +233,19 @@ class Desk:
         """The metric of every fold of every repetition and draw."""
         return np.concatenate([panel.by_fold(at, self.measure) for at in panel.repetitions])
 
-    def _resampled(self, run: int) -> tuple[float, NDArray[np.float64]]:
-        panel = self.panels[run]
-        name = (str(self.runs[run]["cohort"]), len(panel.strata))
+    def _resampled(self, run: int) -> Resampled:
+        panel, how = self.panels[run], self.question.resampling
+        patients = len(panel.strata)
+        name = (str(self.runs[run]["cohort"]), patients)
         if name not in self._weights:
-            self._weights[name] = draw_weights(panel.strata, self.question.resamples, name)
+            axes = (how.seed, *name)
+            self._weights[name] = draw_weights(panel.strata, how.resamples, axes, how.stratified)
         statistic = panel.statistic([self.measure])
-        value = statistic(np.ones((1, len(panel.strata))))[0, 0]
-        return float(value), statistic(self._weights[name])[:, 0]
+        return Resampled(
+            statistic(np.ones((1, patients)))[0],
+            statistic(self._weights[name]),
+            jackknife(statistic, patients) if how.method == "bca" else None,
+        )
 
     def _patient_tests(self, one: Panel, other: Panel) -> dict[str, float]:
         """McNemar and DeLong, which take every patient once: the first repetition."""
@@ -235,9 +265,12 @@ class Desk:
     ) -> dict[str, float]:
         better = self.metric.distance(first) - self.metric.distance(second)
         better = better[~np.isnan(better)]
-        if not self.question.bayesian or len(better) < 2:
+        if len(better) < 2:
             return {}
-        belief = bayesian_t(better, share, self.question.rope)
+        try:
+            belief = bayesian_t(better, share, self.question.rope)
+        except MissingExtraError:  # the table says so
+            return {}
         return {
             "p_first_better": belief.first,
             "p_equal": belief.equal,

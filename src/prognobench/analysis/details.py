@@ -10,7 +10,7 @@ import numpy as np
 from prognobench.analysis.closeups import Chosen
 from prognobench.analysis.drawing import confusion, curves, forest, reliability, unit_square
 from prognobench.analysis.evaluation import HALF, NO_THRESHOLD, VALIDATION, Measure
-from prognobench.analysis.intervals import Panel, bootstrap, draw_weights, quantiles
+from prognobench.analysis.intervals import Panel, Resampling, bootstrap, draw_weights, within
 from prognobench.analysis.plots import Figure
 from prognobench.analysis.stats import CONFIDENCE
 from prognobench.analysis.subgroups import groupable, subgroups
@@ -229,7 +229,7 @@ def intervals(chosen: Chosen) -> Figure:
         found = bootstrap(
             panel.statistic([_measure(metric)]),
             panel.strata,
-            resamples=RESAMPLES,
+            Resampling(resamples=RESAMPLES),
             axes=("report", len(panel.strata)),
         )
         rows.append((name, found.value[0], found.low[0], found.high[0]))
@@ -260,16 +260,19 @@ def by_subgroup(chosen: Chosen) -> Iterator[Figure]:
     test = chosen.cells.test
     own = chosen.predictions.cells["run"].to_numpy()[test.cell] == row
     statistic = panel.statistic([_measure(metric)])
-    drawn = draw_weights(panel.strata, RESAMPLES, ("report", len(panel.strata)))
-    tails = np.array([[(1 - CONFIDENCE) / 2], [(1 + CONFIDENCE) / 2]])
     rows = []
     for name, mask in masks.items():
         inside = np.isin(panel.patients, test.ids[mask & own]).astype(np.float64)
-        value = statistic(inside[None])[0, 0]
-        low, high = quantiles(statistic(drawn * inside), tails)
+        found = bootstrap(
+            within(statistic, inside),
+            panel.strata,
+            Resampling(resamples=RESAMPLES),
+            axes=("report", len(panel.strata)),
+        )
+        value, low, high = found.value[0], found.low[0], found.high[0]
         n, positives = int(inside.sum()), int(inside[panel.strata == 1].sum())
         count = f"{n}, {positives} {chosen.positive}" if chosen.binary else f"{n}"
-        rows.append((f"{name} ({count})", value, low[0], high[0], n, positives))
+        rows.append((f"{name} ({count})", value, low, high, n, positives))
     if rows:
         yield chosen.figure(
             f"subgroups-{metric.name}",

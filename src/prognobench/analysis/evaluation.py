@@ -11,13 +11,14 @@ import numpy as np
 
 from prognobench.analysis.decisions import Scaling, mcc_threshold, rescale, sensitivity_threshold
 from prognobench.analysis.predictions import Level, Predictions, Spans, Units
+from prognobench.errors import ConfigError
 from prognobench.metrics.metric import Metric, all_metrics
 from prognobench.metrics.sample import Sample, decide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NO_THRESHOLD, HALF, VALIDATION = "none", "0.5", "validation"
+NO_THRESHOLD, HALF, VALIDATION, SENSITIVITY = "none", "0.5", "validation", "sensitivity"
 """Threshold rules. In more than two classes, ``0.5`` means the most probable class."""
 
 CHUNK = 300_000
@@ -69,18 +70,55 @@ class Cells:
         ]
 
 
+Chooser = Callable[["NDArray[np.intp]", "NDArray[np.float64]"], float]
+"""Labels and scores of a validation part -> threshold."""
+
+
+def threshold_rule(text: str) -> tuple[str, Chooser]:
+    """Return a rule's name and how it chooses a threshold on validation.
+
+    Parameters
+    ----------
+    text
+        ``validation`` (largest MCC), ``sensitivity 0.9`` (reaches it), or a number in [0, 1].
+
+    Raises
+    ------
+    ConfigError
+        For anything else.
+    """
+    if text == VALIDATION:
+        return text, mcc_threshold
+    kind, _, number = text.rpartition(" ")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if kind not in ("", SENSITIVITY) or not 0 <= value <= 1:
+        raise ConfigError(
+            f"threshold {text!r} is none: take a number from 0 to 1, {VALIDATION!r}, or "
+            f"'{SENSITIVITY} 0.9'"
+        )
+    if kind == SENSITIVITY:
+        return (
+            f"{SENSITIVITY} {value:g}",
+            lambda labels, scores: sensitivity_threshold(labels, scores, value),
+        )
+    return f"{value:g}", lambda labels, scores: value
+
+
 def make_cells(
     predictions: Predictions,
     level: Level,
     scaling: Scaling = "none",
-    sensitivity: float | None = None,
+    rules: Sequence[str] = (HALF, VALIDATION),
 ) -> Cells:
     """Calibrate the scores of every cell, and choose its thresholds, on its validation part.
 
     Parameters
     ----------
-    sensitivity
-        Also give the threshold that reaches it on validation.
+    rules
+        As :func:`threshold_rule` takes them; more than two classes have ``0.5`` alone.
     """
     validation, test = predictions.units[level, "validation"], predictions.units[level, "test"]
     cells = range(len(predictions.cells))
@@ -88,14 +126,9 @@ def make_cells(
         pairs = [_rescale(scaling, validation, test, cell) for cell in cells]
         validation = replace(validation, scores=np.concatenate([pair[0] for pair in pairs]))
         test = replace(test, scores=np.concatenate([pair[1] for pair in pairs]))
-    cutoffs = {HALF: np.full(len(cells), 0.5)}
-    if len(predictions.classes) == 2:
-        cutoffs[VALIDATION] = _per_cell(validation, mcc_threshold)
-        if sensitivity is not None:
-            cutoffs[f"sensitivity {sensitivity:g}"] = _per_cell(
-                validation,
-                lambda labels, scores: sensitivity_threshold(labels, scores, sensitivity),
-            )
+    binary = len(predictions.classes) == 2
+    chosen = [threshold_rule(rule) for rule in rules if binary or rule == HALF]
+    cutoffs = {name: _per_cell(validation, choose) for name, choose in chosen}
     return Cells(test, cutoffs)
 
 
@@ -108,9 +141,7 @@ def _rescale(
     return first, second
 
 
-def _per_cell(
-    units: Units, choose: Callable[[NDArray[np.intp], NDArray[np.float64]], float]
-) -> NDArray[np.float64]:
+def _per_cell(units: Units, choose: Chooser) -> NDArray[np.float64]:
     cells = range(len(units.offsets) - 1)
     return np.array([choose(units.labels[at], units.scores[at, 1]) for at in map(units.of, cells)])
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.aggregate import CHOICES, Scored
+from prognobench.analysis.aggregate import CHOICES
 from prognobench.analysis.drawing import forest, heat_map, points_over_k, rank_diagram, trade_off
 from prognobench.analysis.plots import Figure
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.ranks import Ranks
+from prognobench.analysis.scored import Scored
 from prognobench.analysis.scoring import CHANCE
 from prognobench.analysis.stats import corrected_t
 from prognobench.metrics.metric import Metric

@@ -24,8 +24,30 @@ RESAMPLES = 2000
 BLOCK = 400_000
 """Weights that are in work at a time: what fits a processor's cache."""
 
+Method = Literal["percentile", "bca"]
+
 Statistic = Callable[["NDArray[np.float64]"], "NDArray[np.float64]"]
 """Weights of patients ``(resamples, patients)`` -> values ``(resamples, measures)``."""
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How patients are resampled.
+
+    Attributes
+    ----------
+    method
+        ``bca`` corrects for bias and skew by a jackknife over patients (Efron 1987).
+    stratified
+        Every class keeps its number of patients.
+    seed
+        Of the random numbers: the same seed gives the same resamples.
+    """
+
+    method: Method = "percentile"
+    stratified: bool = True
+    resamples: int = RESAMPLES
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,15 +102,23 @@ class Panel:
         return values
 
     @property
+    def binary(self) -> bool:
+        return int(self.repetitions[0].scores.shape[1]) == 2
+
+    @property
     def test_size(self) -> float:
         """Mean number of patients that a fold tests."""
         sizes = [len(np.unique(at.patient)) / len(np.unique(at.fold)) for at in self.repetitions]
         return float(np.mean(sizes))
 
-    def by_fold(self, repetition: Repetition, measure: Measure) -> NDArray[np.float64]:
-        """A measure of each fold of a repetition."""
+    def by_fold(
+        self, repetition: Repetition, measure: Measure, inside: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
+        """A measure of each fold of a repetition; ``inside`` is ``(patients,)``, 1 or 0."""
         folds = np.unique(repetition.fold)
         weights = (repetition.fold == folds[:, None]).astype(np.float64)
+        if inside is not None:
+            weights *= inside[repetition.patient]
         return measure.metric(self._sample(repetition, measure.rule, weights))
 
     def _values(
@@ -183,29 +213,50 @@ def draw_weights(
 def bootstrap(
     statistic: Statistic,
     strata: NDArray[np.intp],
+    resampling: Resampling = Resampling(),
     *,
-    resamples: int = RESAMPLES,
-    axes: Sequence[Axis] = (0,),
-    method: Literal["percentile", "bca"] = "percentile",
-    stratified: bool = True,
+    axes: Sequence[Axis] = (),
     confidence: float = CONFIDENCE,
 ) -> Intervals:
     """Return intervals of a statistic by resampling patients.
 
     Parameters
     ----------
-    method
-        ``bca`` corrects for bias and skew by a jackknife over patients (Efron 1987).
+    axes
+        Of the random numbers, beside the seed.
     """
-    drawn = statistic(draw_weights(strata, resamples, axes, stratified))
+    weights = draw_weights(
+        strata, resampling.resamples, (resampling.seed, *axes), resampling.stratified
+    )
+    drawn = statistic(weights)
     value = statistic(np.ones((1, len(strata))))[0]
+    left_out = jackknife(statistic, len(strata)) if resampling.method == "bca" else None
+    low, high = interval_ends(value, drawn, left_out, confidence)
+    return Intervals(value, low, high, np.isnan(drawn).mean(axis=0))
+
+
+def jackknife(statistic: Statistic, patients: int) -> NDArray[np.float64]:
+    """``(patients, measures)``: the statistic without each patient in turn."""
+    return statistic(1 - np.eye(patients))
+
+
+def interval_ends(
+    value: NDArray[np.float64],
+    drawn: NDArray[np.float64],
+    left_out: NDArray[np.float64] | None = None,
+    confidence: float = CONFIDENCE,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Low and high ends: percentiles of ``drawn``, or BCa where ``left_out`` is a jackknife."""
     tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     shares = np.repeat(tails[:, None], len(value), axis=1)
-    if method == "bca":
-        shares = _bca(statistic(1 - np.eye(len(strata))), value, drawn, shares)
-    low, high = quantiles(drawn, shares)
-    undefined = np.isnan(drawn).mean(axis=0)
-    return Intervals(value, low, high, undefined)
+    if left_out is not None:
+        shares = _bca(left_out, value, drawn, shares)
+    return quantiles(drawn, shares)
+
+
+def within(statistic: Statistic, inside: NDArray[np.float64]) -> Statistic:
+    """A statistic of some patients alone; ``inside`` is ``(patients,)``, 1 or 0."""
+    return lambda weights: statistic(weights * inside)
 
 
 def quantiles(
@@ -231,7 +282,9 @@ def _bca(
     centred = np.nanmean(left_out, axis=0) - left_out
     with np.errstate(divide="ignore", invalid="ignore"):
         skew = np.nansum(centred**3, axis=0) / (6 * np.nansum(centred**2, axis=0) ** 1.5)
-        below = (drawn < value).mean(axis=0) + (drawn == value).mean(axis=0) / 2
+        known = ~np.isnan(drawn)
+        counts = (drawn < value).sum(axis=0) + (drawn == value).sum(axis=0) / 2
+        below = counts / known.sum(axis=0)
         bias = norm.ppf(below)
         shifted = bias + norm.ppf(shares)
         return np.asarray(norm.cdf(bias + shifted / (1 - skew * shifted)))

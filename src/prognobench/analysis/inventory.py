@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from prognobench.analysis.aggregate import Scored
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.render import Entry, Table
+from prognobench.analysis.scored import Scored
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.aggregate import CHOICES, Scored, Selection, aggregate, read_scores
+from prognobench.analysis.aggregate import CHOICES, Selection, aggregate
+from prognobench.analysis.comparisons import COMMON, Question, compare
 from prognobench.analysis.figures import CONTEXT, describe, pareto, whole
 from prognobench.analysis.ranks import Posthoc, Ranks, rank
 from prognobench.analysis.render import Entry, Table
+from prognobench.analysis.scored import Scored, read_scores
+from prognobench.analysis.stats import CONFIDENCE
 from prognobench.analysis.tables import SYNTHETIC, Made, write_tables
 from prognobench.errors import ConfigError
-from prognobench.metrics.metric import find_metric
+from prognobench.metrics.metric import Metric, find_metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +33,9 @@ COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "storage_bytes": ("adapted part, MB", lambda value: f"{value / 1e6:,.2f}"),
 }
 """Column of ``runs.csv`` -> heading, and how a value is written."""
+
+
+MOST_PAIRS, MOST_CHOICES = 6, 8
 
 
 def costs(scored: Scored) -> pd.DataFrame:
@@ -120,7 +128,7 @@ def make_ranks(
     long = long.join(ranks.wins.add_prefix("wins_over:"))
     if ranks.pairwise is not None:
         long = long.join(ranks.pairwise.add_prefix("p:"))
-    tables = (rank_table(ranks),)
+    tables = (rank_table(ranks), wins_table(ranks))
     stem = results / "tables" / f"ranks_{find_metric(metric).name}"
     return Made(tables, tuple(write_tables(stem, long.reset_index(), tables, formats)))
 
@@ -131,14 +139,30 @@ def _number(value: Any, write: Callable[[float], str], mark: str = "") -> Entry:
     return Entry(write(float(value)), mark, value=float(value))
 
 
-def comparison_table(compared: pd.DataFrame, by: str) -> Table:
+def make_comparison(
+    results: Path,
+    question: Question,
+    where: Mapping[str, Sequence[str]] | None = None,
+    formats: Sequence[str] = ("csv", "md"),
+) -> Made:
+    """Compare runs and write the comparison to ``results/tables/comparisons_*``.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name, or where nothing is left to compare.
+    """
+    compared = compare(results, question, where)
+    tables = (comparison_table(compared, question),)
+    name = f"comparisons_{compared['metric'].iloc[0]}_by_{question.by}"
+    stem = results / "tables" / name
+    return Made(tables, tuple(write_tables(stem, compared, tables, formats)))
+
+
+def comparison_table(compared: pd.DataFrame, question: Question) -> Table:
     """Return comparisons as a table to read; ``compared`` is of ``comparisons.compare``."""
-    metric = find_metric(str(compared["metric"].iloc[0]))
-    fixed = [
-        name
-        for name in ("dataset", "model", "strategy", "regime", "k", "cv", "seed")
-        if name != by and compared[name].nunique() > 1
-    ]
+    metric = find_metric(question.metric)
+    fixed = [name for name in COMMON if name != question.by and compared[name].nunique() > 1]
     rows = []
     for line in compared.to_dict("records"):
         names = tuple(str(line[name]) for name in (*fixed, "first", "second"))
@@ -150,8 +174,8 @@ def comparison_table(compared: pd.DataFrame, by: str) -> Table:
             (
                 names,
                 (
-                    _interval(line["difference"], line["low"], line["high"]),
-                    _interval(line["fold_difference"], line["fold_low"], line["fold_high"]),
+                    interval(line["difference"], line["low"], line["high"]),
+                    interval(line["fold_difference"], line["fold_low"], line["fold_high"]),
                     _number(line["fold_p_holm"], "{:.3f}".format),
                     _number(line["effect"], "{:.2f}".format),
                     _number(line["mcnemar_p_holm"], "{:.3f}".format),
@@ -160,31 +184,48 @@ def comparison_table(compared: pd.DataFrame, by: str) -> Table:
                 ),
             )
         )
+    context = ", ".join(
+        str(compared[name].iloc[0]) for name in ("dataset", "regime", "cv") if name not in fixed
+    )
     return Table(
-        f"{metric.title}, first less second",
+        f"{metric.title}, first less second · {context}",
         (*fixed, "first", "second"),
-        (
-            "over patients [95 %]",
-            "over folds [95 %]",
-            "p (folds)",
-            "effect",
-            "p (McNemar)",
-            "p (DeLong)",
-            "P(first / equal / second)",
-        ),
+        COMPARED,
         tuple(rows),
-        notes=(
-            "over patients: all folds pooled, paired bootstrap; over folds: corrected t-test "
-            "(Nadeau & Bengio); effect: mean over standard deviation; p-values are Holm-corrected; "
-            "McNemar compares decisions, DeLong ROC-AUC, whatever the metric",
-        ),
+        notes=tuple(_how_compared(question, metric)),
     )
 
 
-def _interval(value: float, low: float, high: float) -> Entry:
+COMPARED = (
+    *("over patients [95 %]", "over folds [95 %]", "p (folds)", "effect"),
+    *("p (McNemar)", "p (DeLong)", "P(first / equal / second)"),
+)
+
+
+def _how_compared(question: Question, metric: Metric) -> Iterator[str]:
+    how = question.resampling
+    kind = {"bca": "BCa", "percentile": "percentile"}[how.method]
+    yield (
+        f"over patients: all folds pooled, paired bootstrap ({kind}, {how.resamples:,} resamples, "
+        f"seed {how.seed}); over folds: corrected t-test (Nadeau & Bengio); effect: mean over "
+        "standard deviation"
+    )
+    yield (
+        "p-values are Holm-corrected for the rows of this table; McNemar compares decisions, "
+        "DeLong ROC-AUC, whatever the metric"
+    )
+    equal = f"P: Bayesian correlated t-test; equal: within {question.rope:g} of each other"
+    yield equal if find_spec("baycomp") else "P needs an extra: pip install 'prognobench[stats]'"
+    if metric.needs == "decisions":
+        yield f"decisions at threshold: {question.threshold}"
+
+
+def interval(value: float, low: float, high: float) -> Entry:
+    """A difference with its ends, where it has them."""
     if np.isnan(value):
         return Entry("")
-    return Entry(f"{value:+.3f} [{low:+.3f}, {high:+.3f}]", value=float(value))
+    ends = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
+    return Entry(f"{value:+.3f}{ends}", value=float(value))
 
 
 def rank_table(ranks: Ranks) -> Table:
@@ -196,11 +237,46 @@ def rank_table(ranks: Ranks) -> Table:
         won, lost = int(wins[number].sum()), int(wins[:, number].sum())
         record = f"{won} / {total - won - lost} / {lost}"
         rows.append(((str(name),), (Entry(f"{mean:.2f}", value=mean), Entry(record))))
-    tested = ranks.too_few or f"Friedman p = {ranks.p:.3g}"
+    tested = [] if np.isnan(ranks.p) else [f"Friedman p = {ranks.p:.3g}"]
+    tested += [ranks.untested] if ranks.untested else []
+    if ranks.pairwise is not None:
+        tested.append(_significant(ranks))
     return Table(
         f"mean rank over {len(ranks.scores)} datasets",
         ("choice",),
         ("mean rank", "won / tied / lost"),
         tuple(rows),
-        notes=(tested,),
+        notes=tuple(tested),
     )
+
+
+def wins_table(ranks: Ranks) -> Table:
+    """Return how often each choice wins, ties and loses against each other, best first."""
+    names = list(ranks.wins.index[:MOST_CHOICES])
+    wins, total = ranks.wins.loc[names, names].to_numpy(), len(ranks.scores)
+    rows = []
+    for i, name in enumerate(names):
+        counts = [
+            (wins[i, j], total - wins[i, j] - wins[j, i], wins[j, i]) for j in range(len(names))
+        ]
+        entries = [
+            Entry("" if i == j else f"{won} / {tied} / {lost}", value=float(won))
+            for j, (won, tied, lost) in enumerate(counts)
+        ]
+        rows.append(((name,), tuple(entries)))
+    left = len(ranks.wins) - len(names)
+    notes = (f"the {len(names)} of best mean rank",) if left else ()
+    title = f"won / tied / lost over {total} datasets, row against column"
+    return Table(title, ("choice",), tuple(names), tuple(rows), notes=notes)
+
+
+def _significant(ranks: Ranks) -> str:
+    """Which pairs differ, best first; of many only their number."""
+    assert ranks.pairwise is not None
+    p = ranks.pairwise.to_numpy()
+    pairs = [(i, j) for i, j in combinations(range(len(p)), 2) if p[i, j] < 1 - CONFIDENCE]
+    test = {"nemenyi": "Nemenyi", "conover": "Conover"}[ranks.posthoc]
+    said = f"{test}: {len(pairs)} of {len(p) * (len(p) - 1) // 2} pairs differ at 5 %"
+    names = ranks.pairwise.index
+    listed = (f"{names[i]} over {names[j]} (p = {p[i, j]:.3g})" for i, j in pairs)
+    return said + (f": {'; '.join(listed)}" if 0 < len(pairs) <= MOST_PAIRS else "")

@@ -37,8 +37,10 @@ class Ranks:
         P-values of all pairs, by the post-hoc test.
     wins
         ``wins.loc[a, b]``: on how many datasets ``a`` is better than ``b``.
-    too_few
-        Why no test is shown, or empty.
+    untested
+        Why pairs are not tested, or empty.
+    posthoc
+        The test of pairs.
     """
 
     scores: pd.DataFrame
@@ -46,7 +48,8 @@ class Ranks:
     p: float
     pairwise: pd.DataFrame | None
     wins: pd.DataFrame
-    too_few: str = ""
+    untested: str = ""
+    posthoc: Posthoc = "nemenyi"
 
 
 def rank(cells: pd.DataFrame, metric: str, posthoc: Posthoc = "nemenyi") -> Ranks | None:
@@ -63,10 +66,6 @@ def rank(cells: pd.DataFrame, metric: str, posthoc: Posthoc = "nemenyi") -> Rank
     Ranks or None
         ``None`` where no two choices share a dataset.
 
-    Raises
-    ------
-    MissingExtraError
-        Without scikit-posthocs, where there are datasets enough for its tests.
     """
     scores = score_matrix(cells, metric)
     if scores.shape[1] < 2 or not len(scores):
@@ -87,7 +86,10 @@ def rank(cells: pd.DataFrame, metric: str, posthoc: Posthoc = "nemenyi") -> Rank
     from scipy.stats import friedmanchisquare
 
     p = float(friedmanchisquare(*columns.T).pvalue)
-    return Ranks(scores, mean_rank, p, _pairwise(values, posthoc), wins)
+    try:
+        return Ranks(scores, mean_rank, p, _pairwise(values, posthoc), wins, posthoc=posthoc)
+    except MissingExtraError as error:
+        return Ranks(scores, mean_rank, p, None, wins, str(error))
 
 
 def score_matrix(cells: pd.DataFrame, metric: str) -> pd.DataFrame:

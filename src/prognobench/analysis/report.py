@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prognobench.analysis.aggregate import Scored, Selection, aggregate, read_scores
+from prognobench.analysis.aggregate import Selection, aggregate
 from prognobench.analysis.claims import Finding, check_claims
 from prognobench.analysis.closeups import choose
 from prognobench.analysis.details import detail_figures
@@ -31,6 +31,7 @@ from prognobench.analysis.plots import Figure, save
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.ranks import rank
 from prognobench.analysis.render import html_tables
+from prognobench.analysis.scored import Scored, read_scores
 from prognobench.analysis.tables import SYNTHETIC, lay_out, remarks
 from prognobench.files import read_json, write_text
 from prognobench.metrics.metric import Metric, find_metric

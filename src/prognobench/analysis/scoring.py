@@ -11,7 +11,7 @@ import numpy as np
 
 from prognobench.analysis.catalogue import NAMES, catalogue, training_patients
 from prognobench.analysis.decisions import Scaling
-from prognobench.analysis.evaluation import HALF, Cells, evaluate, make_cells
+from prognobench.analysis.evaluation import HALF, VALIDATION, Cells, evaluate, make_cells
 from prognobench.analysis.predictions import Level, Spans, load_predictions
 from prognobench.analysis.subgroups import Bands, subgroups
 from prognobench.files import write_table
@@ -40,8 +40,8 @@ class Settings:
     ----------
     scaling
         Calibration, fitted on each cell's validation part.
-    sensitivity
-        Also decide at the threshold that reaches this sensitivity on validation.
+    rules
+        Thresholds of decisions, as :func:`.evaluation.threshold_rule` takes them.
     by
         Column of the cohort -> edges of its bands (empty: chosen from the data) whose subgroups
         are scored too, all folds pooled.
@@ -50,7 +50,7 @@ class Settings:
     """
 
     scaling: Scaling = "none"
-    sensitivity: float | None = None
+    rules: tuple[str, ...] = (HALF, VALIDATION)
     by: Mapping[str, Bands] | None = None
     levels: tuple[Level, ...] = ("patient", "image")
 
@@ -94,7 +94,7 @@ def score_table(
         for number, level in enumerate(settings.levels):
             if progress:
                 progress("scoring", number, len(settings.levels))
-            cells = make_cells(predictions, level, settings.scaling, settings.sensitivity)
+            cells = make_cells(predictions, level, settings.scaling, settings.rules)
             spans = predictions.spans
             common: dict[str, Any] = {
                 "train_patients": sizes,
@@ -200,13 +200,11 @@ class _Scores:
         columns = []
         for measure in self.cells.measures:
             per_cell = self.cells.cutoffs.get(measure.rule)
-            single = (spans.fold >= 0) | (measure.rule == HALF)
-            known = per_cell is not None and len(self.classes) == 2
-            columns.append(
-                np.where(single, per_cell[spans.first], np.nan)
-                if known and per_cell is not None
-                else np.full(len(spans), np.nan)
-            )
+            if per_cell is None or len(self.classes) != 2:
+                columns.append(np.full(len(spans), np.nan))
+                continue
+            single = (spans.fold >= 0) | (per_cell == per_cell[0]).all()
+            columns.append(np.where(single, per_cell[spans.first], np.nan))
         return np.stack(columns, axis=1)
 
     def _reasons(

@@ -9,17 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prognobench.analysis.aggregate import (
-    CHOICES,
-    DIMENSIONS,
-    Scored,
-    Selection,
-    aggregate,
-    read_scores,
-)
+from prognobench.analysis.aggregate import CHOICES, DIMENSIONS, Selection, aggregate
 from prognobench.analysis.evaluation import HALF
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.render import FORMATS, Entry, Table
+from prognobench.analysis.scored import Scored, read_scores
 from prognobench.analysis.scoring import CHANCE
 from prognobench.errors import ConfigError
 from prognobench.files import write_table, write_text

@@ -1,0 +1,123 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from prognobench.analysis.intervals import Resampling
+
+FILTERS = ("dataset", "model", "strategy", "regime", "k", "cv")
+
+RESULTS = click.argument(
+    "results", type=click.Path(path_type=Path, file_okay=False), default=Path("results")
+)
+
+
+def _bands(
+    _context: click.Context, _option: click.Parameter, columns: Sequence[str]
+) -> dict[str, tuple[float, ...]]:
+    """``("age:50:65", "sex")`` as column -> edges of its bands."""
+    by = {}
+    for column, *edges in (text.split(":") for text in columns):
+        try:
+            by[column] = tuple(float(edge) for edge in edges)
+        except ValueError as error:
+            raise click.BadParameter(f"{column}: bands are numbers, as in age:50:65:80") from error
+    return by
+
+
+def split(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",")) if value else ()
+
+
+def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that keep only some datasets, models and so on."""
+    for name in reversed(FILTERS):
+        text = f"Only these of the dimension {name} (comma-separated)."
+        command = click.option(f"--{name}", callback=split, help=text)(command)
+    return command
+
+
+def where_of(options: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {name: options[name] for name in FILTERS if options[name]}
+
+
+THRESHOLD = click.option(
+    "--threshold",
+    default="0.5",
+    show_default=True,
+    help="Of decisions: a number, validation (largest MCC there), or 'sensitivity 0.9'.",
+)
+LEVEL = click.option(
+    "--level",
+    type=click.Choice(["patient", "image"]),
+    default="patient",
+    show_default=True,
+    help="Score the mean of a patient's films, or each film.",
+)
+METRIC = click.option(
+    "--metric", default="mcc", show_default=True, help="See 'prognobench list metrics'."
+)
+FORMATS = click.option(
+    "--format",
+    "formats",
+    callback=split,
+    default="csv,md",
+    show_default=True,
+    help="Of the files in RESULTS/tables: csv, md, tex, html.",
+)
+BY = click.option(
+    "--by",
+    multiple=True,
+    callback=_bands,
+    help="Also subgroups by a column: sex, or age:50:65:80 for bands.",
+)
+
+
+def resampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the bootstrap over patients."""
+    options = (
+        click.option(
+            "--interval",
+            "method",
+            type=click.Choice(["percentile", "bca"]),
+            default="percentile",
+            show_default=True,
+            help="Kind of bootstrap interval over patients.",
+        ),
+        click.option(
+            "--stratified/--unstratified",
+            default=True,
+            show_default=True,
+            help="Resample each class apart, or all patients together.",
+        ),
+        click.option(
+            "--resamples",
+            type=click.IntRange(1),
+            default=2000,
+            show_default=True,
+            help="How often patients are drawn.",
+        ),
+        click.option(
+            "--resampling-seed",
+            "seed",
+            default=0,
+            show_default=True,
+            help="The same seed draws the same patients.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def resampling_of(options: Mapping[str, Any]) -> Resampling:
+    """How to resample, by the options of :func:`resampling_options`."""
+    from prognobench.analysis.intervals import Resampling
+
+    return Resampling(**{name: options[name] for name in Resampling.__dataclass_fields__})
