@@ -6,7 +6,8 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +23,7 @@ from prognobench.records import Cohort, Files, ImageOptions, Rendered
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Pixels", "cohort_digest", "pixel_cache"]
+__all__ = ["Pixels", "Recipe", "cohort_digest", "pixel_cache", "readable_pixels"]
 
 VERSION = 1
 """Part of every digest: to be raised whenever the same file would be decoded to other pixels."""
@@ -30,7 +31,15 @@ VERSION = 1
 PROCESSES_FROM = 300
 """So many images are worth the second that starting processes takes; fewer share this one."""
 
+CHUNK = 16
+"""So many images go to a process at once, where there are enough of them."""
+
 Progress = Callable[[str, int, int], None]
+
+Rows = list[int]
+"""Where the pixels of one image go."""
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
 
 
 @dataclass(frozen=True)
@@ -54,10 +63,10 @@ class Recipe:
     """What makes the pixels, beside the content of the file."""
 
     side: int
-    interpolation: str
-    options: ImageOptions
+    interpolation: Interpolation = "bicubic"
+    options: ImageOptions = field(default_factory=ImageOptions)
 
-    @property
+    @cached_property
     def name(self) -> str:
         settings = repr(
             (VERSION, self.side, self.interpolation, sorted(asdict(self.options).items()))
@@ -78,7 +87,7 @@ class Recipe:
 def pixel_cache(
     cohort: Cohort,
     side: int,
-    interpolation: Literal["nearest", "bilinear", "bicubic", "area", "lanczos"],
+    interpolation: Interpolation,
     folder: Path,
     *,
     options: ImageOptions = ImageOptions(),  # noqa: B008
@@ -107,19 +116,35 @@ def pixel_cache(
         If the array cannot be written, for want of space, say; nothing half-written is left.
     """
     recipe = Recipe(side, interpolation, options)
-    contents = content_digests(cohort, folder)
-    digests = tuple(_sha256(recipe.name, content) for content in contents)
+    pixels, broken = readable_pixels(cohort, recipe, folder, progress)
+    if broken:
+        raise DataError(sorted(set(broken.values())))
+    return pixels
+
+
+def readable_pixels(
+    cohort: Cohort, recipe: Recipe, folder: Path, progress: Progress | None = None
+) -> tuple[Pixels, dict[int, str]]:
+    """Do as :func:`pixel_cache`, but go without the images that cannot be read.
+
+    Returns
+    -------
+    The squares, black where an image cannot be read, and of each such row what is wrong with it.
+    """
+    digests = pixel_digests(cohort, recipe, folder)
     home = folder / "pixels" / recipe.name
     path = home / f"{_sha256(*digests)[:32]}.npy"
     if not path.exists():
         from filelock import FileLock
 
-        draft = Draft(path, (len(cohort), side, side, options.channels))
+        draft = Draft(path, (len(cohort), recipe.side, recipe.side, recipe.options.channels))
         try:
             home.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
                 if not path.exists():
-                    _build(draft, cohort, recipe, digests, progress)
+                    if broken := _build(draft, cohort, recipe, digests, progress):
+                        return Pixels(np.load(draft.part, mmap_mode="r"), digests), broken
+                    draft.finish()
                     _clear(home)
         except OSError as error:
             draft.discard()
@@ -128,7 +153,12 @@ def pixel_cache(
                 f"the pixel cache {path} cannot be written: {error.strerror or error}; "
                 f"it takes {size:.2g} GB (another folder can be chosen with paths.cache)"
             ) from error
-    return Pixels(np.load(path, mmap_mode="r"), digests)
+    return Pixels(np.load(path, mmap_mode="r"), digests), {}
+
+
+def pixel_digests(cohort: Cohort, recipe: Recipe, folder: Path) -> tuple[str, ...]:
+    """Return one digest per image: of its content and of everything that makes its pixels."""
+    return tuple(_sha256(recipe.name, content) for content in content_digests(cohort, folder))
 
 
 def _build(
@@ -137,27 +167,30 @@ def _build(
     recipe: Recipe,
     digests: Sequence[str],
     progress: Progress | None,
-) -> None:
-    """Fill the array: from what lies beside it as far as possible, by decoding for the rest."""
+) -> dict[int, str]:
+    """Fill the array: from what lies beside it as far as possible, by decoding for the rest.
+
+    Returns the rows that could not be filled, and why.
+    """
     draft.open(digests)
     done = set(draft.written().tolist())
     left: dict[str, list[int]] = defaultdict(list)
     for row, digest in enumerate(digests):
         if row not in done:
             left[digest].append(row)
-    for digest, pixels in stored_rows(draft.path.parent, set(left)):
-        draft.write(left.pop(digest), pixels)
-    faults = []
+    with draft.writing() as write:
+        for digest, pixels in stored_rows(draft.path.parent, set(left)):
+            write(left.pop(digest), pixels)
+    broken: dict[int, str] = {}
     count = len(cohort) - sum(map(len, left.values()))
     with closing(_decode_all(draft, cohort, recipe, list(left.values()))) as decoded:
         for rows, fault in decoded:
-            count += rows
-            faults += [fault] if fault else []
+            count += len(rows)
+            if fault:
+                broken |= dict.fromkeys(rows, fault)
             if progress:
                 progress(f"decoding {cohort.name}", count, len(cohort))
-    if faults:
-        raise DataError(sorted(faults))
-    draft.finish()
+    return broken
 
 
 def _clear(home: Path) -> None:
@@ -170,9 +203,9 @@ def _clear(home: Path) -> None:
 
 
 def _decode_all(
-    draft: Draft, cohort: Cohort, recipe: Recipe, jobs: Sequence[list[int]]
-) -> Generator[tuple[int, str]]:
-    """Decode the image of each job into its rows; yields the number of rows, and what was wrong.
+    draft: Draft, cohort: Cohort, recipe: Recipe, jobs: Sequence[Rows]
+) -> Generator[tuple[Rows, str]]:
+    """Decode the image of each job into its rows; yields the rows, and what was wrong.
 
     Threads share this process where there is little to do. More goes to processes that are
     started afresh: forking one in which torch has threads can hang, and some decoders keep the
@@ -180,30 +213,38 @@ def _decode_all(
     """
     from joblib import Parallel, cpu_count, delayed
 
+    workers = max(1, min(cpu_count(), len(jobs)))
+    separate = len(jobs) >= PROCESSES_FROM
+    chunk = max(1, min(CHUNK, len(jobs) // (4 * workers))) if separate else 1
     parallel = Parallel(
-        n_jobs=max(1, min(cpu_count(), len(jobs))),
-        backend="loky" if len(jobs) >= PROCESSES_FROM else "threading",
+        n_jobs=workers,
+        backend="loky" if separate else "threading",
         return_as="generator_unordered",
         max_nbytes=None,
+        batch_size=1,
+        pre_dispatch="4 * n_jobs",
     )
-    sources, images = cohort.table["source"].to_numpy(), cohort.table["image"].to_numpy()
-    yield from parallel(
-        delayed(_decode_into)(
-            draft, rows, recipe, cohort.sources[sources[rows[0]]], images[rows[0]]
-        )
-        for rows in jobs
-    )
+    names, images = cohort.table["source"].to_numpy(), cohort.table["image"].to_numpy()
+    tasks = [(rows, cohort.sources[names[rows[0]]], images[rows[0]]) for rows in jobs]
+    chunks = (tasks[start : start + chunk] for start in range(0, len(tasks), chunk))
+    with closing(parallel(delayed(_decode_into)(draft, recipe, tasks) for tasks in chunks)) as done:
+        for results in done:
+            yield from results
 
 
 def _decode_into(
-    draft: Draft, rows: Sequence[int], recipe: Recipe, source: Files | Rendered, image: str
-) -> tuple[int, str]:
-    try:
-        pixels = recipe.decode(source, image)
-    except DataError as error:
-        return len(rows), str(error)
-    draft.write(rows, pixels)
-    return len(rows), ""
+    draft: Draft, recipe: Recipe, tasks: Sequence[tuple[Rows, Files | Rendered, str]]
+) -> list[tuple[Rows, str]]:
+    results = []
+    with draft.writing() as write:
+        for rows, source, image in tasks:
+            try:
+                write(rows, recipe.decode(source, image))
+            except DataError as error:
+                results.append((rows, str(error)))
+            else:
+                results.append((rows, ""))
+    return results
 
 
 def _sha256(*texts: str) -> str:

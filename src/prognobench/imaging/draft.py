@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,19 +75,29 @@ class Draft:
         written: NDArray[np.intp] = claimed[np.asarray(right, dtype=bool)]
         return written
 
-    def write(self, rows: Sequence[int], pixels: NDArray[np.uint8]) -> None:
-        """Write one image into its rows; safe beside other processes that write other rows."""
-        content = np.ascontiguousarray(pixels).data
-        checksum = (zlib.crc32(content) + WRITTEN).to_bytes(8, "little")
+    @contextmanager
+    def writing(self) -> Iterator[Callable[[Sequence[int], NDArray[np.uint8]], None]]:
+        """Give a function that writes one image into its rows.
+
+        Safe beside other processes that write other rows.
+        """
         start = self.part.stat().st_size - self.shape[0] * self.row_bytes
-        with self.part.open("r+b", buffering=0) as file:
-            for row in rows:
-                file.seek(start + row * self.row_bytes)
-                file.write(content)
-        with self.checksums.open("r+b", buffering=0) as file:
-            for row in rows:
-                file.seek(8 * row)
-                file.write(checksum)
+        with (
+            self.part.open("r+b", buffering=0) as part,
+            self.checksums.open("r+b", buffering=0) as checksums,
+        ):
+
+            def write(rows: Sequence[int], pixels: NDArray[np.uint8]) -> None:
+                content = np.ascontiguousarray(pixels).data
+                checksum = (zlib.crc32(content) + WRITTEN).to_bytes(8, "little")
+                for row in rows:
+                    part.seek(start + row * self.row_bytes)
+                    part.write(content)
+                for row in rows:
+                    checksums.seek(8 * row)
+                    checksums.write(checksum)
+
+            yield write
 
     def finish(self) -> None:
         """Make it the array; from then on it is whole."""
