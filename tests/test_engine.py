@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +11,8 @@ import torch
 from torch import nn
 
 from prognobench.engine import fit, predict
-from prognobench.errors import TrainingError
-from prognobench.hardware import memory_format, resolve_precision
+from prognobench.errors import ConfigError, TrainingError
+from prognobench.hardware import memory_format, require_compiler, resolve_precision
 from prognobench.imaging.augment import Augmentation
 from prognobench.loaders import Loader
 from prognobench.optimisation import Best, rate
@@ -308,6 +310,36 @@ def test_bf16_agrees_with_fp32_within_its_precision(loader):
     assert np.abs(found["fp32"] - found["bf16"]).max() < 0.03
     assert not np.array_equal(found["fp32"], found["bf16"])
     assert (found["fp32"].argmax(1) == found["bf16"].argmax(1)).mean() >= 0.9
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_a_compiled_network_learns_the_same(parts):
+    compiled, plain = network(), network()
+
+    found = train(adapted(compiled), parts, replace(RECIPE, compile=True))
+    expected = train(adapted(plain), parts)
+
+    assert compiled._compiled_call_impl is not None
+    for a, b in zip(found.history, expected.history, strict=True):
+        assert a["validation_loss"] == pytest.approx(b["validation_loss"], rel=1e-4)
+    for name, value in compiled.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_network_whose_beginning_is_remembered_is_not_compiled(parts):
+    made = with_frozen_beginning()
+
+    train(made, parts, replace(RECIPE, compile=True))
+
+    assert made.model._compiled_call_impl is None
+
+
+def test_compiling_without_a_compiler_is_said_before_anything_starts(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+
+    with pytest.raises(ConfigError, match=r"no-such-compiler is not found.*train.compile=false"):
+        require_compiler()
 
 
 def test_precision_is_taken_as_asked_or_from_the_hardware():

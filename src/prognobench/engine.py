@@ -73,7 +73,9 @@ def fit(
         _train_only(model, groups)
         if epochs > 1:
             shape = (train.channels, *train.pixels.shape[1:3])
-            step.forward = RememberedPrefix(model.train(), shape, step.precision, device)
+            step.forward = prefix = RememberedPrefix(model.train(), shape, step.precision, device)
+            if recipe.compile and not prefix.remembers:
+                model.compile()
         optimiser = Optimiser(model, groups, recipe, epochs, -(-len(train) // recipe.accumulate))
         improved, end, stalled = epoch, epoch + epochs, 0
         while epoch < end and stalled < recipe.patience:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +36,22 @@ def resolve_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device={name} cannot be used here: {reason}") from error
     return device
+
+
+def require_compiler() -> None:
+    """Check that ``torch.compile`` finds what it needs.
+
+    Raises
+    ------
+    ConfigError
+        If there is no C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "cl" if sys.platform == "win32" else "g++")
+    if not any(map(shutil.which, (compiler, "clang++"))):
+        raise ConfigError(
+            f"train.compile=true needs a C++ compiler, and {compiler} is not found; install one, "
+            "name it in the variable CXX, or set train.compile=false"
+        )
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:

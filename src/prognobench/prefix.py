@@ -47,6 +47,11 @@ class RememberedPrefix:
         self._bytes = 0
         self._cut = _find_cut(model, shape, precision, device)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether there is a beginning worth remembering."""
+        return self._cut is not None
+
     def __call__(self, images: Tensor, rows: NDArray[np.intp]) -> Tensor:
         """Return the model's output; ``rows`` name images that are the same each time."""
         if self._cut is None:

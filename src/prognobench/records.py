@@ -353,6 +353,7 @@ class Train:
     horizontal_flip: bool = False
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0
     checkpoint_activations: bool = False
+    compile: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     save: Literal["none", "best", "all"] = "none"
 

@@ -64,8 +64,12 @@ def run(configs: Sequence[RunConfig], progress: Progress | None = None) -> list[
 def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
     # Imported here since torch takes seconds, and a finished sweep needs none of it.
     from prognobench.cells import feature_cells, train_cell
-    from prognobench.hardware import resolve_device
+    from prognobench.feasibility import check_strategies
+    from prognobench.hardware import require_compiler, resolve_device
 
+    if any(run.config.train.compile for run in runs):
+        require_compiler()
+    check_strategies(runs, workspace)
     devices = {run.config.device: resolve_device(run.config.device) for run in runs}
     for run in runs:
         device = devices[run.config.device]
