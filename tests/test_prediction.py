@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from PIL import Image
 
 from prognobench.compose import compose
-from prognobench.errors import ConfigError, DataError, StoreError
+from prognobench.errors import DataError, StoreError
 from prognobench.prediction import export_merged, predict_images
 from prognobench.records import Adapted
 from prognobench.registry import MODELS, STRATEGIES
+from prognobench.runner import run
 from prognobench.store import RunFolder, describe, run_folder
 
 CLASSES = ("alive", "dead")
@@ -152,8 +154,10 @@ def test_what_cannot_be_predicted_says_why(films: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a column 'image'"):
         predict_images(run.path, table, folder=films, **given)
     frozen = store_run(tmp_path / "results", "logistic")
-    with pytest.raises(ConfigError, match="keeps no model"):
+    with pytest.raises(StoreError, match=r"keeps no model of any cell .*train\.save=best"):
         predict_images(frozen.path, films, **given)
+    with pytest.raises(StoreError, match="leaves the backbone's weights as they are"):
+        export_merged(frozen.path, "r0-f0", tmp_path / "merged.safetensors")
 
 
 def test_other_weights_are_refused(films: Path, tmp_path: Path) -> None:
@@ -163,3 +167,130 @@ def test_other_weights_are_refused(films: Path, tmp_path: Path) -> None:
     export_merged(other.path, "r0-f0", file)
     with pytest.raises(StoreError, match="the run used other weights"):
         predict_images(run.path, films, cache=tmp_path / "cache", weights=str(file))
+
+
+# ------------------------------------------------------------------ frozen backbones
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of thirty patients with age and sex, and their films beside it."""
+    folder = tmp_path_factory.mktemp("patients")
+    random = np.random.default_rng(1)
+    lines = ["patient_id,image,outcome,age,sex"]
+    for number in range(30):
+        dead = number % 2
+        film = random.integers(0, 120 + 100 * dead, (64, 64), dtype=np.uint8)
+        Image.fromarray(film).save(folder / f"{number}.png")
+        age = "" if number % 7 == 3 else 50 + 10 * dead + number % 5
+        sex = ("F", "M", "")[number % 3]
+        lines.append(f"p{number},{number}.png,{CLASSES[dead]},{age},{sex}")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder / "table.csv"
+
+
+def frozen_runs(patients: Path, tmp_path: Path, *overrides: str) -> list[RunFolder]:
+    outcomes = run(
+        compose(
+            [
+                "dataset=table",
+                f"dataset.table={patients}",
+                f"dataset.images={patients.parent}",
+                "dataset.label=outcome",
+                "dataset.positive=dead",
+                "dataset.covariates=[age,sex]",
+                "model=cnn",
+                "model.weights=random",
+                "cv.folds=3",
+                "train=quick",
+                f"paths.results={tmp_path / 'results'}",
+                f"paths.cache={tmp_path / 'cache'}",
+                *overrides,
+            ],
+            multirun=True,
+        )
+    )
+    assert not any(outcome.failed for outcome in outcomes)
+    return [outcome.folder for outcome in outcomes]
+
+
+def test_saved_classifiers_predict_what_the_run_did(patients: Path, tmp_path: Path) -> None:
+    strategies = "linear_probe,logistic,knn,svm,gradient_boosting,covariates_image,metadata,prior"
+    runs = frozen_runs(patients, tmp_path, f"strategy={strategies}", "train.save=best")
+    assert len(runs) == 8
+    for folder in runs:
+        for cell in folder.cells:
+            saved = folder.path / "cells" / cell / "adapted"
+            assert all(file.suffix in (".json", ".safetensors") for file in saved.iterdir())
+            given = predict_images(folder.path, patients, cache=tmp_path / "cache", cells=[cell])
+            stored = folder.predictions(cell).set_index("patient_id")
+            again = given.set_index("patient_id").loc[stored.index]
+            np.testing.assert_allclose(scores(again), scores(stored), rtol=1e-6, atol=1e-8)
+            cost = folder.cost(cell)
+            size = sum(file.stat().st_size for file in saved.glob("*.safetensors"))
+            assert 0 < cost["storage_bytes"] <= size
+            if folder.meta["strategy"] in ("linear_probe", "logistic"):
+                head = cost["parameters_trainable"]
+                assert cost["parameters_share"] == head / cost["parameters_total"]
+                assert cost["parameters_total"] - head == backbone_parameters(folder)
+        together = predict_images(folder.path, patients, cache=tmp_path / "cache")
+        np.testing.assert_allclose(scores(together).sum(1), 1)
+
+
+def backbone_parameters(folder: RunFolder) -> int:
+    config = folder.meta["config"]["model"]
+    module = MODELS[config["builder"]](**config["settings"]).load().module
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_cells_without_a_saved_classifier_are_computed_again(
+    patients: Path, tmp_path: Path
+) -> None:
+    (folder,) = frozen_runs(patients, tmp_path, "strategy=logistic")
+    before = folder.predictions(folder.cells[0])
+    with pytest.raises(StoreError, match=r"train\.save=best"):
+        predict_images(folder.path, patients, cache=tmp_path / "cache")
+    (again,) = frozen_runs(patients, tmp_path, "strategy=logistic", "train.save=best")
+    assert again.path == folder.path
+    pd.testing.assert_frame_equal(again.predictions(again.cells[0]), before)
+    predict_images(again.path, patients, cache=tmp_path / "cache")
+
+
+def test_covariates_of_new_patients_are_asked_for(patients: Path, tmp_path: Path) -> None:
+    (folder,) = frozen_runs(patients, tmp_path, "strategy=metadata", "train.save=best")
+    given = {"cache": tmp_path / "cache", "folder": patients.parent}
+    with pytest.raises(DataError, match="give a table with the columns image, age, sex"):
+        predict_images(folder.path, patients.parent, **given)
+    table = tmp_path / "new.csv"
+    table.write_text("image,age\n0.png,50\n")
+    with pytest.raises(DataError, match="expected a column 'sex'"):
+        predict_images(folder.path, table, **given)
+    table.write_text("image,age,sex\n0.png,old,male\n1.png,50,F\n")
+    with pytest.raises(DataError) as error:
+        predict_images(folder.path, table, **given)
+    assert ["is a number" in fault for fault in error.value.faults] == [True, False]
+    assert "the models know F, M; found 'male'" in error.value.faults[1]
+    table.write_text("image,age,sex\n0.png,?,n/a\n1.png,50,F\n")
+    assert len(predict_images(folder.path, table, **given)) == 2
+
+
+def test_classifiers_of_other_features_or_damaged_are_refused(
+    patients: Path, tmp_path: Path
+) -> None:
+    (folder,) = frozen_runs(patients, tmp_path, "strategy=knn", "train.save=best")
+    saved = folder.path / "cells" / folder.cells[0] / "adapted"
+    about = json.loads((saved / "adapted.json").read_text())
+    given = {"cache": tmp_path / "cache", "cells": [folder.cells[0]]}
+    for change, message in (
+        ({"backbone": "other"}, "trained on other weights"),
+        ({"candidate": "k=99"}, "'k=99' is no candidate"),
+        ({"columns": None}, "is not this run's"),
+    ):
+        (saved / "adapted.json").write_text(json.dumps({**about, **change}))
+        with pytest.raises(StoreError, match=message):
+            predict_images(folder.path, patients, **given)
+    (saved / "adapted.json").write_text(json.dumps(about))
+    file = saved / "classifier.safetensors"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(StoreError, match=r"classifier\.safetensors cannot be read"):
+        predict_images(folder.path, patients, **given)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from prognobench.analysis.scoring import score
 from prognobench.compose import compose
@@ -132,6 +134,23 @@ def test_all_faults_of_a_sweep_come_before_anything_starts(
     assert "/nowhere.safetensors" in text
     assert "fewer" in text or "only" in text
     assert not (tmp_path / "results").exists()
+
+
+def test_what_strategies_refuse_of_any_backbone_comes_before_anything_starts(
+    here: tuple[str, ...], tmp_path: Path
+) -> None:
+    sweep = ("model=vit,cnn", "strategy=lora", "strategy.rank=8,200,400")
+    with pytest.raises(ConfigError) as caught:
+        run_sweep(*sweep, *here)
+    faults = caught.value.faults
+    assert len(faults) == 4
+    assert all("is larger than the rank of" in fault for fault in faults)
+    assert [fault.partition(",")[0] for fault in faults] == ["vit", "vit", "cnn", "cnn"]
+    assert not (tmp_path / "results").exists()
+    other = tmp_path / "other.safetensors"
+    save_file({"conv1.weight": torch.zeros(2, 2)}, other)
+    with pytest.raises(ConfigError, match=r"other\.safetensors"):
+        run_sweep("model=vit", "strategy=bitfit", f"model.weights={other}", *here)
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_scores(

@@ -7,7 +7,7 @@ together, over all runs of a sweep that share a cohort and a backbone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from prognobench.classifiers import reads_features
 from prognobench.engine import fit, predict
 from prognobench.errors import NotApplicableError
-from prognobench.features import PLAIN, Features, View, embed
+from prognobench.features import PLAIN, Features, View, count_parameters, embed
 from prognobench.imaging.augment import Augmentation
 from prognobench.loaders import Loader
 from prognobench.preparation import Prepared, Workspace
@@ -154,6 +155,9 @@ def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.
         start = time.perf_counter()
         features = _features(runs[0], specs.values(), workspace, device)
         shared = {"seconds_embedding_shared": time.perf_counter() - start}
+        images = any(isinstance(s, Probe) or reads_features(s) for s in specs.values())
+        cache = runs[0].config.paths.cache
+        backbone = count_parameters(runs[0].source, cache) if images else 0
     except Exception as error:
         for run, fold in cells:
             run.folder.write_failure(fold.name, error)
@@ -166,16 +170,41 @@ def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.
         if isinstance(result, Exception):
             run.folder.write_failure(fold.name, result)
             continue
-        rows = np.concatenate([fold.validation, fold.test])
-        predictions = prediction_table(run, fold, result.probabilities[rows])
-        fitted = result.fitted
-        cost = {
-            **fitted.cost,
-            **shared,
-            "best_epoch": fitted.best_epoch,
-            "chosen": dict(result.chosen),
-        }
-        run.folder.write_cell(fold.name, predictions, fitted.history, cost)
+        _store(run, fold, result, backbone, shared)
+
+
+def _store(
+    run: Prepared, fold: Fold, result: ProbeResult, backbone: int, shared: dict[str, Any]
+) -> None:
+    rows = np.concatenate([fold.validation, fold.test])
+    predictions = prediction_table(run, fold, result.probabilities[rows])
+    fitted = result.fitted
+    classifier = result.classifier()
+    cost = {
+        **fitted.cost,
+        **shared,
+        **({} if classifier.tap is None else _parameters(fitted.cost, backbone)),
+        "storage_bytes": classifier.stored_bytes,
+        "best_epoch": fitted.best_epoch,
+        "chosen": dict(result.chosen),
+    }
+    save = None
+    if run.config.train.save != "none":
+        save = partial(classifier.save, backbone=run.source.fingerprint)
+    run.folder.write_cell(fold.name, predictions, fitted.history, cost, save)
+
+
+def _parameters(cost: Mapping[str, Any], backbone: int) -> dict[str, Any]:
+    """Count as :func:`.accounting.parameter_counts` does."""
+    head = cost.get("parameters_trainable")
+    if head is None:  # a classical classifier is no set of parameters
+        return {"parameters_total": backbone}
+    total = backbone + head
+    return {
+        "parameters_total": total,
+        "parameters_share": head / total,
+        "parameters_by_role": {"head": head},
+    }
 
 
 def _features(
@@ -191,7 +220,7 @@ def _features(
         if isinstance(spec, Probe):
             wanted.update(dict.fromkeys(spec.taps or ("",)))
             views = max(views, spec.views)
-        elif spec.inputs in ("features", "both"):
+        elif reads_features(spec):
             wanted[spec.tap] = None
     if not wanted:
         return [{}]

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.errors import NotApplicableError, TrainingError
+from prognobench.classifiers import (
+    Column,
+    FittedRows,
+    FrozenClassifier,
+    classifier_rows,
+    covariate_columns,
+    encode,
+    every_class,
+    fit_rows,
+    reads_features,
+)
+from prognobench.errors import TrainingError
 from prognobench.records import Estimator, Fitted, Fold, Loss
 
 if TYPE_CHECKING:
@@ -51,11 +63,14 @@ class ProbeResult:
         ``(images of the cohort, classes)``.
     chosen
         What validation chose: tap, learning rate and weight decay, or the candidate.
+    classifier
+        Gives what can be stored and applied to new images.
     """
 
     probabilities: NDArray[np.float64]
     fitted: Fitted
-    chosen: Mapping[str, Any] = field(default_factory=dict)
+    chosen: Mapping[str, Any]
+    classifier: Callable[[], FrozenClassifier]
 
 
 def fit_estimator(task: EstimatorTask) -> ProbeResult:
@@ -66,11 +81,14 @@ def fit_estimator(task: EstimatorTask) -> ProbeResult:
 
     Raises
     ------
+    NotApplicableError
+        If it reads covariates, and the cohort has none.
     TrainingError
         If no candidate can be fitted.
     """
     start = time.perf_counter()
-    inputs, fold = estimator_inputs(task), task.fold
+    columns = _columns(task)
+    rows, fold = _rows(task, columns), task.fold
     names = list(task.estimator.candidates)
     if not len(fold.validation):
         names = [names[len(names) // 2]]
@@ -78,7 +96,7 @@ def fit_estimator(task: EstimatorTask) -> ProbeResult:
     notes: list[str] = []
     for name in names:
         try:
-            fitted[name] = _probabilities(task, name, inputs, notes)
+            fitted[name] = _probabilities(task, name, rows, len(columns), notes)
         except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
             notes.append(f"{name} cannot be fitted: {error}")
     if not fitted:
@@ -96,25 +114,50 @@ def fit_estimator(task: EstimatorTask) -> ProbeResult:
         "notes": list(dict.fromkeys(notes)),
     }
     return ProbeResult(
-        fitted[best], Fitted(history, list(losses).index(best) + 1, cost), {"candidate": best}
+        fitted[best],
+        Fitted(history, list(losses).index(best) + 1, cost),
+        {"candidate": best},
+        partial(_fitted_rows, task, columns, best),
+    )
+
+
+def _columns(task: EstimatorTask) -> tuple[Column, ...]:
+    if task.estimator.inputs not in ("covariates", "both"):
+        return ()
+    return covariate_columns(task.covariates, task.fold.train)
+
+
+def _rows(task: EstimatorTask, columns: tuple[Column, ...]) -> NDArray[np.float64]:
+    features = task.features[task.estimator.tap] if reads_features(task.estimator) else None
+    return classifier_rows(features, encode(task.covariates, columns), len(task.labels))
+
+
+def _fitted_rows(task: EstimatorTask, columns: tuple[Column, ...], candidate: str) -> FittedRows:
+    train, estimator = task.fold.train, task.estimator
+    nothing = np.zeros((len(train), 0), np.float32)
+    return FittedRows(
+        estimator,
+        candidate,
+        task.seed,
+        columns,
+        task.features[estimator.tap][train] if reads_features(estimator) else nothing,
+        encode(task.covariates.iloc[train], columns),
+        task.labels[train],
+        len(task.loss.class_weights),
     )
 
 
 def _probabilities(
-    task: EstimatorTask, name: str, inputs: NDArray[np.float64], notes: list[str]
+    task: EstimatorTask, name: str, rows: NDArray[np.float64], columns: int, notes: list[str]
 ) -> NDArray[np.float64]:
-    """Fit one candidate, and return ``(images, classes)``; a class it never saw has 0."""
-    classifier = task.estimator.candidates[name](task.seed)
+    """Fit one candidate, and return ``(images, classes)``."""
     train = task.fold.train
-    width = task.features[task.estimator.tap].shape[1] if task.estimator.inputs == "both" else 0
-    extra = {"covariates": inputs.shape[1] - width} if width else {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        classifier.fit(inputs[train], task.labels[train], **extra)
-        known = classifier.predict_proba(inputs)
+        classifier = task.estimator.candidates[name](task.seed)
+        fit_rows(task.estimator, classifier, rows[train], task.labels[train], columns)
+        probabilities = every_class(classifier, rows, len(task.loss.class_weights))
     notes += [f"{name}: {str(warning.message).splitlines()[0]}" for warning in caught]
-    probabilities = np.zeros((len(inputs), len(task.loss.class_weights)))
-    probabilities[:, np.asarray(classifier.classes_, dtype=int)] = known
     return probabilities
 
 
@@ -126,44 +169,3 @@ def _log_loss(task: EstimatorTask, probabilities: NDArray[np.float64]) -> float:
     weights = task.loss.class_weights[labels]
     given = np.clip(probabilities[rows, labels], 1e-15, None)
     return float(-(weights * np.log(given)).sum() / weights.sum())
-
-
-# ------------------------------------------------------------------ what a classifier sees
-
-
-def estimator_inputs(task: EstimatorTask) -> NDArray[np.float64]:
-    """Return one row per image of the cohort: features, then covariates."""
-    wanted, columns = task.estimator.inputs, []
-    if wanted in ("features", "both"):
-        columns.append(task.features[task.estimator.tap].astype(np.float64))
-    if wanted in ("covariates", "both"):
-        columns.append(encode(task.covariates, task.fold.train))
-    return np.concatenate(columns, 1) if columns else np.zeros((len(task.labels), 1))
-
-
-def encode(covariates: pd.DataFrame, train: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Return covariates as numbers, ``(images, columns)``, NaN where unknown.
-
-    A column of text becomes one column for each category of the training part; a category that
-    occurs elsewhere only is none of them.
-
-    Raises
-    ------
-    NotApplicableError
-        If there are no covariates.
-    """
-    from pandas.api.types import is_numeric_dtype
-
-    columns: list[NDArray[np.float64]] = []
-    for name in covariates.columns:
-        values = covariates[name]
-        if is_numeric_dtype(values.dtype):
-            columns.append(values.to_numpy(dtype=np.float64, na_value=np.nan))
-            continue
-        unknown = values.isna().to_numpy()
-        for category in sorted(values.iloc[train].dropna().astype(str).unique()):
-            is_category = (values.astype(str) == category).to_numpy(dtype=np.float64)
-            columns.append(np.where(unknown, np.nan, is_category))
-    if not columns:
-        raise NotApplicableError("the cohort has no covariates")
-    return np.stack(columns, 1)

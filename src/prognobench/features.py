@@ -13,6 +13,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -21,6 +22,8 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from prognobench.errors import StoreError
+from prognobench.files import read_json, write_json
 from prognobench.hardware import Precision, autocast, memory_format, resolve_precision
 from prognobench.imaging.augment import Augmentation
 from prognobench.loaders import Loader
@@ -115,6 +118,25 @@ def embed(
                 _write(store, shard)
                 shards.append(shard)
     return _collect(pixels.digests, shards, taps)
+
+
+def count_parameters(source: BackboneSource, folder: Path) -> int:
+    """Return how many parameters a backbone has; it is loaded for that once, ever.
+
+    Parameters
+    ----------
+    folder
+        Of the cache.
+    """
+    name = hashlib.sha256(source.fingerprint.encode()).hexdigest()[:20]
+    file = folder / "features" / f"{name}.json"
+    with suppress(StoreError, KeyError, TypeError):
+        return int(read_json(file)["parameters"])
+    module: Any = source.load().module
+    count = sum(parameter.numel() for parameter in module.parameters())
+    with suppress(StoreError):  # a full disk costs the next run a second
+        write_json(file, {"parameters": count})
+    return count
 
 
 def _compute(

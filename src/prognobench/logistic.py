@@ -15,9 +15,17 @@ from prognobench.losses.objective import objective, stacked_terms
 
 @dataclass(frozen=True)
 class Solved:
-    """Logits ``(parts, strengths, images, classes)``, and each head's validation loss."""
+    """Heads and how good they are.
 
-    logits: Tensor
+    Attributes
+    ----------
+    weights
+        ``(parts, strengths, width + 1, classes)``, the bias last, for the features as they are.
+    validation_loss
+        ``(parts, strengths)``.
+    """
+
+    weights: Tensor
     validation_loss: Tensor
 
 
@@ -47,7 +55,8 @@ def solve_logistic(
     terms = stacked_terms([part.loss for part in parts], x.device)
     classes = terms.class_weights.shape[-1]
     free = 1 if classes == 2 else classes
-    coordinates = _pad([_in_span(x, part, standardise) for part in parts])
+    spans = [_span(x[part.train], standardise) for part in parts]
+    coordinates = _pad([span.coordinates(x) for span in spans])
     train, shown = _padded_rows(parts, x.device)
     inputs = coordinates.gather(1, train[..., None].expand(-1, -1, coordinates.shape[-1]))
     targets = labels[train].unsqueeze(1).expand(-1, len(strengths), -1)
@@ -70,7 +79,8 @@ def solve_logistic(
         return (((losses * shown[:, None]).sum(2) + penalties * squares / 2) / total).flatten()
 
     start = x.new_zeros(len(parts) * len(strengths), (coordinates.shape[-1] + 1) * free)
-    logits = logits_of(minimise(values, start, tolerance=1e-7), coordinates)
+    points = minimise(values, start, tolerance=1e-7)
+    logits = logits_of(points, coordinates)
     every = labels.expand(*logits.shape[:-1])
     losses, weights = losses_of(logits, every)
     validation = torch.stack(
@@ -79,21 +89,52 @@ def solve_logistic(
             for i, part in enumerate(parts)
         ]
     )
-    return Solved(logits, validation)
+    solved = points.view(len(parts), len(strengths), -1, free)
+    weights = torch.stack([span.plain(w) for span, w in zip(spans, solved, strict=True)])
+    if free == 1:
+        weights = torch.cat([torch.zeros_like(weights), weights], -1)
+    return Solved(weights, validation)
 
 
-def _in_span(x: Tensor, part: Part, standardise: bool) -> Tensor:
-    """Return all images in an orthonormal basis of what the training images span."""
-    train = x[part.train]
+@dataclass(frozen=True)
+class Span:
+    """What training images span: their standardisation, and an orthonormal basis ``(rank, width)``.
+
+    Without a basis, features are their own coordinates.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    basis: Tensor | None
+
+    def coordinates(self, x: Tensor) -> Tensor:
+        """Return features ``(images, width)`` in the basis."""
+        scaled = (x - self.mean) / self.deviation
+        return scaled if self.basis is None else scaled @ self.basis.mT
+
+    def plain(self, weights: Tensor) -> Tensor:
+        """Return weights ``(..., coordinates + 1, classes)`` as they act on the features.
+
+        Rows beyond the basis stand for coordinates that are 0.
+        """
+        inner, bias = weights[..., :-1, :], weights[..., -1:, :]
+        if self.basis is None:
+            inner = inner[..., : len(self.mean), :]
+        else:
+            inner = self.basis.mT @ inner[..., : len(self.basis), :]
+        outer = inner / self.deviation[:, None]
+        return torch.cat([outer, bias - self.mean[None] @ outer], -2)
+
+
+def _span(train: Tensor, standardise: bool) -> Span:
+    mean, deviation = torch.zeros_like(train[0]), torch.ones_like(train[0])
     if standardise:
-        deviation = train.std(0, correction=0)
+        mean, deviation = train.mean(0), train.std(0, correction=0)
         deviation[deviation < 1e-8] = 1
-        x = (x - train.mean(0)) / deviation
-        train = x[part.train]
     if len(train) >= train.shape[1]:
-        return x
-    basis: Tensor = torch.linalg.svd(train, full_matrices=False).Vh
-    return x @ basis.mT
+        return Span(mean, deviation, None)
+    scaled = (train - mean) / deviation
+    return Span(mean, deviation, torch.linalg.svd(scaled, full_matrices=False).Vh)
 
 
 def _pad(matrices: Sequence[Tensor]) -> Tensor:

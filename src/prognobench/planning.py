@@ -13,6 +13,7 @@ import torch
 
 from prognobench.engine import fit, predict
 from prognobench.errors import NotApplicableError
+from prognobench.feasibility import check_strategies
 from prognobench.hardware import (
     PeakMemory,
     Precision,
@@ -89,7 +90,9 @@ def plan(configs: Sequence[RunConfig], progress: Progress | None = None) -> Plan
     ConfigError
         With every fault of every run.
     """
-    runs = prepare(configs, Workspace(progress))
+    workspace = Workspace(progress)
+    runs = prepare(configs, workspace)
+    check_strategies([run for run in runs if run.unfinished()], workspace)
     measured: dict[str, Rates | str] = {}
     embedded: set[tuple[str, ...]] = set()
     rows = []

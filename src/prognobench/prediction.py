@@ -1,8 +1,8 @@
-"""The adapted models of a stored run, applied to new images."""
+"""The models of a stored run, applied to new images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.datasets.files import IMAGE_SUFFIXES, ImageFolder
-from prognobench.datasets.spreadsheet import read_sheet
-from prognobench.errors import ConfigError, DataError, StoreError
-from prognobench.imaging.cache import pixel_cache
-from prognobench.records import Adapted, Backbone, Cohort, Files, ImageOptions, Train
+from prognobench.errors import StoreError
+from prognobench.imaging.cache import Pixels, pixel_cache
+from prognobench.new_images import new_cohort
+from prognobench.records import Adapted, Backbone, Cohort, Estimator, ImageOptions, Probe, Train
 from prognobench.registry import MODELS, STRATEGIES
 from prognobench.store import RunFolder
 
@@ -24,12 +23,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from prognobench.classifiers import FrozenClassifier
     from prognobench.records import BackboneSource
 
 Progress = Callable[[str, int, int], None]
-
-IMAGE_COLUMNS = ("image", "ImageFile", "filename", "file", "path")
-PATIENT_COLUMNS = ("patient_id", "patientid", "patient")
 
 
 def predict_images(
@@ -50,10 +47,10 @@ def predict_images(
     run
         Folder of a run that was trained with ``train.save``.
     images
-        An image, a folder of images, or a table with a column ``image`` (and perhaps
-        ``patient_id``).
+        An image, a folder of images, or a table with a column ``image``, perhaps ``patient_id``,
+        and the covariates that the run's strategy reads, as its cohort has them.
     cache
-        Where decoded pixels are kept.
+        Where decoded pixels, and features of frozen backbones, are kept.
     cells
         Which of the run's models; all, if empty.
     folder
@@ -71,41 +68,83 @@ def predict_images(
     ConfigError, DataError, StoreError
         If the run keeps no models, they do not fit the weights, or images cannot be read.
     """
-    from prognobench.engine import predict
-    from prognobench.loaders import Loader
-
     stored = StoredModels(RunFolder(run), weights)
     names = stored.saved_cells(cells)
-    cohort = new_cohort(images, folder, stored.classes)
-    preprocessing, recipe = stored.source.preprocessing, Train(**stored.config["train"])
-    pixels = pixel_cache(
-        cohort,
-        preprocessing.side,
-        preprocessing.interpolation,
-        cache,
-        options=ImageOptions(**stored.config["image"]),
-        progress=progress,
+    predict = _with_adapted if stored.produces == "Adapted" else _with_classifiers
+    cohort, predicted = predict(
+        stored, names, images, folder=folder, cache=cache, device=device, progress=progress
     )
-    loader = Loader(
-        pixels.array,
-        np.zeros(len(cohort), dtype=np.int64),
-        np.arange(len(cohort)),
-        preprocessing,
-        batch_size=4 * recipe.batch_size,
-        device=device,
-    )
-    total: NDArray[np.float64] = np.zeros((len(cohort), len(stored.classes)))
-    for done, name in enumerate(names):
-        if progress:
-            progress("models", done, len(names))
-        model = stored.load(name).model
-        total += predict(model, loader, device=device, precision=recipe.precision)
-    scores = total / len(names)
+    scores = np.mean(list(predicted), axis=0)
     table = cohort.table[["patient_id", "image"]].copy()
     table["predicted"] = [stored.classes[best] for best in scores.argmax(1)]
     for column, name in enumerate(stored.classes):
         table[f"score_{name}"] = scores[:, column]
     return table
+
+
+def _with_adapted(
+    stored: StoredModels,
+    names: Sequence[str],
+    images: Path,
+    *,
+    folder: Path | None,
+    cache: Path,
+    device: torch.device | str,
+    progress: Progress | None,
+) -> tuple[Cohort, Iterator[NDArray[np.float64]]]:
+    """Return the images, and each adapted model's probabilities of them."""
+    from prognobench.engine import predict
+    from prognobench.loaders import Loader
+
+    cohort, recipe = new_cohort(images, folder, stored.classes), stored.recipe
+    loader = Loader(
+        stored.pixels(cohort, cache, progress).array,
+        np.zeros(len(cohort), dtype=np.int64),
+        np.arange(len(cohort)),
+        stored.source.preprocessing,
+        batch_size=4 * recipe.batch_size,
+        device=device,
+    )
+
+    def each() -> Iterator[NDArray[np.float64]]:
+        for done, name in enumerate(names):
+            if progress:
+                progress("models", done, len(names))
+            model = stored.load(name).model
+            yield predict(model, loader, device=device, precision=recipe.precision)
+
+    return cohort, each()
+
+
+def _with_classifiers(
+    stored: StoredModels,
+    names: Sequence[str],
+    images: Path,
+    *,
+    folder: Path | None,
+    cache: Path,
+    device: torch.device | str,
+    progress: Progress | None,
+) -> tuple[Cohort, Iterator[NDArray[np.float64]]]:
+    """Return the images, and each classifier's probabilities from the backbone's features."""
+    from prognobench.features import Features, embed
+
+    classifiers = [stored.classifier(name) for name in names]
+    read = dict.fromkeys(column for each in classifiers for column in each.columns)
+    cohort = new_cohort(images, folder, stored.classes, tuple(read))
+    taps = dict.fromkeys(each.tap for each in classifiers if each.tap is not None)
+    features: Features = {}
+    if taps:
+        features = embed(
+            stored.source,
+            stored.pixels(cohort, cache, progress),
+            tuple(taps),
+            folder=cache,
+            device=device,
+            precision=stored.recipe.precision,
+            progress=progress,
+        )
+    return cohort, (each.probabilities(features, cohort.table) for each in classifiers)
 
 
 def export_merged(run: Path, cell: str, file: Path, weights: str | None = None) -> None:
@@ -122,6 +161,11 @@ def export_merged(run: Path, cell: str, file: Path, weights: str | None = None) 
     from prognobench.strategies.files import save_tensors
 
     stored = StoredModels(RunFolder(run), weights)
+    if stored.produces != "Adapted":
+        raise StoreError(
+            f"{run}: {stored.strategy} leaves the backbone's weights as they are; its classifier "
+            f"lies in cells/{cell}/adapted if it was saved"
+        )
     (name,) = stored.saved_cells([cell])
     adapted = stored.load(name)
     if adapted.merge is None:
@@ -156,12 +200,10 @@ def _compare(model: nn.Module, merged: nn.Module, source: BackboneSource, where:
 
 @dataclass(frozen=True)
 class StoredModels:
-    """A run's adapted models, and what is needed to build them again.
+    """A run's models, and what is needed to build them again.
 
     Raises
     ------
-    ConfigError
-        If the run trained no backbone.
     StoreError
         If the weights are not those of the run.
     """
@@ -170,11 +212,6 @@ class StoredModels:
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        if STRATEGIES[self.config["strategy"]["builder"]].produces != "Adapted":
-            raise ConfigError(
-                f"{self.folder.path}: {self.strategy} classifies frozen features and keeps no "
-                "model; take a run whose strategy trains the backbone, with train.save=best"
-            )
         wanted = self.folder.meta["fingerprints"]["weights"]
         if self.source.fingerprint != wanted:
             raise StoreError(
@@ -195,6 +232,27 @@ class StoredModels:
             settings["weights"] = self.weights
         source: BackboneSource = MODELS[self.config["model"]["builder"]](**settings)
         return source
+
+    @property
+    def recipe(self) -> Train:
+        return Train(**self.config["train"])
+
+    @property
+    def produces(self) -> str:
+        """What the run's strategy makes: ``Adapted``, ``Probe`` or ``Estimator``."""
+        return STRATEGIES[self.config["strategy"]["builder"]].produces
+
+    def pixels(self, cohort: Cohort, cache: Path, progress: Progress | None) -> Pixels:
+        """Return new images, decoded and scaled as those of the run were."""
+        expected = self.source.preprocessing
+        return pixel_cache(
+            cohort,
+            expected.side,
+            expected.interpolation,
+            cache,
+            options=ImageOptions(**self.config["image"]),
+            progress=progress,
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -229,9 +287,20 @@ class StoredModels:
         adapted: Adapted = build(backbone, len(self.classes), **choice["settings"])
         if adapted.load is None:
             raise StoreError(f"{self.folder.path}: {self.strategy} cannot load what it saved")
-        adapted.load(self.folder.path / "cells" / cell / "adapted")
+        adapted.load(self._saved(cell))
         adapted.model.eval()
         return adapted
+
+    def classifier(self, cell: str) -> FrozenClassifier:
+        """Read what a cell on frozen features saved."""
+        from prognobench.classifiers import load_classifier
+
+        choice = self.config["strategy"]
+        spec: Probe | Estimator = STRATEGIES[choice["builder"]](**choice["settings"])
+        return load_classifier(self._saved(cell), spec, self.source.fingerprint)
+
+    def _saved(self, cell: str) -> Path:
+        return self.folder.path / "cells" / cell / "adapted"
 
 
 def _tuples(value: Any) -> Any:
@@ -239,54 +308,3 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-# ------------------------------------------------------------------ new images
-
-
-def new_cohort(images: Path, folder: Path | None, classes: tuple[str, ...]) -> Cohort:
-    """Return new images as a cohort whose outcomes are unknown (its labels mean nothing).
-
-    Raises
-    ------
-    DataError
-        With every image that is missing or cannot be read.
-    """
-    import pandas as pd
-
-    if not images.exists():
-        raise DataError(f"no image, folder or table {images}")
-    if images.is_dir():
-        root, wanted = images, _images_below(images)
-    elif images.suffix.lower() in IMAGE_SUFFIXES:
-        root, wanted = images.parent, [(images.stem, images.name)]
-    else:
-        root = folder or images.parent
-        wanted = _listed_in(images)
-    rows: list[tuple[str, str]] = []
-    faults: list[str] = []
-    within = ImageFolder(root, "images")
-    for patient, name in wanted:
-        found = within.find(name)
-        faults += filter(None, [found.problem, found.refused])
-        rows += [(patient, image) for image in found.images]
-    if faults or not rows:
-        raise DataError(faults or f"{images} holds no images")
-    table = pd.DataFrame(rows, columns=["patient_id", "image"])
-    table["source"], table["label"], table["centre"], table["order"] = "new", 0, "", np.nan
-    return Cohort("new", table, classes, {"new": Files(root)})
-
-
-def _images_below(folder: Path) -> list[tuple[str, str]]:
-    files = ImageFolder(folder, "images").files
-    return [(Path(f).stem, f) for f in files if Path(f).suffix.lower() in IMAGE_SUFFIXES]
-
-
-def _listed_in(table: Path) -> list[tuple[str, str]]:
-    sheet = read_sheet(table)
-    images = sheet.select({"image": IMAGE_COLUMNS})["image"]
-    known = {column.casefold() for column in sheet.frame.columns}
-    patients = images
-    if known & set(PATIENT_COLUMNS):
-        patients = sheet.select({"patient": PATIENT_COLUMNS})["patient"]
-    return list(zip(patients, images, strict=True))

@@ -17,14 +17,15 @@ import numpy as np
 from prognobench.audit import Audit, audit
 from prognobench.errors import ConfigError, FaultsError, PrognobenchError
 from prognobench.folds import export_folds, make_folds
-from prognobench.imaging.cache import Pixels, cohort_digest, pixel_cache
+from prognobench.imaging.cache import Pixels, Recipe, cohort_digest, pixel_cache
+from prognobench.records import Files
 from prognobench.registry import DATASETS, LOSSES, MODELS, STRATEGIES
 from prognobench.store import RunFolder, describe, run_folder, run_key
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from prognobench.records import BackboneSource, Cohort, Fold, Loss, RunConfig
+    from prognobench.records import BackboneSource, Cohort, Estimator, Fold, Loss, RunConfig
 
 Progress = Callable[[str, int, int], None]
 """Called with a label, how much is done, and how much there is."""
@@ -68,7 +69,7 @@ class Prepared:
 
     def unfinished(self) -> list[Fold]:
         """The folds whose cells are still to be computed."""
-        adapted = self.config.train.save != "none" and self.produces == "Adapted"
+        adapted = self.config.train.save != "none"
         return [fold for fold in self.folds if not self.folder.is_done(fold.name, adapted)]
 
 
@@ -127,33 +128,54 @@ class Workspace:
 
         return self.once(make, "source", asdict(model))
 
+    def recipe(self, config: RunConfig) -> Recipe:
+        """How images become the squares that the model's weights need."""
+        preprocessing = self.source(config).preprocessing
+        return Recipe(preprocessing.side, preprocessing.interpolation, config.image)
+
     def pixels(self, config: RunConfig) -> Pixels:
         """The cohort's images, decoded and scaled as the model's weights need them."""
-        preprocessing = self.source(config).preprocessing
-        identity = (asdict(config.dataset), asdict(config.image))
+        recipe = self.recipe(config)
         return self.once(
             lambda: pixel_cache(
                 self.cohort(config),
-                preprocessing.side,
-                preprocessing.interpolation,
+                recipe.side,
+                recipe.interpolation,
                 config.paths.cache,
-                options=config.image,
+                options=recipe.options,
                 progress=self.progress,
             ),
-            *("pixels", *identity, preprocessing.side, preprocessing.interpolation),
+            *("pixels", asdict(config.dataset), recipe.name),
         )
 
-    def warnings(self, config: RunConfig) -> tuple[str, ...]:
-        """The quick part of the data desk; what it must refuse is a :class:`ConfigError`."""
+    def warnings(self, config: RunConfig, *, look: bool = False) -> tuple[str, ...]:
+        """The quick part of the data desk; what it must refuse is a :class:`ConfigError`.
+
+        Parameters
+        ----------
+        look
+            Also compare the films as pictures if the run reads pixels of files, which are decoded
+            for it now rather than later.
+        """
+        cohort = self.cohort(config)
+        files = any(isinstance(source, Files) for source in cohort.sources.values())
+        recipe = self.recipe(config) if look and files and _reads_pixels(config) else None
 
         def make() -> tuple[str, ...]:
-            report = audit(self.cohort(config), self.folds(config), folder=config.paths.cache)
+            report = audit(
+                cohort,
+                self.folds(config),
+                folder=config.paths.cache,
+                recipe=recipe,
+                progress=self.progress,
+            )
             if refusals := report.refusals(config.checks):
                 raise ConfigError(refusals)
             return (*report.notes, *report.duplicates, *report.leaks)
 
         splitting = [asdict(config.dataset), asdict(config.cv), asdict(config.regime)]
-        return self.once(make, "audit", splitting, asdict(config.checks), config.seed)
+        looking = None if recipe is None else recipe.name
+        return self.once(make, "audit", splitting, asdict(config.checks), config.seed, looking)
 
     def full_audit(self, config: RunConfig) -> Audit:
         """All of the data desk's checks; images that cannot be decoded are part of its findings."""
@@ -167,16 +189,23 @@ class Workspace:
         )
 
 
-def prepare(configs: Sequence[RunConfig], workspace: Workspace) -> list[Prepared]:
+def prepare(
+    configs: Sequence[RunConfig], workspace: Workspace, *, look: bool = False
+) -> list[Prepared]:
     """Make every run ready, or raise one :class:`ConfigError` with all faults of all runs.
 
-    Nothing is written. Runs that are the same (a sweep may ask twice) come once.
+    Nothing is written but to the cache. Runs that are the same (a sweep may ask twice) come once.
+
+    Parameters
+    ----------
+    look
+        See :meth:`Workspace.warnings`.
     """
     prepared: dict[str, Prepared] = {}
     faults: list[str] = []
     for config in configs:
         try:
-            run = _prepare(config, workspace)
+            run = _prepare(config, workspace, look)
         except FaultsError as error:
             faults += error.faults
         except PrognobenchError as error:
@@ -188,10 +217,10 @@ def prepare(configs: Sequence[RunConfig], workspace: Workspace) -> list[Prepared
     return list(prepared.values())
 
 
-def _prepare(config: RunConfig, workspace: Workspace) -> Prepared:
+def _prepare(config: RunConfig, workspace: Workspace, look: bool) -> Prepared:
     cohort, folds = workspace.cohort(config), workspace.folds(config)
     source = workspace.source(config)
-    warnings = workspace.warnings(config)
+    warnings = workspace.warnings(config, look=look)
     fingerprints = {
         "cohort": workspace.cohort_digest(config),
         "folds": _folds_digest(folds),
@@ -202,6 +231,14 @@ def _prepare(config: RunConfig, workspace: Workspace) -> Prepared:
     for fold in folds:
         run.loss(fold)
     return run
+
+
+def _reads_pixels(config: RunConfig) -> bool:
+    strategy = STRATEGIES[config.strategy.builder]
+    if strategy.produces != "Estimator":
+        return True
+    estimator: Estimator = strategy(**config.strategy.settings)
+    return estimator.inputs in ("features", "both")
 
 
 def _folds_digest(folds: Iterable[Fold]) -> str:

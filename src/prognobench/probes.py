@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from prognobench.classifiers import FeaturesByTap, LinearHead
 from prognobench.errors import TrainingError
 from prognobench.estimators import EstimatorTask, ProbeResult, fit_estimator
 from prognobench.hardware import PeakMemory
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["EstimatorTask", "ProbeResult", "ProbeTask", "fit_estimator", "fit_probes"]
-
-FeaturesByTap = Mapping[str, "NDArray[np.float32]"]
 
 DEFAULT_RATE = 1e-3
 """Learning rate where no validation part can choose; the nearest of the grid is taken."""
@@ -171,18 +170,20 @@ def _choose_solved(
     losses = [loss for of_tap in solved for loss in of_tap.validation_loss[i].tolist()]
     best = min(range(len(losses)), key=losses.__getitem__)
     tap, head = divmod(best, len(strengths))
-    logits = solved[tap].logits[i, head]
-    classes, width = logits.shape[-1], task.features[taps[tap]].shape[1]
+    linear = LinearHead(taps[tap], solved[tap].weights[i, head].cpu().numpy())
     history = [{"epoch": n, "validation_loss": loss} for n, loss in enumerate(losses, start=1)]
+    size, classes = linear.weights.size, linear.weights.shape[1]
     cost = {
-        "parameters_trainable": (classes if classes > 2 else 1) * (width + 1),
+        # Two classes share one vector of weights.
+        "parameters_trainable": size if classes > 2 else size // 2,
         "heads": len(losses),
         "precision": "fp64",
     }
     return ProbeResult(
-        logits.softmax(-1).cpu().numpy(),
+        linear.probabilities(task.features),
         Fitted(history, best + 1, cost),
-        {"tap": taps[tap] or "pooled", "C": strengths[head]},
+        {"tap": linear.tap or "pooled", "C": strengths[head]},
+        lambda: linear,
     )
 
 
@@ -200,8 +201,7 @@ def _grid(task: ProbeTask, device: torch.device) -> Grid:
 def _result(task: ProbeTask, i: int, trained: Trained, grid: Grid) -> ProbeResult:
     tap, head = _best_head(trained, i, task.fold.name)
     name = list(grid.inputs)[tap]
-    weights = trained.weights[tap][i, :, head].double()
-    logits = grid.inputs[name][0].double() @ weights[:-1] + weights[-1]
+    linear = LinearHead(name, trained.weights[tap][i, :, head].double().cpu().numpy())
     lr, decay = grid.names()[head]
     curves = ((epoch, rows[:, i, tap, head].tolist()) for epoch, rows in trained.history)
     history = [
@@ -210,14 +210,15 @@ def _result(task: ProbeTask, i: int, trained: Trained, grid: Grid) -> ProbeResul
         if not np.isnan(row[0])
     ]
     cost = {
-        "parameters_trainable": weights.numel(),
+        "parameters_trainable": linear.weights.size,
         "heads": len(grid.inputs) * grid.size,
         "precision": "fp32",
     }
     return ProbeResult(
-        logits.softmax(-1).cpu().numpy(),
+        linear.probabilities(task.features),
         Fitted(history, int(trained.best_epoch[i, tap, head]), cost),
         {"tap": name or "pooled", "lr": lr, "weight_decay": decay},
+        lambda: linear,
     )
 
 

@@ -54,7 +54,7 @@ def run(configs: Sequence[RunConfig], progress: Progress | None = None) -> list[
         With every fault of every run, before anything is started.
     """
     workspace = Workspace(progress)
-    runs = prepare(configs, workspace)
+    runs = prepare(configs, workspace, look=True)
     left = {str(run.folder.path): {fold.name for fold in run.unfinished()} for run in runs}
     if todo := [run for run in runs if left[str(run.folder.path)]]:
         _compute(todo, workspace)

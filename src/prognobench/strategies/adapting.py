@@ -71,11 +71,11 @@ def adapt(
     notes = (f"without influence, hence frozen: {', '.join(idle)}",) if idle else ()
 
     def save(folder: Path) -> None:
-        write_identity(folder, backbone)
+        write_identity(folder, backbone.fingerprint)
         save_tensors(adapted_tensors(model), folder / WEIGHTS)
 
     def load(folder: Path) -> None:
-        check_identity(folder, backbone)
+        check_identity(folder, backbone.fingerprint)
         load_tensors(model, folder / WEIGHTS, adapted_tensors(model))
 
     return Adapted(

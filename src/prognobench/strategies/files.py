@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prognobench.errors import StoreError
-from prognobench.records import Backbone
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 FORMAT = 1
@@ -19,14 +19,14 @@ FORMAT = 1
 IDENTITY = "adapted.json"
 
 
-def write_identity(folder: Path, backbone: Backbone) -> None:
-    """Note the format and the weights that the adapted part belongs to."""
-    content = {"format": FORMAT, "backbone": backbone.fingerprint}
+def write_identity(folder: Path, backbone: str, **more: Any) -> None:
+    """Note the format, and the fingerprint of the weights that the adapted part belongs to."""
+    content = {"format": FORMAT, "backbone": backbone, **more}
     (folder / IDENTITY).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def check_identity(folder: Path, backbone: Backbone) -> None:
-    """Refuse an adapted part of another format or of other weights.
+def check_identity(folder: Path, backbone: str) -> dict[str, Any]:
+    """Return what was noted; refuse an adapted part of another format or of other weights.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def check_identity(folder: Path, backbone: Backbone) -> None:
         Saying which of the two differs.
     """
     try:
-        noted = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+        noted: dict[str, Any] = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
         written, fingerprint = noted["format"], noted["backbone"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
@@ -45,11 +45,12 @@ def check_identity(folder: Path, backbone: Backbone) -> None:
             f"{folder} has format {written}, this prognobench reads {FORMAT}: use the version that "
             "wrote it, or train again"
         )
-    if fingerprint != backbone.fingerprint:
+    if fingerprint != backbone:
         raise StoreError(
             f"{folder} was trained on other weights (fingerprint {fingerprint}, here "
-            f"{backbone.fingerprint}): load the weights that the run used"
+            f"{backbone}): load the weights that the run used"
         )
+    return noted
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -78,13 +79,7 @@ def read_tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     StoreError
         With the first differences.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{file} cannot be read: {error}") from error
+    tensors = _read(file)
     faults = [f"{name} is missing" for name in expected if name not in tensors]
     faults += [f"{name} is not part of this model" for name in tensors if name not in expected]
     faults += [
@@ -94,4 +89,26 @@ def read_tensors(file: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     ]
     if faults:
         raise StoreError(f"{file} does not fit the model: {'; '.join(faults[:5])}")
-    return dict(tensors)
+    return tensors
+
+
+def save_arrays(arrays: Mapping[str, NDArray[Any]], file: Path) -> None:
+    """Write NumPy arrays by name as safetensors."""
+    import torch
+
+    save_tensors({name: torch.tensor(array) for name, array in arrays.items()}, file)
+
+
+def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """Read what :func:`save_arrays` wrote; a damaged file is a :class:`StoreError`."""
+    return {name: tensor.numpy() for name, tensor in _read(file).items()}
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(file))
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"{file} cannot be read: {error}") from error

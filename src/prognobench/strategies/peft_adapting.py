@@ -163,7 +163,7 @@ def adapt_with_peft(
 
 def _save(backbone: Backbone, peft_model: Any, model: Any) -> Callable[[Path], None]:
     def save(folder: Path) -> None:
-        write_identity(folder, backbone)
+        write_identity(folder, backbone.fingerprint)
         peft_model.save_pretrained(str(folder), safe_serialization=True)
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
         save_tensors(model.head.state_dict(), folder / HEAD)
@@ -175,7 +175,7 @@ def _load(backbone: Backbone, peft_model: Any, model: Any) -> Callable[[Path], N
     def load(folder: Path) -> None:
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-        check_identity(folder, backbone)
+        check_identity(folder, backbone.fingerprint)
         tensors = read_tensors(folder / ADAPTER, get_peft_model_state_dict(peft_model))
         set_peft_model_state_dict(peft_model, tensors)
         load_tensors(model.head, folder / HEAD, model.head.state_dict())
