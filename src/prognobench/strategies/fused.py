@@ -27,7 +27,7 @@ def split_qkv(backbone: Backbone) -> Backbone:
     """
     from torch import nn
 
-    from prognobench.strategies.modules.split import SplitProjection
+    from prognobench.projections import SeparateProjections
 
     names = backbone.roles.get("attention_qkv", ())
     if not names:
@@ -39,7 +39,7 @@ def split_qkv(backbone: Backbone) -> Backbone:
         # A subclass may compute something else than a matrix product.
         if not isinstance(layer, nn.Linear) or type(layer) is not nn.Linear:
             raise NotApplicableError(f"separate_qkv cannot take {name} apart")
-        backbone.module.set_submodule(name, SplitProjection(layer))
+        backbone.module.set_submodule(name, SeparateProjections(layer))
     roles = {role: parts for role, parts in backbone.roles.items() if role != "attention_qkv"}
     roles |= {f"attention_{part}": tuple(f"{name}.{part}" for name in names) for part in PARTS}
     return replace(backbone, roles=roles)
@@ -47,9 +47,9 @@ def split_qkv(backbone: Backbone) -> Backbone:
 
 def fuse_qkv(module: nn.Module) -> nn.Module:
     """Undo :func:`split_qkv` in place, so that the state dict has the backbone's own names."""
-    from prognobench.strategies.modules.split import SplitProjection
+    from prognobench.projections import SeparateProjections
 
-    split = {n: m for n, m in module.named_modules() if isinstance(m, SplitProjection)}
+    split = {n: m for n, m in module.named_modules() if isinstance(m, SeparateProjections)}
     for name, layer in split.items():
         module.set_submodule(name, layer.fused())
     return module
