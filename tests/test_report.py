@@ -96,8 +96,27 @@ def test_every_figure_has_words_data_and_command(checked, page):
 
 
 def test_all_sections_are_there(checked):
-    wanted = {"run", "scores", "maps", "details", "compare", "cost", "claims", "open", "repeat"}
-    assert wanted <= set(checked.ids)
+    wanted = ["best", "scores", "maps", "details", "compare", "cost", "claims", "run"]
+    assert [name for name in checked.ids if name in wanted] == wanted
+    assert {"open", "repeat"} <= set(checked.ids)
+
+
+def test_the_answer_comes_first(page):
+    first = page.read_text().split('<section id="scores">')[0]
+    assert "the best by MCC on each dataset" in first
+    assert re.search(r"<strong>cnn, \w+</strong>", first)
+    assert re.search(r"\d\.\d{3} \[-?\d\.\d{3}, \d\.\d{3}\]", first)
+
+
+def test_reasons_of_exclusion_are_counted_whatever_row_they_name(tmp_path):
+    folder = make_run(tmp_path)
+    rows = [f"n{i}.png,not a frontal view (metadata.csv row {i})" for i in range(30)]
+    reasons = [f"r{i}.png,odd in way {i}" for i in range(20)]
+    listed = "\n".join(["item,reason", *rows, *reasons])
+    (folder.path / "exclusions.csv").write_text(f"{listed}\n")
+    text = report(tmp_path).read_text()
+    assert "left out: 30 x not a frontal view, 1 x odd in way" in text
+    assert "13 for 13 other reasons" in text
 
 
 def test_impossible_and_failed_runs_are_explained(page):

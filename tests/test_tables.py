@@ -317,8 +317,8 @@ def test_intervals_by_another_bootstrap_differ_and_the_same_seed_repeats_them(re
 def test_efficiency_marks_the_pareto_front(scored):
     cells = aggregate(scored, Selection(where={"dataset": ["toy"]}))
     one = next(iter(efficiency(cells, scored)))
-    assert one.columns[2] == "trainable parameters"
-    assert entry(one, ("cnn", "full"), "trainable parameters").text == "1,000"
+    assert one.columns[2] == "trainable"
+    assert entry(one, ("cnn", "full"), "trainable").text == "1,000"
     fronts = {names for names, entries in one.rows if entries[0].mark}
     assert ("cnn", "lora") in fronts
     assert ("vit", "full") not in fronts

@@ -19,7 +19,7 @@ NAMES = ("dataset", "model", "strategy", "regime", "k", "cv", "seed", "key", "sy
 
 COSTS = (
     *("parameters_trainable", "parameters_total", "seconds_train", "seconds_inference"),
-    *("peak_memory_bytes", "storage_bytes"),
+    *("seconds_embedding_shared", "peak_memory_bytes", "storage_bytes"),
 )
 """The columns that say what a run cost, mean over its complete cells."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.analysis.aggregate import CHOICES, newest
+from prognobench.analysis.drawing import NO_IMAGE
 from prognobench.analysis.evaluation import Cells, make_cells
 from prognobench.analysis.figures import CONTEXT, by_report, contexts, describe, slug
 from prognobench.analysis.intervals import Panel, make_panel
@@ -82,7 +83,9 @@ def choose(cells: pd.DataFrame, scored: Scored, metric: Metric) -> list[Chosen]:
             same = (runs[[*CONTEXT, *CHOICES]] == cell[[*CONTEXT, *CHOICES]]).all(axis=1)
             done = runs.index[same & (runs["done"] > 0)]
             if len(done):
-                series.append(", ".join(str(cell[name]) for name in CHOICES))
+                blind_name = f"{cell['strategy']} {NO_IMAGE}"
+                named_choice = ", ".join(str(cell[name]) for name in CHOICES)
+                series.append(blind_name if cell["baseline"] else named_choice)
                 rows.append(int(done[0]))
         if rows:
             wanted.append((named, series, rows, bool(own["synthetic"].any())))

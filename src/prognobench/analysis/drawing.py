@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ LINES = ("-", "--", "-.", ":")
 
 def heat_map(axes: Axes, data: pd.DataFrame) -> None:
     """Columns row, column, value, text; a cell without a value shows its text small."""
-    rows, columns = list(dict.fromkeys(data["row"])), list(dict.fromkeys(data["column"]))
+    rows, columns = sorted(set(data["row"])), sorted(set(data["column"]))
     table = np.full((len(rows), len(columns)), np.nan)
     for cell in _records(data):
         table[rows.index(cell["row"]), columns.index(cell["column"])] = cell["value"]
@@ -62,12 +63,17 @@ def _legend(axes: Axes) -> None:
 REFERENCES = ("chance", "ceiling", "ideal", "treat")
 """How the names of series begin that are no competitors."""
 
+NO_IMAGE = "(no image)"
+"""How the names of series end that look at no image: drawn darker than other references."""
+
 
 def _lines(axes: Axes, data: pd.DataFrame, markers: bool = False) -> None:
     """Lines, the first with its band: more bands on one another hide what they show."""
     for number, (name, part, style) in enumerate(_series(data)):
         if name.startswith(REFERENCES):
             style.update(color=FAINT, linewidth=1)
+        elif name.endswith(NO_IMAGE):
+            style.update(color=INK, linewidth=1.1, linestyle=":")
         elif markers:
             style["marker"] = MARKERS[number % len(MARKERS)]
         axes.plot(part["x"], part["y"], label=name, **style)
@@ -118,7 +124,7 @@ def trade_off(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
     """Columns series, label, x, y, front: points, the Pareto front joined and named."""
 
     def draw(axes: Axes, data: pd.DataFrame) -> None:
-        from matplotlib.ticker import EngFormatter, NullFormatter
+        from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter
 
         for number, (name, part, style) in enumerate(_series(data)):
             axes.scatter(
@@ -133,22 +139,51 @@ def trade_off(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
             )
         front = data[data["front"]].sort_values("x")
         axes.plot(front["x"], front["y"], color=FAINT, linewidth=1, zorder=0)
-        for point in _records(front):
-            axes.annotate(
-                point["label"],
-                (point["x"], point["y"]),
-                size=6.5,
-                xytext=(3, 4),
-                textcoords="offset points",
-            )
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        small = data["x"].min() < 1  # 10m would be read as ten minutes or millions
+        numbers = FuncFormatter(lambda value, _: f"{value:g}") if small else EngFormatter(sep="")
+        axes.xaxis.set_major_formatter(numbers)
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.12, y=0.15)
+        _name_points(axes, front)
         axes.set(xlabel=x, ylabel=y)
         _legend(axes)
 
     return draw
+
+
+LABEL_SIZE = 6.5
+
+
+def _name_points(axes: Axes, points: pd.DataFrame) -> None:
+    """Write each point's label at one of its corners, where it covers no other label or point."""
+    axes.autoscale_view()
+    place = axes.transData.transform(points[["x", "y"]].to_numpy(float))
+    scale = 72 / axes.figure.dpi
+    place = place * scale
+    right = axes.bbox.x1 * scale
+    taken = [(x - 2, y - 2, x + 2, y + 2) for x, y in place]
+    for (x, y), point in zip(place, _records(points), strict=True):
+        width, height = 0.55 * LABEL_SIZE * len(point["label"]), LABEL_SIZE
+        corners = [(4, 4), (4, -4 - height), (-4 - width, 4), (-4 - width, -4 - height)]
+        boxes = [(x + a, y + b, x + a + width, y + b + height) for a, b in corners]
+        covered = [
+            10 * sum(map(partial(_overlap, box), taken)) + (box[2] > right) + (box[0] < 0)
+            for box in boxes
+        ]
+        best = int(np.argmin(covered))
+        taken.append(boxes[best])
+        axes.annotate(
+            point["label"],
+            (point["x"], point["y"]),
+            size=LABEL_SIZE,
+            xytext=corners[best],
+            textcoords="offset points",
+        )
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def forest(x: str, zero: float | None = None) -> Callable[[Axes, pd.DataFrame], None]:
@@ -169,6 +204,15 @@ def forest(x: str, zero: float | None = None) -> Callable[[Axes, pd.DataFrame], 
             elinewidth=1.2,
             capsize=0,
         )
+        for row in np.flatnonzero(np.isnan(values)):
+            axes.annotate(
+                "not defined",
+                (0.01, place[row]),
+                xycoords=("axes fraction", "data"),
+                color=FAINT,
+                size=7,
+                va="center",
+            )
         if zero is not None:
             axes.axvline(zero, color=FAINT, linewidth=1, zorder=0)
         axes.set_yticks(place, data["label"])
@@ -202,6 +246,8 @@ def reliability(axes: Axes, data: pd.DataFrame) -> None:
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":", label="ideal")
     for number, (name, part, style) in enumerate(_series(data)):
         style["marker"] = MARKERS[number % len(MARKERS)]
+        if name.endswith(NO_IMAGE):
+            style.update(color=INK, linewidth=1.1, linestyle=":")
         axes.plot(part["x"], part["y"], label=name, **style)
         if number == 0:
             reach = np.stack([part["y"] - part["low"], part["high"] - part["y"]]).clip(0)

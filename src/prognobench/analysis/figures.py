@@ -182,11 +182,11 @@ def trade_offs(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Iterator[
 
 
 def pareto(cost: np.ndarray, score: np.ndarray, metric: Metric) -> np.ndarray:
-    """Return which points no other point beats in both cost and score."""
+    """Return which points no other point beats in both cost and score; NaN is on no front."""
     distance = metric.distance(score)
     no_worse = (cost[None] <= cost[:, None]) & (distance[None] <= distance[:, None])
     better = (cost[None] < cost[:, None]) | (distance[None] < distance[:, None])
-    return np.asarray(~(no_worse & better).any(axis=1))
+    return np.asarray(~(no_worse & better).any(axis=1) & ~np.isnan(cost + score))
 
 
 # ------------------------------------------------------------------ differences and ranks

@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Any
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.render import Entry, Table
 from prognobench.analysis.scored import Scored
+from prognobench.files import read_table
+from prognobench.store import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MOST_REASONS = 8
+
+ROW = r"\s*\([^()]*\brow \d+\)$"
 
 
 def _real(scored: Scored) -> pd.DataFrame:
@@ -24,8 +30,6 @@ def _whole(value: float) -> Entry:
 
 def datasets(scored: Scored) -> Iterator[tuple[Table, list[str]]]:
     """Yield each content of each dataset: patients and images by class, and remarks on it."""
-    from prognobench.files import read_table
-
     for (name, _), runs in _real(scored).groupby(["dataset", "cohort"], sort=True):
         folder = scored.folders[runs.index[0]]
         cohort, classes = folder.cohort(), folder.meta["classes"]
@@ -38,17 +42,29 @@ def datasets(scored: Scored) -> Iterator[tuple[Table, list[str]]]:
             images = _whole((cohort["label"] == code).sum())
             rows.append(((label,), (_whole(patients), share, images)))
         centres = first["centre"].nunique()
-        rows.append((("all",), (_whole(len(first)), Entry("100 %"), _whole(len(cohort)))))
+        rows.append(
+            (("all",), (_whole(len(first)), Entry("100 %", value=1.0), _whole(len(cohort))))
+        )
         said = f"{name}: {len(first):,} patients, {len(cohort):,} images"
         said += f", {centres} centres" if centres > 1 else ""
         remarks = [str(warning) for warning in folder.meta.get("warnings", [])]
-        path = folder.path / "exclusions.csv"
-        if path.exists():
-            left_out = read_table(path)
-            counts = left_out["reason"].value_counts()
-            remarks += [f"left out: {count} x {reason}" for reason, count in counts.items()]
+        remarks += _exclusions(folder)
         columns = ("patients", "share", "images")
         yield Table(said, ("class",), columns, tuple(rows), references=1), remarks
+
+
+def _exclusions(folder: RunFolder) -> list[str]:
+    """How many rows or files were left out for each reason, the most frequent first."""
+    path = folder.path / "exclusions.csv"
+    if not path.exists():
+        return []
+    # Which row of the table it was is in the file; here it would make every reason another one.
+    reasons = read_table(path)["reason"].map(str).str.replace(ROW, "", regex=True)
+    counts = reasons.value_counts()
+    said = [f"{count} x {reason}" for reason, count in counts.head(MOST_REASONS).items()]
+    if len(counts) > MOST_REASONS:
+        said.append(f"{counts[MOST_REASONS:].sum()} for {len(counts) - MOST_REASONS} other reasons")
+    return [f"left out: {', '.join(said)}"] if said else []
 
 
 def models(scored: Scored) -> Table:

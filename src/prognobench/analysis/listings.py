@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "parameters_trainable": ("trainable parameters", lambda value: f"{value:,.0f}"),
-    "trainable_share": ("of all", lambda value: f"{100 * value:.2g} %"),
-    "seconds_train": ("training, s per fold", lambda value: f"{value:,.1f}"),
-    "seconds_inference": ("inference, s per fold", lambda value: f"{value:,.2f}"),
-    "peak_memory_bytes": ("peak memory, MB", lambda value: f"{value / 1e6:,.0f}"),
-    "storage_bytes": ("adapted part, MB", lambda value: f"{value / 1e6:,.2f}"),
+    "parameters_trainable": ("trainable", lambda value: f"{value:,.0f}"),
+    "trainable_share": ("of all", lambda value: f"{100 * value:.3g} %"),
+    "seconds_train": ("training (s)", lambda value: f"{value:,.3g}"),
+    "seconds_embedding_shared": ("embedding (s)", lambda value: f"{value:,.3g}"),
+    "seconds_inference": ("inference (s)", lambda value: f"{value:,.3g}"),
+    "peak_memory_bytes": ("memory (MB)", lambda value: f"{value / 1e6:,.0f}"),
+    "storage_bytes": ("stored (MB)", lambda value: f"{value / 1e6:,.3g}"),
 }
 """Column of ``runs.csv`` -> heading, and how a value is written."""
 
@@ -65,7 +66,7 @@ def efficiency(
         context = spent[(spent[list(CONTEXT)] == list(named.values())).all(axis=1)]
         table = wide.reset_index().merge(context, how="left")
         front = pareto(
-            table["parameters_trainable"].fillna(np.inf).to_numpy(float),
+            table["parameters_trainable"].to_numpy(float),
             table[found[0].name].to_numpy(float),
             found[0],
         )
@@ -82,8 +83,10 @@ def efficiency(
             (*(m.title for m in found), *(title for title, _ in COSTS.values())),
             tuple(rows),
             notes=(
-                f"bold: on the Pareto front of {found[0].title} and trainable parameters; the "
-                "adapted part in single precision",
+                f"bold: on the Pareto front of {found[0].title} and trainable parameters",
+                "trainable parameters, training and inference are means of a fold; embedding is "
+                "done once for all folds and strategies of a frozen backbone; stored: the adapted "
+                "part in single precision",
             ),
         )
 

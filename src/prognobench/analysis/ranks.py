@@ -15,8 +15,8 @@ from prognobench.metrics.metric import find_metric
 if TYPE_CHECKING:
     import pandas as pd
 
-FEWEST_DATASETS = 5
-"""Below this a rank test says nothing worth reading; paired differences are shown instead."""
+FEWEST_DATASETS, FEWEST_CHOICES = 5, 3
+"""Below these a rank test says nothing worth reading; paired differences are shown instead."""
 
 Posthoc = Literal["nemenyi", "conover"]
 
@@ -58,8 +58,7 @@ def rank(cells: pd.DataFrame, metric: str, posthoc: Posthoc = "nemenyi") -> Rank
     Parameters
     ----------
     cells
-        Of :func:`.aggregate`; a dataset under another regime, k or cv counts
-        as another row.
+        Of :func:`.aggregate`; see :func:`score_matrix` for what is a row.
 
     Returns
     -------
@@ -79,9 +78,9 @@ def rank(cells: pd.DataFrame, metric: str, posthoc: Posthoc = "nemenyi") -> Rank
     columns = values.to_numpy()
     counts = (columns[:, :, None] > columns[:, None, :]).sum(axis=0)
     wins = _square(counts, mean_rank.index)
-    if len(scores) < FEWEST_DATASETS or scores.shape[1] < 3:
+    if not _testable(scores):
         few = f"{len(scores)} datasets and {scores.shape[1]} choices: a rank test needs at least "
-        few += f"{FEWEST_DATASETS} and 3; see the paired differences instead"
+        few += f"{FEWEST_DATASETS} and {FEWEST_CHOICES}; see the paired differences instead"
         return Ranks(scores, mean_rank, float("nan"), None, wins, few)
     from scipy.stats import friedmanchisquare
 
@@ -93,16 +92,27 @@ def rank(cells: pd.DataFrame, metric: str, posthoc: Posthoc = "nemenyi") -> Rank
 
 
 def score_matrix(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return datasets by choices; choices missing on a dataset are left out, most shared first."""
+    """Return datasets by choices without gaps: as large a part as allows a test, or the largest.
+
+    Whole training parts count where there are any; else the mean over k, so that a dataset is
+    one row: several k of the same patients are no independent datasets.
+    """
     name = find_metric(metric).name
     real = ~cells["model"].isin([ORACLE, CHANCE]) & ~cells["baseline"] & cells["mean"].notna()
     own = cells[real & (cells["metric"] == name)]
+    own = own[own["k"] == 0] if (own["k"] == 0).any() else own
     choices = own["model"].map(str) + ", " + own["strategy"].map(str)
-    rows = [own[name] for name in ("dataset", "regime", "k", "cv")]
-    matrix = own["mean"].groupby([*rows, choices.rename("choice")]).first().unstack("choice")
-    # A dataset that lacks most choices goes first, then the choices that are still incomplete.
-    matrix = matrix[matrix.notna().mean(axis=1) >= 0.5]
-    return matrix.dropna(axis=1)
+    rows = [own[name] for name in ("dataset", "cv")]
+    matrix = own["mean"].groupby([*rows, choices.rename("choice")]).mean().unstack("choice")
+    parts = []
+    while len(matrix):
+        parts.append(matrix.dropna(axis=1))
+        matrix = matrix.drop(matrix.notna().sum(axis=1).idxmin())
+    return max(parts, key=lambda part: (_testable(part), part.size), default=matrix)
+
+
+def _testable(scores: pd.DataFrame) -> bool:
+    return len(scores) >= FEWEST_DATASETS and scores.shape[1] >= FEWEST_CHOICES
 
 
 def _pairwise(values: pd.DataFrame, posthoc: Posthoc) -> pd.DataFrame:

@@ -160,7 +160,7 @@ def _html(table: Table) -> str:
     foot: list[str] = []
     for place, (names, row) in enumerate(table.rows):
         line = "".join(f'<th scope="row">{html.escape(name)}</th>' for name in names)
-        line += "".join(map(_html_cell, row))
+        line += _html_row(row)
         competes = place < len(table.rows) - table.references
         (body if competes else foot).append(f"<tr>{line}</tr>")
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
@@ -175,12 +175,19 @@ def _html(table: Table) -> str:
     )
 
 
-def _html_cell(entry: Entry) -> str:
+def _html_row(row: Sequence[Entry]) -> str:
+    """One cell per entry; a reason that is the same in all of them is said once."""
+    if len({entry.text for entry in row}) == 1 and all(math.isnan(e.value) for e in row):
+        return _html_cell(row[0], len(row))
+    return "".join(map(_html_cell, row))
+
+
+def _html_cell(entry: Entry, columns: int = 1) -> str:
     text = html.escape(_plain(entry))
     if entry.mark == "best":
         text = f"<strong>{text}</strong>"
     if math.isnan(entry.value):
-        return f"<td>{text}</td>"
+        return f"<td colspan={columns}>{text}</td>" if columns > 1 else f"<td>{text}</td>"
     return f'<td class="n" data-value="{entry.value:.9g}">{text}</td>'
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prognobench.analysis.aggregate import Selection, aggregate
-from prognobench.analysis.claims import Finding, check_claims
+from prognobench.analysis.claims import check_claims
 from prognobench.analysis.closeups import choose
 from prognobench.analysis.details import detail_figures
 from prognobench.analysis.figures import (
@@ -25,8 +22,10 @@ from prognobench.analysis.figures import (
     rank_figure,
     trade_offs,
 )
+from prognobench.analysis.fragments import best_first, claim_fragment, figure_fragment, listed
+from prognobench.analysis.headline import headline
 from prognobench.analysis.inventory import datasets, models, strategies, unfinished
-from prognobench.analysis.listings import efficiency, rank_table
+from prognobench.analysis.listings import efficiency, rank_table, wins_table
 from prognobench.analysis.plots import Figure, save
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.ranks import rank
@@ -36,13 +35,10 @@ from prognobench.analysis.tables import SYNTHETIC, lay_out, remarks
 from prognobench.files import read_json, write_text
 from prognobench.metrics.metric import Metric, find_metric
 
-if TYPE_CHECKING:
-    pass
-
 METRICS = ("mcc", "average_precision", "roc_auc", "balanced_accuracy", "brier")
 """Columns of the headline table; the first is the page's own metric unless another is asked for."""
 
-STEPS = 12
+STEPS = 13
 
 Progress = Callable[[str, int, int], None]
 
@@ -103,7 +99,7 @@ class _Page:
 
     def sections(self) -> Iterator[tuple[str, str, str]]:
         """Yield name, title and content; one without content is left out."""
-        yield "run", "What was run", self._inventory()
+        yield "best", "The best choice", self._headline()
         yield "scores", "Scores", self._scores()
         yield "maps", "Model by strategy", self._grid(heat_maps(self.cells, self.metric))
         yield "few-shot", "Few-shot", self._few_shot()
@@ -111,22 +107,27 @@ class _Page:
         yield "compare", "Comparisons", self._comparisons()
         yield "cost", "Score against cost", self._costs()
         yield "claims", "Claims", self._claims()
+        yield "run", "What was run", self._inventory()
         yield "open", "Not finished, failed, not applicable", self._open()
         yield "repeat", "Environment, and how to repeat", self._repeat()
 
     # -------------------------------------------------------------- sections
 
+    def _headline(self) -> str:
+        table = headline(self.cells, self.scored, self.metric)
+        return html_tables([table]) if table else "<p>No run has a score yet.</p>"
+
     def _inventory(self) -> str:
         parts = []
         for table, said in datasets(self.scored):
-            parts.append(html_tables([table]) + _list(said))
+            parts.append(html_tables([table]) + listed(said))
         return "".join(parts) + html_tables([models(self.scored), strategies(self.scored)])
 
     def _scores(self) -> str:
         whole = self.cells[self.cells["k"] == 0]
         cells = whole if len(whole) else self.cells
         tables = lay_out(cells, ("model", "strategy"), "metric", self.metrics)
-        return html_tables(list(tables))
+        return html_tables([best_first(table, self.metric) for table in tables])
 
     def _few_shot(self) -> str:
         own = self.cells[self.cells["metric"] == self.metric.name]
@@ -148,19 +149,19 @@ class _Page:
         ranks = rank(self.cells, self.metric.name)
         if ranks is not None and len(ranks.scores) > 1:
             synthetic = bool(self.cells["synthetic"].any())
-            parts = [html_tables([rank_table(ranks)])]
-            parts.append(self._grid(rank_figure(ranks, self.metric, synthetic), wide=True))
+            parts = [html_tables([rank_table(ranks), wins_table(ranks)])]
+            parts.append(self._grid(rank_figure(ranks, self.metric, synthetic)))
         parts.append(self._grid(differences(self.cells, self.scored, self.metric)))
         return "".join(parts)
 
     def _costs(self) -> str:
         tables = efficiency(self.cells, self.scored, self.metrics[:2])
         return self._grid(trade_offs(self.cells, self.scored, self.metric)) + html_tables(
-            list(tables)
+            [best_first(table, self.metric) for table in tables]
         )
 
     def _claims(self) -> str:
-        return "".join(map(_claim, check_claims(self.results, scored=self.scored)))
+        return "".join(map(claim_fragment, check_claims(self.results, scored=self.scored)))
 
     def _open(self) -> str:
         table = unfinished(self.scored)
@@ -187,10 +188,10 @@ class _Page:
 
     # -------------------------------------------------------------- pieces
 
-    def _grid(self, figures: Iterable[Figure], wide: bool = False) -> str:
+    def _grid(self, figures: Iterable[Figure]) -> str:
         drawn = list(figures)
         self.figures += drawn
-        cards = "".join(_figure(figure, wide) for figure in drawn)
+        cards = "".join(map(figure_fragment, drawn))
         return f'<div class="figures">{cards}</div>' if cards else ""
 
     def whole(self, sections: Sequence[tuple[str, str, str]]) -> str:
@@ -230,36 +231,3 @@ class _Page:
 
 def _part(name: str) -> str:
     return (files("prognobench") / "analysis" / "page" / name).read_text(encoding="utf-8")
-
-
-def _list(lines: Iterable[str]) -> str:
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<ul class="notes">{items}</ul>' if items else ""
-
-
-def _figure(figure: Figure, wide: bool) -> str:
-    svg = figure.inline().replace(
-        "<svg ", f'<svg role="img" aria-label="{escape(figure.alt, quote=True)}" ', 1
-    )
-    data = base64.b64encode(figure.data.to_csv(index=False, float_format="%.5g").encode()).decode()
-    title = figure.title + (f" ({SYNTHETIC})" if figure.synthetic else "")
-    return (
-        f"<figure{' class=wide' if wide else ''}>{svg}<figcaption><strong>{escape(title)}</strong>"
-        f"{escape(figure.alt)} "
-        f'<a download="{figure.name}.csv" href="data:text/csv;base64,{data}">data</a> · '
-        f"<code>{escape(figure.command)}</code></figcaption></figure>"
-    )
-
-
-def _claim(finding: Finding) -> str:
-    lines = [
-        f"{each.context}: {each.value:+.3f}"
-        + ("" if math.isnan(each.low) else f" [{each.low:+.3f}, {each.high:+.3f}]")
-        + f", {each.runs} runs, {each.folds} folds"
-        for each in finding.evidence
-    ]
-    evidence = f"<details><summary>evidence</summary>{_list(lines)}</details>" if lines else ""
-    return (
-        f'<h3>{escape(finding.claim.says)}</h3><p><span class="verdict {finding.verdict}">'
-        f"{finding.verdict}</span>: {escape(finding.reason)}.</p>{evidence}"
-    )

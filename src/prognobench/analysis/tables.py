@@ -118,7 +118,7 @@ def write_tables(
     for name in formats:
         path = stem.with_name(f"{stem.name}.{name}")
         if name == "csv":
-            write_table(path, cells.drop(columns=["keys"], errors="ignore"))
+            write_table(path, cells)
         else:
             write_text(path, FORMATS[name](tables))
         yield path

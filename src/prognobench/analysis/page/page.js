@@ -1,7 +1,8 @@
 "use strict";
 // Sorts a table by a column when its heading is pressed, and hides rows that lack what is typed.
 const valueOf = (row, column) => {
-  const cell = row.cells[column];
+  // A reason that is the same in all columns stands in one wide cell.
+  const cell = row.cells[column] ?? row.cells[row.cells.length - 1];
   const number = cell.dataset.value;
   return number === undefined ? cell.textContent.trim() : Number(number);
 };
