@@ -18,6 +18,7 @@ from prognobench.hardware import (
     PeakMemory,
     Precision,
     autocast,
+    keep_freed_memory,
     resolve_device,
     resolve_precision,
 )

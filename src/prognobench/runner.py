@@ -63,10 +63,12 @@ def run(configs: Sequence[RunConfig], progress: Progress | None = None) -> list[
 
 def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
     # Imported here since torch takes seconds, and a finished sweep needs none of it.
-    from prognobench.cells import feature_cells, train_cell
+    from prognobench.cells import train_cell
     from prognobench.feasibility import check_strategies
-    from prognobench.hardware import require_compiler, resolve_device
+    from prognobench.frozen_cells import feature_cells
+    from prognobench.hardware import keep_freed_memory, require_compiler, resolve_device
 
+    keep_freed_memory()
     if any(run.config.train.compile for run in runs):
         require_compiler()
     check_strategies(runs, workspace)
