@@ -14,11 +14,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from prognobench.audit import Audit, audit
+from prognobench.audit import Audit, audit, sight
 from prognobench.audit.films import look
 from prognobench.audit.metadata import film_metadata, metadata_baseline
 from prognobench.audit.pictures import agreement, hashes
 from prognobench.folds import make_folds
+from prognobench.imaging.cache import Recipe
 from prognobench.records import Checks, Cohort, Component, Files, Fold, Rendered
 
 SIDE = 160
@@ -161,6 +162,29 @@ def altered(image: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def turned_round(image: np.ndarray) -> dict[str, np.ndarray]:
+    """Copies that are more than a little altered; each a little altered beside."""
+    noisy = altered(image)["noisy"]
+    return {
+        "inverted": 255 - noisy,
+        "mirrored": noisy[:, ::-1],
+        "inverted and mirrored": 255 - noisy[:, ::-1],
+        "cropped": noisy[8:-6, 6:-8],
+    }
+
+
+@pytest.mark.parametrize("how", turned_round(film(0)))
+@pytest.mark.parametrize("rows", [(6, 25), (25, 6)])
+def test_inverted_mirrored_and_cropped_copies_are_found(
+    cohort: Cohort, tmp_path: Path, how: str, rows: tuple[int, int]
+) -> None:
+    one, other = rows
+    overwrite(cohort, other, turned_round(film(one))[how])
+    found = audit(cohort, folder=tmp_path / "cache", recipe=Recipe(160))
+    assert groups(found) == [["6.png", "25.png"]]
+    assert found.tables["same picture"]["match"].tolist() == ["", how]
+
+
 @pytest.mark.parametrize("how", altered(film(0)))
 def test_altered_copies_are_found(cohort: Cohort, tmp_path: Path, how: str) -> None:
     overwrite(cohort, 25, altered(film(6))[how])
@@ -218,17 +242,40 @@ def test_faulty_films_are_named(cohort: Cohort, tmp_path: Path) -> None:
     assert groups(found) == [["1.png", "5.png"]], "constant films are compared by content alone"
 
 
-def test_broken_films_are_named(cohort: Cohort, tmp_path: Path) -> None:
+def test_broken_films_are_named_and_the_others_looked_at(cohort: Cohort, tmp_path: Path) -> None:
     source = cohort.sources["films"]
     assert isinstance(source, Files)
     (source.root / "7.png").write_bytes(b"no image")
     (source.root / "9.png").write_bytes((source.root / "9.png").read_bytes()[:200])
+    overwrite(cohort, 12, np.full((50, 50), 90, dtype=np.uint8))
+    overwrite(cohort, 25, altered(film(6))["noisy"])
     found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache", thorough=True)
-    faulty = found.tables["faulty films"]
-    assert [Path(text.split(":")[0]).name for text in faulty["film"]] == ["7.png", "9.png"]
-    assert faulty["fault"].tolist() == ["broken", "broken"]
-    assert "2 of 40 films are broken" in found.notes[0]
+    faulty = found.tables["faulty films"].set_index("film")
+    assert faulty["fault"].to_dict() == {"7.png": "broken", "9.png": "broken", "12.png": "constant"}
+    assert "7.png: cannot be read as an image" in faulty.loc["7.png", "why"]
+    assert found.notes[0].startswith("made: 2 of 40 films are broken")
+    assert "1 of 40 films are blank" in found.notes[1]
+    assert len(found.broken) == 2
+    assert found.refusals(Checks(allow_leaks=True)) == list(found.broken)
+    assert groups(found) == [["6.png", "25.png"]]
     assert len(found.tables["metadata-only baseline"])
+
+
+def test_what_was_seen_is_remembered(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overwrite(cohort, 25, altered(film(6))["noisy"])
+    first = audit(cohort, folder=tmp_path / "cache", recipe=Recipe(160))
+    with monkeypatch.context() as patched:
+        patched.setattr(sight, "look", lambda *_: pytest.fail("looked again"))
+        again = audit(cohort, folder=tmp_path / "cache", recipe=Recipe(160))
+    assert again.to_json() == first.to_json()
+    assert groups(again) == [["6.png", "25.png"]]
+    (memory,) = (tmp_path / "cache" / "seen").iterdir()
+    memory.write_bytes(memory.read_bytes()[:100])
+    assert audit(cohort, folder=tmp_path / "cache", recipe=Recipe(160)).to_json() == first.to_json()
+    overwrite(cohort, 25, film(25))
+    assert groups(audit(cohort, folder=tmp_path / "cache", recipe=Recipe(160))) == []
 
 
 def test_everything_has_a_json_form(cohort: Cohort, tmp_path: Path) -> None:

@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.audit.counts import by_centre, by_part, left_out
-from prognobench.audit.duplicates import repeated
-from prognobench.audit.films import Films, Progress, look
+from prognobench.audit.duplicates import repeated, same_content
+from prognobench.audit.films import Progress
 from prognobench.audit.leaks import repeats, shared_patients, shared_pictures
 from prognobench.audit.metadata import film_metadata, metadata_baseline
-from prognobench.errors import DataError
-from prognobench.imaging.cache import pixel_cache
+from prognobench.audit.sight import Seen, see
+from prognobench.imaging.cache import Recipe
 from prognobench.imaging.content import content_digests
 from prognobench.records import Checks, Cohort, Files, Fold
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
-SIDE = 224
-"""Of the squares in which films are looked at."""
+STANDARD = Recipe(224)
+"""How films are decoded to be looked at, whatever model will see them."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Audit:
         faulty films, groups of films that show the same picture, what metadata alone tell.
     leaks
         One sentence for each way in which a test part is known from a training part.
+    broken
+        One sentence for each film that cannot be decoded.
     duplicates
         One sentence for each kind of repeated film.
     notes
@@ -46,12 +49,13 @@ class Audit:
     cohort: str
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     leaks: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
     duplicates: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def refusals(self, checks: Checks) -> list[str]:
         """Return why a run must not start, in sentences; nothing where the config allows it."""
-        refused = [] if checks.allow_leaks else list(self.leaks)
+        refused = [*self.broken, *(() if checks.allow_leaks else self.leaks)]
         return refused + ([] if checks.allow_duplicates else list(self.duplicates))
 
     def sections(self) -> list[tuple[str, pd.DataFrame]]:
@@ -63,6 +67,7 @@ class Audit:
         return {
             "cohort": self.cohort,
             "leaks": list(self.leaks),
+            "broken": list(self.broken),
             "duplicates": list(self.duplicates),
             "notes": list(self.notes),
             "tables": {
@@ -77,6 +82,7 @@ def audit(
     folds: Sequence[Fold] = (),
     *,
     folder: Path | None = None,
+    recipe: Recipe | None = None,
     thorough: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
@@ -88,10 +94,12 @@ def audit(
     folder
         The cache folder. Without it the table and the folds alone are read; with it, the content
         of the files is compared.
+    recipe
+        Also decode the films so, look at them and compare them as pictures: what a run does with
+        the pixels that it is about to read. Needs ``folder``.
     thorough
-        Also decode all films, look at them, compare them as pictures, and try to predict the
-        outcome from metadata alone. Films are decoded as squares of ``SIDE`` pixels whatever model
-        will see them, so that what is found does not depend on it. Needs ``folder``.
+        Do that (with ``STANDARD`` unless told otherwise, so that what is found does not depend on
+        the model), and try to predict the outcome from metadata alone. Needs ``folder``.
     seed
         Of that prediction's folds.
 
@@ -100,17 +108,17 @@ def audit(
     DataError
         If files are missing; those that are broken are part of what is found.
     """
+    recipe = recipe or (STANDARD if thorough else None)
     digests = None if folder is None else content_digests(cohort, folder)
-    films: Films | None = None
-    broken: tuple[str, ...] = ()
-    if thorough and folder is not None:
-        films, broken = _seen(cohort, folder, progress)
-    same = _same_pictures(cohort, digests, films)
+    seen: Seen | None = None
+    if recipe is not None and folder is not None and digests is not None:
+        seen = see(cohort, recipe, folder, _comparable(cohort, digests), progress)
+    same = _same_pictures(cohort, digests, seen)
     tables = {
         "patients and films": by_centre(cohort),
         "patients by part": by_part(cohort, folds),
         "left out": left_out(cohort),
-        "faulty films": _faulty(cohort, films, broken),
+        "faulty films": _faulty(cohort, seen),
         "same picture": _shown(cohort, same),
     }
     if thorough:
@@ -119,30 +127,28 @@ def audit(
         cohort.name,
         tables,
         leaks=(*shared_patients(cohort, folds), *shared_pictures(cohort, same, folds)),
+        broken=() if seen is None else tuple(dict.fromkeys(seen.broken.values())),
         duplicates=tuple(repeats(cohort, same)),
         notes=tuple(_notes(cohort, tables)),
     )
 
 
-def _seen(
-    cohort: Cohort, folder: Path, progress: Progress | None
-) -> tuple[Films | None, tuple[str, ...]]:
-    """The films as they were looked at, or what kept them from being decoded."""
-    try:
-        pixels = pixel_cache(cohort, SIDE, "bicubic", folder, progress=progress)
-    except DataError as error:
-        return None, error.faults
-    return look(pixels.array, progress), ()
+def _comparable(cohort: Cohort, digests: Sequence[str]) -> NDArray[np.bool_]:
+    """Which images are compared as pictures: one of each content, and no generator's.
+
+    What a generator draws is known from its recipe.
+    """
+    files = [name for name, source in cohort.sources.items() if isinstance(source, Files)]
+    first = same_content(digests) == np.arange(len(digests))
+    comparable: NDArray[np.bool_] = first & cohort.table["source"].isin(files).to_numpy()
+    return comparable
 
 
 def _same_pictures(
-    cohort: Cohort, digests: Sequence[str] | None, films: Films | None
+    cohort: Cohort, digests: Sequence[str] | None, seen: Seen | None
 ) -> pd.DataFrame:
     """The rows of the cohort's table whose picture comes several times: ``group``, ``match``."""
-    files = [name for name, source in cohort.sources.items() if isinstance(source, Files)]
-    group, copied = repeated(digests, films, cohort.table["source"].isin(files).to_numpy())
-    match = np.where(copied, "same file", "similar")
-    match[group == np.arange(len(cohort))] = ""
+    group, match = repeated(digests, seen, len(cohort))
     table = cohort.table.assign(group=group, match=match)
     return table[group >= 0].sort_values("group", kind="stable")
 
@@ -160,14 +166,20 @@ def _shown(cohort: Cohort, same: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _faulty(cohort: Cohort, films: Films | None, broken: Sequence[str]) -> pd.DataFrame:
+def _faulty(cohort: Cohort, seen: Seen | None) -> pd.DataFrame:
+    """Films on which there is little or nothing to see; why a film is broken stands behind."""
     import pandas as pd
 
-    images = cohort.table["image"].to_numpy(dtype=object)
-    faults = np.empty(0, dtype="U1") if films is None else films.faults
+    faults = np.empty(0, dtype="U1") if seen is None else seen.faults
     rows = np.flatnonzero(faults != "")
+    broken = {} if seen is None else seen.broken
     return pd.DataFrame(
-        {"film": [*broken, *images[rows]], "fault": ["broken"] * len(broken) + list(faults[rows])}
+        {
+            "film": cohort.table["image"].to_numpy(dtype=object)[rows],
+            "fault": faults[rows],
+            "why": [broken.get(row, "") for row in rows.tolist()],
+        },
+        dtype=str,
     )
 
 
@@ -177,11 +189,11 @@ def _notes(cohort: Cohort, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     faults = tables["faulty films"]["fault"]
     if broken := int((faults == "broken").sum()):
         yield (
-            f"{cohort.name}: {broken} of {len(cohort)} films are broken, so that none were looked "
-            "at; replace them, or leave them out with dataset.exclude"
+            f"{cohort.name}: {broken} of {len(cohort)} films are broken; replace them, or leave "
+            "them out with dataset.exclude"
         )
-    elif len(faults):
-        yield f"{cohort.name}: {len(faults)} of {len(cohort)} films are blank or badly exposed"
+    if bad := len(faults) - broken:
+        yield f"{cohort.name}: {bad} of {len(cohort)} films are blank or badly exposed"
     baseline = tables.get("metadata-only baseline")
     if baseline is None or not len(baseline):
         return

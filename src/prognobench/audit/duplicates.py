@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prognobench.audit.films import Films, grey
 from prognobench.audit.pictures import (
+    ALTERATIONS,
     HASH_DISTANCE,
     LEAST_CORRELATION,
     LEAST_DETAIL,
+    Alteration,
     agreement,
     correlations,
-    hashes,
+    hash_codes,
 )
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from prognobench.audit.sight import Seen
 
 TILE = (32, 4096)
 LINKS = 16
@@ -32,33 +37,59 @@ def same_content(digests: Sequence[str]) -> NDArray[np.intp]:
     return np.array([first.setdefault(digest, row) for row, digest in enumerate(digests)], np.intp)
 
 
-def similar_pairs(films: Films, compared: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return pairs of rows ``(pairs, 2)`` that show the same picture, earlier one first.
+def similar_pairs(
+    films: Films, compared: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[np.str_]]:
+    """Return pairs of rows ``(pairs, 2)`` that show the same picture, and what one is of the other.
 
     Every pair is compared by its perceptual hashes, those near each other by their thumbnails, and
-    what is left in detail.
+    what is left in detail; so for each of the ways in which the second may have been altered.
 
     Parameters
     ----------
     compared
         Rows of the films that are compared with each other, ascending.
+
+    Returns
+    -------
+    The pairs, earlier row first, and the name of the :class:`.pictures.Alteration` of each.
     """
-    codes = np.packbits(hashes(films.thumbnails[compared]), axis=1).view(np.uint64).ravel()
-    candidates = [np.empty((0, 2), dtype=np.intp)]
+    codes = hash_codes(films.thumbnails[compared])
+    pairs, names = [np.empty((0, 2), dtype=np.intp)], [np.empty(0, dtype="U24")]
+    for alteration in ALTERATIONS:
+        candidates = _candidates(films.thumbnails, compared, codes, alteration)
+        with ThreadPoolExecutor() as threads:
+            detail = list(threads.map(partial(_detail, films.pixels, alteration), candidates))
+        found = candidates[np.array(detail, dtype=float) >= LEAST_DETAIL]
+        pairs.append(np.sort(found, axis=1))
+        names.append(np.full(len(found), alteration.name))
+    together = np.concatenate(pairs)
+    unique, first = np.unique(together, axis=0, return_index=True)
+    return unique, np.concatenate(names)[first]
+
+
+def _candidates(
+    thumbnails: NDArray[np.uint8],
+    compared: NDArray[np.intp],
+    codes: NDArray[np.uint64],
+    alteration: Alteration,
+) -> NDArray[np.intp]:
+    """Pairs of rows whose second, altered, has a hash and a thumbnail like the first's."""
+    altered = hash_codes(alteration.of(thumbnails[compared]))
+    found = [np.empty((0, 2), dtype=np.intp)]
     for start in range(0, len(codes), TILE[0]):
-        columns = range(start, len(codes), TILE[1])
-        near = np.concatenate([_near(codes, start, column) for column in columns])
-        near = compared[near[near[:, 0] < near[:, 1]]]
-        candidates.append(_alike(films.thumbnails, near))
-    pairs = np.concatenate(candidates)
-    with ThreadPoolExecutor() as threads:
-        detail = list(threads.map(lambda pair: _detail(films.pixels, *pair), pairs))
-    return pairs[np.array(detail, dtype=float) >= LEAST_DETAIL]
+        columns = range(start if alteration.mutual else 0, len(codes), TILE[1])
+        near = np.concatenate([_near(codes, altered, start, column) for column in columns])
+        wanted = near[:, 0] < near[:, 1] if alteration.mutual else near[:, 0] != near[:, 1]
+        found.append(_alike(thumbnails, compared[near[wanted]], alteration))
+    return np.concatenate(found)
 
 
-def _near(codes: NDArray[np.uint64], row: int, column: int) -> NDArray[np.intp]:
+def _near(
+    codes: NDArray[np.uint64], altered: NDArray[np.uint64], row: int, column: int
+) -> NDArray[np.intp]:
     """Pairs in one tile of the table of all pairs, small enough for the processor's cache."""
-    rows, columns = codes[row : row + TILE[0]], codes[column : column + TILE[1]]
+    rows, columns = codes[row : row + TILE[0]], altered[column : column + TILE[1]]
     distance = np.bitwise_count(rows[:, None] ^ columns[None, :])
     if distance.min() > HASH_DISTANCE:  # much quicker than looking for where
         return np.empty((0, 2), dtype=np.intp)
@@ -66,11 +97,15 @@ def _near(codes: NDArray[np.uint64], row: int, column: int) -> NDArray[np.intp]:
     return near
 
 
-def _alike(thumbnails: NDArray[np.uint8], pairs: NDArray[np.intp]) -> NDArray[np.intp]:
+def _alike(
+    thumbnails: NDArray[np.uint8], pairs: NDArray[np.intp], alteration: Alteration
+) -> NDArray[np.intp]:
     """Those pairs whose thumbnails are alike; of each first film, with the ones most like it."""
     step = 16_384
-    blocks = [pairs[start : start + step] for start in range(0, len(pairs), step)]
-    found = [correlations(thumbnails[b[:, 0]], thumbnails[b[:, 1]]) for b in blocks]
+    blocks = [pairs[start : start + step].T for start in range(0, len(pairs), step)]
+    found = [
+        correlations(thumbnails[one], alteration.of(thumbnails[other])) for one, other in blocks
+    ]
     alike = np.concatenate([np.empty(0, np.float32), *found])
     order = np.lexsort((-alike, pairs[:, 0]))
     order = order[alike[order] >= LEAST_CORRELATION]
@@ -79,39 +114,42 @@ def _alike(thumbnails: NDArray[np.uint8], pairs: NDArray[np.intp]) -> NDArray[np
     return kept[np.arange(len(kept)) - np.repeat(starts, counts) < LINKS]
 
 
-def _detail(pixels: NDArray[np.uint8], one: int, other: int) -> float:
-    return agreement(grey(pixels[one]), grey(pixels[other]))
+def _detail(
+    pixels: NDArray[np.uint8], alteration: Alteration, pair: tuple[np.intp, np.intp]
+) -> float:
+    one, other = pair
+    return agreement(grey(pixels[one]), alteration.of(grey(pixels[other])[None])[0])
 
 
 def repeated(
-    digests: Sequence[str] | None,
-    films: Films | None,
-    from_files: NDArray[np.bool_],
-) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    digests: Sequence[str] | None, seen: Seen | None, images: int
+) -> tuple[NDArray[np.intp], NDArray[np.str_]]:
     """Find the films that show the same picture as another.
 
     Parameters
     ----------
     digests
         Of the content of the images, where known.
-    films
-        The films as they were looked at, where they were.
-    from_files
-        Which images are files. Only those that show something are compared as pictures: what a
-        generator draws is known from its recipe.
+    seen
+        What was seen on the films, where they were looked at.
 
     Returns
     -------
-    Group of each image, the number of its first image, or -1 if its picture comes once; and
-    whether an earlier image has the same content.
+    Group of each image, the number of its first image, or -1 if its picture comes once; and what
+    it is of another: ``same file``, an alteration, nothing for the first of a group.
     """
-    rows = np.arange(len(from_files))
+    rows = np.arange(images)
     first = rows if digests is None else same_content(digests)
     copied = first < rows
     pairs = [np.stack([first, rows], axis=1)[copied]]
-    if films is not None:
-        pairs.append(similar_pairs(films, rows[~copied & films.visible & from_files]))
-    return _groups(np.concatenate(pairs), len(rows)), copied
+    match = np.full(images, "", dtype="U24")
+    if seen is not None:
+        pairs.append(seen.pairs)
+        match[seen.pairs] = seen.alterations[:, None]
+    match[copied] = "same file"
+    group = _groups(np.concatenate(pairs), images)
+    match[group == rows] = ""
+    return group, match
 
 
 def _groups(pairs: NDArray[np.intp], images: int) -> NDArray[np.intp]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.imaging.decode import is_dicom
+from prognobench.imaging.decode import FORMATS, is_dicom
 from prognobench.records import Cohort, Files
 from prognobench.seeds import derive
 
@@ -36,6 +37,9 @@ RARE = 3
 CHANCE = 2.5
 """Standard errors of an MCC of zero within which metadata are taken not to tell the outcome."""
 
+CHUNK = 500
+"""So many headers are read at once."""
+
 HEADER_TAGS = ("Rows", "Columns", "Manufacturer", "ManufacturerModelName")
 
 
@@ -52,14 +56,26 @@ def film_metadata(cohort: Cohort) -> pd.DataFrame:
     rows: list[tuple[Any, ...]] = [blank] * len(table)
     sources, images = table["source"].tolist(), table["image"].tolist()
     paths = {
-        row: source.root / images[row]
+        row: os.path.join(source.root, images[row])
         for row, name in enumerate(sources)
         if isinstance(source := cohort.sources[name], Files)
     }
-    with ThreadPoolExecutor() as threads:
-        for row, header in zip(paths, threads.map(_header, paths.values()), strict=True):
-            rows[row] = header or blank
+    for row, header in zip(paths, _headers(list(paths.values())), strict=True):
+        rows[row] = header or blank
     return pd.DataFrame(rows, columns=columns)
+
+
+def _headers(paths: Sequence[str]) -> Iterator[tuple[Any, ...] | None]:
+    """Read headers; many by several processes, since interpreting them keeps this one busy."""
+    from joblib import Parallel, delayed
+
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    parallel = Parallel(n_jobs=-1 if len(chunks) > 2 else 1)
+    return chain.from_iterable(parallel(delayed(_chunk_of_headers)(chunk) for chunk in chunks))
+
+
+def _chunk_of_headers(paths: Sequence[str]) -> list[tuple[Any, ...] | None]:
+    return [_header(Path(path)) for path in paths]
 
 
 def _header(path: Path) -> tuple[Any, ...] | None:
@@ -69,7 +85,7 @@ def _header(path: Path) -> tuple[Any, ...] | None:
         size = path.stat().st_size
         if is_dicom(path):
             return (*_dicom_header(path), size)
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return (str(image.format), image.mode, "", image.height, image.width, size)
     except Exception:  # a broken file is reported elsewhere
         return None

@@ -1,7 +1,10 @@
-"""Whether two films are one picture that was saved, scaled or cropped twice."""
+"""Whether two films are one picture that was saved, scaled, cropped or turned round twice."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +36,44 @@ DETAIL = 3.0
 """Standard deviation, in pixels at ``SIDE``, of the blur that is taken off to leave the details."""
 
 
+@dataclass(frozen=True)
+class Alteration:
+    """What a second film of a picture may be of the first, beside slightly changed.
+
+    Attributes
+    ----------
+    of
+        Alters grey images ``(images, height, width)``.
+    mutual
+        Whether the first is the same of the second.
+    """
+
+    name: str
+    of: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+    mutual: bool = True
+
+
+def _cut(images: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+    """Cut off a share of each edge, and scale what is left to the size that the image had."""
+    import cv2
+
+    height, width = images.shape[1:]
+    top, left = round(share * height), round(share * width)
+    inner = images[:, top : height - top, left : width - left]
+    scaled = [cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC) for image in inner]
+    return np.array(scaled, dtype=np.uint8).reshape(images.shape)
+
+
+ALTERATIONS = (
+    Alteration("similar", lambda images: images),
+    Alteration("inverted", lambda images: 255 - images),
+    Alteration("mirrored", lambda images: np.ascontiguousarray(images[:, :, ::-1])),
+    Alteration("inverted and mirrored", lambda images: 255 - images[:, :, ::-1]),
+    Alteration("cropped", partial(_cut, share=1 / 32), mutual=False),
+    Alteration("cropped", partial(_cut, share=2 / 32), mutual=False),
+)
+
+
 def hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return perceptual hashes ``(images, 64)`` of thumbnails ``(images, 32, 32)``.
 
@@ -47,6 +88,12 @@ def hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.bool_]:
         low = dctn(block, axes=(1, 2))[:, :8, :8].reshape(len(block), 64)
         found[start : start + 256] = low > np.median(low, axis=1, keepdims=True)
     return found
+
+
+def hash_codes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return the hashes of thumbnails as one number each; they differ in the bits that differ."""
+    codes: NDArray[np.uint64] = np.packbits(hashes(thumbnails), axis=1).view(np.uint64).ravel()
+    return codes
 
 
 def correlations(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.float32]:

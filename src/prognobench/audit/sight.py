@@ -1,0 +1,99 @@
+"""What is to be seen on the films of a cohort; what was seen once is remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zipfile import BadZipFile
+
+import numpy as np
+
+from prognobench.audit.duplicates import similar_pairs
+from prognobench.audit.films import Progress, look
+from prognobench.errors import StoreError
+from prognobench.files import write_bytes
+from prognobench.imaging.cache import Recipe, pixel_digests, readable_pixels
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from prognobench.records import Cohort
+
+VERSION = 1
+"""Part of the memory's name: to be raised whenever the same films would be seen otherwise."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen.
+
+    Attributes
+    ----------
+    faults
+        Of each image: ``broken``, ``constant``, ``blank``, ``overexposed``, ``underexposed``, or
+        nothing.
+    pairs, alterations
+        Rows ``(pairs, 2)`` that show the same picture, the earlier first, and what one is of the
+        other, as :func:`.similar_pairs` gives them.
+    broken
+        What is wrong with the images that cannot be decoded, by row.
+    """
+
+    faults: NDArray[np.str_]
+    pairs: NDArray[np.intp]
+    alterations: NDArray[np.str_]
+    broken: Mapping[int, str] = field(default_factory=dict)
+
+
+def see(
+    cohort: Cohort,
+    recipe: Recipe,
+    folder: Path,
+    compared: NDArray[np.bool_],
+    progress: Progress | None = None,
+) -> Seen:
+    """Look at every film, and compare those that show anything with each other.
+
+    Films that cannot be decoded are left aside. What was seen is kept in the cache folder, under
+    the content of the images, unless some were broken.
+
+    Parameters
+    ----------
+    recipe
+        How the films are decoded.
+    compared
+        Which images may be compared.
+    """
+    digests = pixel_digests(cohort, recipe, folder)
+    key = hashlib.sha256("\n".join((str(VERSION), *digests)).encode() + compared.tobytes())
+    memory = folder / "seen" / f"{key.hexdigest()[:32]}.npz"
+    if known := _recall(memory):
+        return known
+    pixels, broken = readable_pixels(cohort, recipe, folder, progress)
+    films = look(pixels.array, progress)
+    films.faults[list(broken)] = "broken"
+    pairs, alterations = similar_pairs(films, np.flatnonzero(compared & films.visible))
+    found = Seen(films.faults, pairs, alterations)
+    if not broken:
+        _remember(memory, found)
+    return replace(found, broken=broken)
+
+
+def _recall(memory: Path) -> Seen | None:
+    try:
+        with memory.open("rb") as file, np.load(file) as known:
+            return Seen(known["faults"], known["pairs"], known["alterations"])
+    except (OSError, ValueError, KeyError, BadZipFile):  # none yet, or damaged
+        return None
+
+
+def _remember(memory: Path, found: Seen) -> None:
+    content = io.BytesIO()
+    np.savez(content, faults=found.faults, pairs=found.pairs, alterations=found.alterations)
+    with suppress(StoreError):  # a full disk costs the memory, not what was seen
+        write_bytes(memory, content.getvalue())
