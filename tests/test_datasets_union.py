@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_cohorts import write_csv, write_image
+from made_cohorts import make_covid_chestxray, write_csv, write_image
 
+from prognobench.compose import compose
 from prognobench.errors import ConfigError, DataError
 from prognobench.records import Cohort
 from prognobench.registry import DATASETS
@@ -40,7 +41,6 @@ def small_table(folder: Path, words: tuple[str, str] = ("alive", "dead")) -> dic
         "images": str(folder / "images"),
         "image": "image",
         "label": "outcome",
-        "pixels": {"equalise": True},
         "positive": words[1],
         "covariates": ["age"],
     }
@@ -68,7 +68,29 @@ def test_union_of_embedded_cohorts_keeps_the_risk() -> None:
     assert cohort.synthetic
     assert cohort.risk is not None
     assert len(cohort.risk) == len(cohort)
-    fails("two parts", "different patients", parts={"a": part, "b": dict(part)})
+    told = fails("20 patients of part b stand in a", parts={"a": part, "b": dict(part)})
+    assert "dataset.on_overlap=drop" in told
+
+
+def test_a_patient_of_two_parts_stays_with_the_first(tmp_path: Path) -> None:
+    root = str(make_covid_chestxray(tmp_path))
+    part = {"builder": "covid_chestxray", "root": root}
+    parts = {"icu": {**part, "task": "icu"}, "mortality": {**part, "task": "mortality"}}
+    classes = ("no event", "event")
+    alone = {task: DATASETS["covid_chestxray"](root=Path(root), task=task) for task in parts}
+    with pytest.raises(DataError, match=r"6 patients of part mortality stand in icu as well \(1,"):
+        DATASETS["union"](parts=parts, classes=classes)
+    cohort: Cohort = DATASETS["union"](parts=parts, classes=classes, on_overlap="drop")
+    patients = cohort.table.groupby("cohort")["patient_id"].agg(set)
+    assert patients["icu"] == {f"icu:{name}" for name in alone["icu"].table["patient_id"]}
+    assert patients["mortality"] == {"mortality:8"}
+    assert cohort.exclusions is not None
+    reasons = cohort.exclusions["reason"].value_counts()
+    assert reasons["the patient stands in an earlier part"] == 6
+    # Another film of the same patient is the same patient all the same.
+    later = {"icu": {**parts["icu"], "films": "last"}, "mortality": parts["mortality"]}
+    with pytest.raises(DataError, match="6 patients of part mortality"):
+        DATASETS["union"](parts=later, classes=classes)
 
 
 def test_union_reports_all_faults_of_all_parts(tmp_path: Path) -> None:
@@ -89,3 +111,19 @@ def test_union_reports_all_faults_of_all_parts(tmp_path: Path) -> None:
     (tmp_path / "one" / "images" / "0.png").unlink()
     fails("a: 1 of 4", "b: 1 of 4", parts={"a": one, "b": one})
     fails("two parts or more", parts={})
+
+
+def test_a_union_prepares_images_as_all_its_parts_say_or_as_it_says_itself(tmp_path: Path) -> None:
+    one = [
+        "dataset=union",
+        "+dataset@dataset.parts.one=afc_severity",
+        f"dataset.parts.one.root={tmp_path}",
+    ]
+    two = ["+dataset@dataset.parts.two=afc_mortality", f"dataset.parts.two.root={tmp_path}"]
+    (config,) = compose([*one, *two])
+    assert config.image.equalise
+    other = ["+dataset@dataset.parts.two=car_icu", f"dataset.parts.two.root={tmp_path}"]
+    with pytest.raises(ConfigError, match=r"one: .'equalise': True.; two: ..\)"):
+        compose([*one, *other])
+    (config,) = compose([*one, *other, "dataset.pixels.equalise=false"])
+    assert not config.image.equalise

@@ -227,9 +227,20 @@ def test_centres_that_cannot_be_left_out() -> None:
     torn.table.loc[torn.table["image"] == "1-1.png", "centre"] = "A"
     with pytest.raises(DataError, match="patients with films of several centres: 1"):
         split(torn, "leave_one_centre_out")
-    nameless = simple(60, 20, ["A", ""] * 30)
-    with pytest.raises(DataError, match="patients without a centre: 30"):
-        split(nameless, "leave_one_centre_out")
+
+
+@pytest.mark.parametrize("unknown", ["", "unknown"])
+def test_an_unknown_centre_is_no_centre(unknown: str) -> None:
+    cohort = simple(60, 20, ["A", "B", unknown] * 20)
+    with pytest.raises(DataError, match=r"without a known centre: 20 .*cv\.unknown_centre=train"):
+        split(cohort, "leave_one_centre_out")
+    made = split(cohort, "leave_one_centre_out", unknown_centre="train")
+    assert len(made) == 2
+    for fold in made:
+        assert unknown not in set(cohort.table["centre"].iloc[fold.test])
+        assert unknown in set(cohort.table["centre"].iloc[fold.train])
+    with pytest.raises(DataError, match="all films come from one centre"):
+        split(simple(60, 20, ["A", unknown] * 30), "leave_one_centre_out", unknown_centre="train")
 
 
 def test_holdout_by_fractions() -> None:

@@ -5,21 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prognobench.datasets.assembly import Exclusions, Films, OnConflict, OnMissing, Rules, assemble
-from prognobench.datasets.files import ImageFolder, existing_folder
-from prognobench.datasets.spreadsheet import read_sheet
-from prognobench.datasets.tcia import chest_films, find_below, list_series, read_outcomes
+from prognobench.datasets.assembly import Films, OnConflict, OnMissing, Rules
+from prognobench.datasets.series import Series
+from prognobench.datasets.tcia import Collection
 from prognobench.registry import DATASETS
 
 if TYPE_CHECKING:
-    from prognobench.datasets.tcia import Series
     from prognobench.records import Cohort
 
-TASKS = {
-    "icu": ("ICU Admit", ("no icu", "icu")),
-    "mortality": ("MORTALITY", ("alive", "dead")),
-}
 NO, YES = ("n", "no", "0", "false"), ("y", "yes", "1", "true")
+TASKS = {
+    "icu": ("ICU Admit", {**dict.fromkeys(NO, "no icu"), **dict.fromkeys(YES, "icu")}),
+    "mortality": ("MORTALITY", {**dict.fromkeys(NO, "alive"), **dict.fromkeys(YES, "dead")}),
+}
+
+
+def _no_chest_study(series: Series) -> str:
+    named = not series.study or series.study.upper().startswith("XR CHEST")
+    return "" if named else f"study {series.study!r} does not begin with XR CHEST"
+
+
+COLLECTION = Collection(
+    "COVID-19-AR",
+    table="COVID_19_AR_ClinicalCorrelates*.xlsx",
+    header_row=2,
+    patient="PATIENT_ID",
+    unwanted=_no_chest_study,
+)
 
 
 @DATASETS.register("covid_19_ar")
@@ -57,27 +69,5 @@ def covid_19_ar(
     DataError
         If folder, table or words are not as described: what was expected and what was found.
     """
-    root = existing_folder(root, "dataset.root")
-    column, classes = TASKS[task]
-    tables = find_below(root, "COVID_19_AR_ClinicalCorrelates*.xlsx", "the clinical table")
-    sheet = read_sheet(tables[0], header_row=2)
-    words = {**dict.fromkeys(NO, classes[0]), **dict.fromkeys(YES, classes[1])}
-    outcomes = read_outcomes(sheet, "PATIENT_ID", column, words, covariates)
-    exclusions = Exclusions()
     rules = Rules(films, on_missing, "drop", on_conflict, exclude)
-    series = list_series(root, "COVID-19-AR")
-    rows = chest_films(root, series, outcomes, rules, exclusions, unwanted=_no_chest_study)
-    return assemble(
-        rows,
-        ImageFolder(root),
-        classes,
-        rules,
-        exclusions,
-        name=f"car_{task}",
-        covariates=covariates,
-    )
-
-
-def _no_chest_study(series: Series) -> str:
-    named = not series.study or series.study.upper().startswith("XR CHEST")
-    return "" if named else f"study {series.study!r} does not begin with XR CHEST"
+    return COLLECTION.read(root, f"car_{task}", TASKS[task], rules, covariates)

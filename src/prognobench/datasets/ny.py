@@ -5,18 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prognobench.datasets.assembly import Exclusions, Films, OnConflict, OnMissing, Rules, assemble
-from prognobench.datasets.files import ImageFolder, existing_folder
-from prognobench.datasets.spreadsheet import read_sheet
-from prognobench.datasets.tcia import chest_films, find_below, list_series, read_outcomes
+from prognobench.datasets.assembly import Films, OnConflict, OnMissing, Rules
+from prognobench.datasets.series import Series
+from prognobench.datasets.tcia import Collection
 from prognobench.registry import DATASETS
 
 if TYPE_CHECKING:
-    from prognobench.datasets.tcia import Series
     from prognobench.records import Cohort
-
-TABLE = "deidentified_overlap_tcia*.csv"
-"""The clinical table; its description beside it has "template" in its name."""
 
 TASKS = {
     "mortality": ("last.status", {"discharged": "alive", "deceased": "dead"}),
@@ -25,6 +20,21 @@ TASKS = {
         {**dict.fromkeys(("false", "0"), "no icu"), **dict.fromkeys(("true", "1"), "icu")},
     ),
 }
+
+
+def _enhanced(series: Series) -> str:
+    if "enhanc" in series.series.lower():
+        return f"an enhanced copy of a film ({series.series})"
+    return ""
+
+
+COLLECTION = Collection(
+    "COVID-19-NY-SBU",
+    table="deidentified_overlap_tcia*.csv",
+    but_not="template",  # the table's description lies beside it
+    patient="to_patient_id",
+    unwanted=_enhanced,
+)
 
 
 @DATASETS.register("covid_19_ny_sbu")
@@ -65,27 +75,5 @@ def covid_19_ny_sbu(
     DataError
         If folder, table or words are not as described: what was expected and what was found.
     """
-    root = existing_folder(root, "dataset.root")
-    column, words = TASKS[task]
-    tables = find_below(root, TABLE, "the clinical table", but_not="template")
-    sheet = read_sheet(tables[0])
-    outcomes = read_outcomes(sheet, "to_patient_id", column, words, covariates)
-    exclusions = Exclusions()
     rules = Rules(films, on_missing, "drop", on_conflict, exclude)
-    series = list_series(root, "COVID-19-NY-SBU")
-    rows = chest_films(root, series, outcomes, rules, exclusions, unwanted=_enhanced)
-    return assemble(
-        rows,
-        ImageFolder(root),
-        tuple(dict.fromkeys(words.values())),
-        rules,
-        exclusions,
-        name=f"ny_{task}",
-        covariates=covariates,
-    )
-
-
-def _enhanced(series: Series) -> str:
-    if "enhanc" in series.series.lower():
-        return f"an enhanced copy of a film ({series.series})"
-    return ""
+    return COLLECTION.read(root, f"ny_{task}", TASKS[task], rules, covariates)

@@ -1,34 +1,27 @@
-"""Collections of The Cancer Imaging Archive, as its downloader lays them out.
-
-``manifest-*/<collection>/<patient>/<date-NA-study>/<series>/*.dcm``, with a ``metadata.csv`` that
-lists the series beside the collection's folder.
-"""
+"""Collections of The Cancer Imaging Archive: the chest films of patients with an outcome."""
 
 from __future__ import annotations
 
 import math
-import posixpath
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prognobench.datasets.assembly import UNKNOWN_CENTRE, Exclusions, Rules
-from prognobench.datasets.headers import (
-    Header,
-    days_since_1970,
-    not_a_film,
-    not_frontal,
-    read_header,
-)
+from prognobench.datasets.assembly import UNKNOWN_CENTRE, Exclusions, Rules, assemble
+from prognobench.datasets.files import ImageFolder, existing_folder
+from prognobench.datasets.headers import not_a_film, not_frontal, read_header
+from prognobench.datasets.series import Series, dicom_files, find_below, list_series
 from prognobench.datasets.soundness import unreadable
-from prognobench.datasets.spreadsheet import Sheet, read_sheet
+from prognobench.datasets.spreadsheet import read_sheet
 from prognobench.datasets.values import covariate, decoded
-from prognobench.errors import DataError, MissingExtraError
+from prognobench.errors import DataError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from prognobench.records import Cohort
 
 
 Film = tuple[str, str, float, str]
@@ -36,115 +29,68 @@ Film = tuple[str, str, float, str]
 
 
 @dataclass(frozen=True)
-class Series:
-    """One folder of DICOM files; ``day`` counts from 1970, NaN if unknown."""
+class Collection:
+    """A collection of chest films with a table of outcomes, one row per patient.
 
-    patient: str
-    folder: str
-    modality: str
-    study: str
-    series: str
-    day: float
-
-
-def find_below(root: Path, pattern: str, what: str, but_not: str = "/") -> list[Path]:
-    """Return what is called so in the root or, if nothing is, one or two levels below it.
-
-    Parameters
+    Attributes
     ----------
-    what
-        What is looked for, for messages.
-    but_not
-        Leave out names with this in them.
-
-    Raises
-    ------
-    DataError
-        Saying what was expected and what the root holds.
+    name
+        Of the collection, and of its folder.
+    table, but_not
+        Pattern of the table's file name, and what it must not have in it.
+    header_row
+        Row of the table with the names of its columns.
+    patient
+        The table's column of patients.
+    unwanted
+        Why a series is to be left out that would otherwise be taken, or nothing.
     """
-    for level in range(3):
-        found = [path for path in root.glob("*/" * level + pattern) if but_not not in path.name]
-        if found:
-            return sorted(found)
-    inside = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
-    raise DataError(f"dataset.root={root}: expected {what} ({pattern}) in it, found {inside}")
 
+    name: str
+    table: str
+    patient: str
+    but_not: str = "/"
+    header_row: int = 1
+    unwanted: Callable[[Series], str] = lambda series: ""
 
-def list_series(root: Path, collection: str) -> list[Series]:
-    """Return all series, from ``metadata.csv`` if there is one, else from one header a series."""
-    homes = find_below(root, collection, "the folder of the collection, with a folder per patient")
-    found = []
-    for home in homes:  # large collections are often downloaded in several parts
-        table = home.parent / "metadata.csv"
-        if table.is_file():
-            below = home.parent.relative_to(root).as_posix()
-            found += _from_metadata(table, below, collection)
-        else:
-            found += _from_tree(root, home)
-    if not found:
-        raise DataError(f"{homes[0]}: expected <patient>/<study>/<series>/*.dcm, found no series")
-    return found
+    def read(
+        self,
+        root: Path,
+        name: str,
+        outcome: tuple[str, Mapping[str, str]],
+        rules: Rules,
+        covariates: tuple[str, ...],
+    ) -> Cohort:
+        """Return the cohort of an outcome: its column, and what its words mean (the positive last).
 
-
-def _from_metadata(table: Path, below: str, collection: str) -> list[Series]:
-    sheet = read_sheet(table)
-    columns = {
-        **{"patient": "Subject ID", "folder": "File Location", "modality": "Modality"},
-        **{"study": "Study Description", "series": "Series Description", "date": "Study Date"},
-        "collection": "Collection",
-    }
-    rows = sheet.select(columns)
-    found = []
-    for row in rows[rows["collection"] == collection].to_dict("records"):
-        folder = posixpath.normpath(f"{below}/{row['folder']}".replace("\\", "/"))
-        if folder.startswith(("../", "/")):
-            raise DataError(f"{row['where']}: {row['folder']!r} lies outside of {below}")
-        day = days_since_1970(row["date"], "%m-%d-%Y")
-        described = (row["modality"], row["study"], row["series"])
-        found.append(Series(row["patient"], folder, *described, day))
-    return found
-
-
-def _from_tree(root: Path, home: Path) -> list[Series]:
-    found = []
-    for folder in sorted(home.glob("*/*/*/")):
-        files = _files(folder)
-        if not files:
-            continue
-        try:
-            header = read_header(files[0])
-        except MissingExtraError:
-            raise
-        except Exception:  # an unreadable file is reported when its film is wanted
-            header = Header("CR", "", "", "", "", False, math.nan)
-        found.append(
-            Series(
-                folder.relative_to(home).parts[0],
-                folder.relative_to(root).as_posix(),
-                header.modality,
-                header.study,
-                header.series,
-                header.day,
-            )
+        Raises
+        ------
+        DataError
+            If folder, table or words are not as described: what was expected and what was found.
+        """
+        root = existing_folder(root, "dataset.root")
+        tables = find_below(root, self.table, "the clinical table", self.but_not)
+        column, words = outcome
+        sheet = read_sheet(tables[0], self.header_row)
+        outcomes = sheet.select(
+            {"patient_id": self.patient, "label": column, **{name: name for name in covariates}}
         )
-    return found
-
-
-def _files(folder: Path) -> list[Path]:
-    files = folder.glob("[!.]*")
-    return sorted(path for path in files if path.suffix.lower() == ".dcm")
-
-
-def read_outcomes(
-    sheet: Sheet, patient: str, outcome: str, words: Mapping[str, str], covariates: Sequence[str]
-) -> pd.DataFrame:
-    """Return ``patient_id``, ``label`` (a class or blank), ``where`` and the covariates."""
-    columns = {"patient_id": patient, "label": outcome, **{name: name for name in covariates}}
-    rows = sheet.select(columns)
-    rows["label"] = decoded(rows["label"], f"{sheet.path}, column {outcome!r}", words)
-    for name in covariates:
-        rows[name] = covariate(rows[name])
-    return rows
+        outcomes["label"] = decoded(outcomes["label"], f"{sheet.path}, column {column!r}", words)
+        for covariate_name in covariates:
+            outcomes[covariate_name] = covariate(outcomes[covariate_name])
+        exclusions = Exclusions()
+        films = chest_films(
+            root, list_series(root, self.name), outcomes, rules, exclusions, unwanted=self.unwanted
+        )
+        return assemble(
+            films,
+            ImageFolder(root),
+            tuple(dict.fromkeys(words.values())),
+            rules,
+            exclusions,
+            name=name,
+            covariates=covariates,
+        )
 
 
 def chest_films(
@@ -154,7 +100,7 @@ def chest_films(
     rules: Rules,
     exclusions: Exclusions,
     *,
-    unwanted: Callable[[Series], str] = lambda series: "",
+    unwanted: Callable[[Series], str],
 ) -> pd.DataFrame:
     """Return the frontal chest films of the patients with an outcome, one a row.
 
@@ -233,7 +179,7 @@ def _frontal_films(
 ) -> Iterator[Film]:
     """The frontal films of a series; broken ones too where they are to be reported as errors."""
     key = _key(series.patient)
-    files = _files(root / series.folder)
+    files = dicom_files(root / series.folder)
     broken = {series.folder: "holds no DICOM file"} if not files else {}
     for path in files:
         name = path.relative_to(root).as_posix()

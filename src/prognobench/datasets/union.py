@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from prognobench.datasets.assembly import UNKNOWN_CENTRE, collecting
+from prognobench.datasets.spreadsheet import listed
 from prognobench.errors import ConfigError, DataError, PrognobenchError
 from prognobench.records import Cohort, Files, Rendered
 from prognobench.registry import DATASETS, Part, near
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 @DATASETS.register("union")
 def union(
-    *, parts: Mapping[str, Mapping[str, Any]], classes: tuple[str, ...] | None = None
+    *,
+    parts: Mapping[str, Mapping[str, Any]],
+    classes: tuple[str, ...] | None = None,
+    on_overlap: Literal["error", "drop"] = "error",
 ) -> Cohort:
     """Several cohorts as one: every part's patients, centres and image sources under its name.
 
@@ -28,25 +32,27 @@ def union(
     Parameters
     ----------
     parts
-        Name -> ``builder`` and its settings, as in the YAML of a dataset. A part's ``pixels`` is
-        left aside: the union's own says how all its images are prepared.
+        Name -> ``builder`` and its settings, as in the YAML of a dataset.
     classes
         New names of the classes, in the parts' order (the positive last), for parts that call
         the same outcome differently.
+    on_overlap
+        Patients who stand in two parts: films of one folder that belong to one patient, or are
+        one film. ``drop`` leaves them to the first of the parts that have them.
 
     Raises
     ------
     ConfigError
         With every fault of every part's settings.
     DataError
-        With every fault of the parts' data; if their classes differ, or two have a file in common.
+        With every fault of the parts' data; if their classes differ, or a patient stands in two.
     """
     import numpy as np
     import pandas as pd
 
     cohorts = _build(parts)
     names = _common_classes(cohorts, classes)
-    _refuse_common_images(cohorts)
+    cohorts = _without_overlap(cohorts, on_overlap)
     tables = [_under_name(part, cohort) for part, cohort in cohorts.items()]
     known = [cohort.risk for cohort in cohorts.values() if cohort.risk is not None]
     left_out = [
@@ -141,26 +147,63 @@ def _common_classes(
     return next(iter(found.values()))
 
 
-def _refuse_common_images(cohorts: Mapping[str, Cohort]) -> None:
-    """A film in two parts would be one patient under two names, and leak between folds."""
-    owners: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for part, cohort in cohorts.items():
-        rows = cohort.table[["source", "image"]].drop_duplicates()
-        for source, image in zip(rows["source"], rows["image"], strict=True):
-            owners[_identity(cohort.sources[source], image)].append(part)
-    common = [(image, parts) for (_, image), parts in owners.items() if len(parts) > 1]
-    if common:
-        raise DataError(
-            f"{len(common)} images stand in two parts, the first {common[0][0]} in "
-            f"{' and '.join(common[0][1])}; the parts of a union must have different patients"
-        )
+def _without_overlap(cohorts: Mapping[str, Cohort], on_overlap: str) -> dict[str, Cohort]:
+    """Leave every patient to one part; one under two names would leak between folds."""
+    owners: dict[tuple[str, str, str], str] = {}
+    kept: dict[str, Cohort] = {}
+    faults = []
+    for part, whole in cohorts.items():
+        known = _identities(whole)
+        common = known.isin(list(owners)).any(axis=1)
+        kept[part] = whole
+        if common.any():
+            others = {owners[key] for key in known.to_numpy().ravel().tolist() if key in owners}
+            patients = whole.table["patient_id"][common].unique().tolist()
+            faults.append(
+                f"{len(patients)} patients of part {part} stand in {' and '.join(sorted(others))} "
+                f"as well ({listed(patients)}); leave them out of one part "
+                f"(dataset.parts.{part}.exclude), or to the first with dataset.on_overlap=drop"
+            )
+            kept[part] = _without(whole, set(patients))
+            known = known[~whole.table["patient_id"].isin(patients)]
+        owners.update(dict.fromkeys(known.to_numpy().ravel().tolist(), part))
+    if faults and on_overlap == "error":
+        raise DataError(faults)
+    return kept
 
 
-def _identity(source: Files | Rendered, image: str) -> tuple[str, str]:
-    if isinstance(source, Rendered):
-        return source.recipe, image
-    path = Path(source.root, image).resolve()
-    return "", str(path)
+def _identities(cohort: Cohort) -> pd.DataFrame:
+    """What tells each row's film and patient, wherever else they are read from."""
+    import pandas as pd
+
+    table = cohort.table
+    places = table["source"].map({name: _place(source) for name, source in cohort.sources.items()})
+    return pd.DataFrame(
+        {
+            kind: list(zip([kind] * len(table), places, table[column], strict=True))
+            for kind, column in (("film", "image"), ("patient", "patient_id"))
+        }
+    )
+
+
+def _place(source: Files | Rendered) -> str:
+    return source.recipe if isinstance(source, Rendered) else str(Path(source.root).resolve())
+
+
+def _without(cohort: Cohort, patients: set[str]) -> Cohort:
+    import pandas as pd
+
+    out = cohort.table["patient_id"].isin(patients)
+    told = cohort.table["image"][out].tolist()
+    left = pd.DataFrame(
+        {"item": told, "reason": "the patient stands in an earlier part"}, dtype=str
+    )
+    return replace(
+        cohort,
+        table=cohort.table[~out].reset_index(drop=True),
+        exclusions=pd.concat([cohort.exclusions, left], ignore_index=True),
+        risk=None if cohort.risk is None else cohort.risk[~out],
+    )
 
 
 def _source(part: str, cohort: Cohort, key: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Gt, Len, Lt
@@ -14,9 +14,6 @@ from prognobench.folds.tables import PARTS, import_folds
 from prognobench.records import Cohort, Fold
 from prognobench.registry import CVS, near
 from prognobench.seeds import generator
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Share = Annotated[float, Gt(0), Lt(1)]
 
@@ -58,84 +55,6 @@ def k_fold(
                 patients.fold(np.concatenate(train), validation, test, fold=fold, repeat=repeat)
             )
     return made
-
-
-@CVS.register("leave_one_centre_out")
-def leave_one_centre_out(
-    cohort: Cohort,
-    seed: int,
-    *,
-    validation: Share = 0.2,
-    min_per_class: Annotated[int, Ge(1)] = 2,
-    small_centres: Literal["refuse", "train"] = "refuse",
-) -> list[Fold]:
-    """Each centre in turn tests what was trained at the others; centres in alphabetical order.
-
-    Parameters
-    ----------
-    validation
-        Share of the other centres' patients that validates, stratified by class.
-    min_per_class
-        So many patients of each class a centre must have to be a test part.
-    small_centres
-        What to do with centres that have fewer: ``refuse`` them, or only ``train`` on them.
-
-    Raises
-    ------
-    DataError
-        If there is one centre only, patients without a centre or in several, or too few patients
-        of a class at a centre.
-    """
-    patients = Patients.of(cohort)
-    centre, names = _centres(cohort, patients)
-    members = [np.flatnonzero(centre == number) for number in range(len(names))]
-    tested = [m for m in members if patients.counts(m).min() >= min_per_class]
-    small = [
-        f"{name} ({patients.describe(m)})"
-        for name, m in zip(names, members, strict=True)
-        if patients.counts(m).min() < min_per_class
-    ]
-    if small and (small_centres == "refuse" or not tested):
-        raise DataError(
-            f"{cohort.name}: {len(small)} of {len(names)} centres have fewer than "
-            f"cv.min_per_class={min_per_class} patients of a class: {'; '.join(small)}; "
-            "cv.small_centres=train only trains on such centres"
-        )
-    made = []
-    for fold, testing in enumerate(tested):
-        random = generator(seed, "folds", "leave_one_centre_out", names[centre[testing[0]]])
-        rest = np.setdiff1d(patients.everyone, testing)
-        train, validating = patients.deal(rest, [1 - validation, validation], random)
-        made.append(patients.fold(train, validating, testing, fold=fold))
-    return made
-
-
-def _centres(cohort: Cohort, patients: Patients) -> tuple[NDArray[np.intp], list[str]]:
-    """Centre of each patient, as an index into the sorted names."""
-    import pandas as pd
-
-    column = cohort.table["centre"].astype(str)
-    of_row, names = pd.factorize(column, sort=True)
-    centre = np.zeros(len(patients.ids), dtype=np.intp)
-    centre[patients.of_row] = of_row
-    faults = []
-    if strays := len(np.unique(patients.of_row[of_row != centre[patients.of_row]])):
-        faults.append(
-            f"{cohort.name}: patients with films of several centres: {strays}; no centre can be "
-            "left out cleanly unless each patient has one"
-        )
-    if blank := len(np.unique(patients.of_row[column == ""])):
-        faults.append(
-            f"{cohort.name}: patients without a centre: {blank}; fill in the centre column"
-        )
-    if len(names) < 2:
-        faults.append(
-            f"{cohort.name}: all films come from one centre ({names[0] or 'not named'}), none can "
-            "be left out; name the centre column of the table (dataset.centre), or use cv=five_fold"
-        )
-    if faults:
-        raise DataError(faults)
-    return centre, list(names)
 
 
 @CVS.register("holdout")
