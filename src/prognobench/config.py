@@ -41,19 +41,35 @@ def from_mapping(composed: Mapping[str, Any]) -> RunConfig:
     components: dict[str, Any] = {
         kind: _component(kind, composed.get(kind), faults) for kind in GROUPS
     }
-    dataset = composed.get("dataset")
-    pixels = dataset.get("pixels") if isinstance(dataset, Mapping) else None
+    pixels = _pixels(composed.get("dataset"), faults)
     plain = _check("", _PLAIN, _pick(composed), faults)
     sections = {
         "train": _record("train", Train, composed.get("train", {}), faults),
         "checks": _record("checks", Checks, composed.get("checks", {}), faults),
-        "image": _record("dataset.pixels", ImageOptions, pixels or {}, faults),
+        "image": _record("dataset.pixels", ImageOptions, pixels, faults),
         "paths": _paths(composed.get("paths", {}), faults),
     }
     _check_lora(composed.get("lora"), components["strategy"], faults)
     if faults:
         raise ConfigError(faults)
     return RunConfig(**components, **sections, **plain)
+
+
+def _pixels(dataset: Any, faults: list[str]) -> Any:
+    """How the dataset's images are prepared; a union's as all its parts say, or it itself."""
+    if not isinstance(dataset, Mapping):
+        return {}
+    parts = dataset.get("parts")
+    if dataset.get("pixels") is not None or not isinstance(parts, Mapping):
+        return dataset.get("pixels") or {}
+    found = [part.get("pixels") or {} for part in parts.values() if isinstance(part, Mapping)]
+    if any(pixels != found[0] for pixels in found):
+        told = "; ".join(f"{name}: {pixels}" for name, pixels in zip(parts, found, strict=False))
+        faults.append(
+            f"dataset.parts: the parts prepare their images differently ({told}); say how all of "
+            "them are prepared, as in dataset.pixels.equalise=true"
+        )
+    return found[0] if found else {}
 
 
 def _pick(composed: Mapping[str, Any]) -> dict[str, Any]:
