@@ -86,6 +86,19 @@ def test_logit_adjustment_adds_log_priors() -> None:
     torch.testing.assert_close(mean(logits, targets, loss), expected)
 
 
+def test_adjusted_training_predicts_as_if_classes_were_equally_frequent() -> None:
+    # Of three equal images one is of the second class: what there is to learn is the prior.
+    targets = torch.tensor([0, 0, 1])
+    logits = torch.zeros(2, requires_grad=True)
+    optimiser = torch.optim.SGD([logits], lr=1.0)
+    loss = LOSSES["logit_adjusted"](np.array([2, 1]))
+    for _ in range(50):
+        optimiser.zero_grad()
+        mean(logits.expand(3, 2), targets, loss).backward()
+        optimiser.step()
+    torch.testing.assert_close(logits.detach().softmax(-1), torch.tensor([0.5, 0.5]))
+
+
 def test_many_heads_at_once_are_each_alone() -> None:
     names = list(LOSSES)
     losses = [LOSSES[name](COUNTS) for name in names]

@@ -75,7 +75,7 @@ def same(a, b, tolerance=1e-5):
         (
             replace(RECIPE, monitor="average_precision"),
             PROBE,
-            Loss(np.array([0.6, 2.0]), np.zeros(2), np.array([0.1, 0.4]), 2.0, 1.5, 0.1, True),
+            Loss(np.array([0.6, 2.0]), np.zeros(2), np.array([0.1, 0.4]), 1.5, 0.1, True),
         ),
     ],
 )

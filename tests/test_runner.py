@@ -136,6 +136,22 @@ def test_all_faults_of_a_sweep_come_before_anything_starts(
     assert not (tmp_path / "results").exists()
 
 
+def test_every_evaluated_epoch_is_kept_where_it_is_asked_for(here: tuple[str, ...]) -> None:
+    sweep = ("model=vit", "strategy=lp_ft", "strategy.head_first_epochs=1", "train.epochs=2")
+    (best,) = run_sweep(*sweep, "train.save=best", *here)
+    (kept,) = run_sweep(*sweep, "train.save=all", *here)
+    assert kept.folder.path == best.folder.path
+    assert len(kept.computed) == 3
+    for cell in kept.folder.cells:
+        folder = kept.folder.path / "cells" / cell
+        assert sorted(path.name for path in (folder / "epochs").iterdir()) == ["1", "2", "3"]
+        best_epoch = kept.folder.cost(cell)["best_epoch"]
+        chosen = (folder / "epochs" / str(best_epoch) / "adapted.safetensors").read_bytes()
+        assert chosen == (folder / "adapted" / "adapted.safetensors").read_bytes()
+    (again,) = run_sweep(*sweep, "train.save=all", *here)
+    assert not again.computed
+
+
 def test_what_strategies_refuse_of_any_backbone_comes_before_anything_starts(
     here: tuple[str, ...], tmp_path: Path
 ) -> None:

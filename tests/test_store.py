@@ -98,7 +98,7 @@ def test_a_cell_is_done_when_its_mark_is_there(folder: RunFolder) -> None:
     folder.write_cell("r0-f0", predictions, [{"epoch": 1, "train_loss": 0.7}], {"seconds": 1})
     assert folder.done_cells() == ["r0-f0"]
     assert folder.failures() == {}
-    assert not folder.is_done("r0-f0", adapted=True)
+    assert not folder.is_done("r0-f0", "adapted")
     assert folder.predictions("r0-f0")["score_a"].tolist() == [0.5]
     assert folder.history("r0-f0")["epoch"].tolist() == [1]
     assert folder.cost("r0-f0") == {"seconds": 1}
@@ -115,7 +115,7 @@ def test_an_adapted_part_appears_whole_or_not_at_all(folder: RunFolder) -> None:
     assert not folder.is_done("r0-f1")
     assert not (folder.path / "cells" / "r0-f1" / "adapted").exists()
     folder.write_cell("r0-f1", predictions, [], {}, save=lambda t: write_json(t / "a.json", 1))
-    assert folder.is_done("r0-f1", adapted=True)
+    assert folder.is_done("r0-f1", "adapted")
 
 
 def test_a_run_that_cannot_be_says_why(folder: RunFolder) -> None:

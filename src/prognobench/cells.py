@@ -1,29 +1,20 @@
-"""The cells of runs, computed and stored: where backbones, strategies, training and store meet.
-
-Cells whose backbone trains go one by one; cells that read a frozen backbone's features are trained
-together, over all runs of a sweep that share a cohort and a backbone.
-"""
+"""The cells of runs whose backbone trains: backbone, strategy, training and store meet here."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from prognobench.classifiers import reads_features
 from prognobench.engine import fit, predict
-from prognobench.errors import NotApplicableError
-from prognobench.features import PLAIN, Features, View, count_parameters, embed
 from prognobench.imaging.augment import Augmentation
 from prognobench.loaders import Loader
 from prognobench.preparation import Prepared, Workspace
-from prognobench.probes import EstimatorTask, ProbeResult, ProbeTask, fit_estimator, fit_probes
-from prognobench.records import Adapted, Estimator, Fold, Preprocessing, Probe
+from prognobench.records import Adapted, Fold, Preprocessing
 from prognobench.registry import STRATEGIES
 from prognobench.seeds import derive
 from prognobench.strategies.accounting import parameter_counts, step_flops, stored_bytes
@@ -31,16 +22,10 @@ from prognobench.strategies.accounting import parameter_counts, step_flops, stor
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Task = ProbeTask | EstimatorTask
-Made = TypeVar("Made")
-
 
 def cell_axes(seed: int, fold: Fold) -> tuple[int, ...]:
     """The named axes that a cell's random numbers come from."""
     return (seed, fold.repeat, fold.fold, -1 if fold.draw is None else fold.draw)
-
-
-# ------------------------------------------------------------------ a backbone that trains
 
 
 def train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.device) -> None:
@@ -90,6 +75,7 @@ def train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.de
         device=device,
         where=f"{cohort.name}, {config.model.name}, {config.strategy.name}, cell {fold.name}",
         progress=workspace.progress,
+        keep=partial(_keep_epoch, run, fold, adapted),
     )
     rows = np.concatenate([fold.validation, fold.test])
     start = time.perf_counter()
@@ -106,6 +92,11 @@ def train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.de
     save = adapted.save if recipe.save != "none" else None
     predictions = prediction_table(run, fold, probabilities)
     run.folder.write_cell(fold.name, predictions, fitted.history, cost, save)
+
+
+def _keep_epoch(run: Prepared, fold: Fold, adapted: Adapted, epoch: int) -> None:
+    if run.config.train.save == "all" and adapted.save is not None:
+        run.folder.write_epoch(fold.name, epoch, adapted.save)
 
 
 def accounted(adapted: Adapted, preprocessing: Preprocessing, batch_size: int) -> dict[str, Any]:
@@ -136,159 +127,3 @@ def prediction_table(run: Prepared, fold: Fold, probabilities: NDArray[np.float6
             **scores,
         }
     )
-
-
-# ------------------------------------------------------------------ a backbone that stays frozen
-
-
-def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.device) -> None:
-    """Compute all unfinished cells of runs that share a cohort and a frozen backbone.
-
-    The images pass through the backbone once; a cell that fails costs no other cell.
-    """
-    specs: dict[str, Probe | Estimator] = {
-        run.key: STRATEGIES[run.config.strategy.builder](**run.config.strategy.settings)
-        for run in runs
-    }
-    cells = [(run, fold) for run in runs for fold in run.unfinished()]
-    try:
-        start = time.perf_counter()
-        features = _features(runs[0], specs.values(), workspace, device)
-        shared = {"seconds_embedding_shared": time.perf_counter() - start}
-        images = any(isinstance(s, Probe) or reads_features(s) for s in specs.values())
-        cache = runs[0].config.paths.cache
-        backbone = count_parameters(runs[0].source, cache) if images else 0
-    except Exception as error:
-        for run, fold in cells:
-            run.folder.write_failure(fold.name, error)
-        return
-    tasks = [_task(run, fold, specs[run.key], features) for run, fold in cells]
-    for (run, fold), result in zip(cells, _fit(tasks), strict=True):
-        if isinstance(result, NotApplicableError):
-            run.folder.mark_not_applicable(result)
-            continue
-        if isinstance(result, Exception):
-            run.folder.write_failure(fold.name, result)
-            continue
-        _store(run, fold, result, backbone, shared)
-
-
-def _store(
-    run: Prepared, fold: Fold, result: ProbeResult, backbone: int, shared: dict[str, Any]
-) -> None:
-    rows = np.concatenate([fold.validation, fold.test])
-    predictions = prediction_table(run, fold, result.probabilities[rows])
-    fitted = result.fitted
-    classifier = result.classifier()
-    cost = {
-        **fitted.cost,
-        **shared,
-        **({} if classifier.tap is None else _parameters(fitted.cost, backbone)),
-        "storage_bytes": classifier.stored_bytes,
-        "best_epoch": fitted.best_epoch,
-        "chosen": dict(result.chosen),
-    }
-    save = None
-    if run.config.train.save != "none":
-        save = partial(classifier.save, backbone=run.source.fingerprint)
-    run.folder.write_cell(fold.name, predictions, fitted.history, cost, save)
-
-
-def _parameters(cost: Mapping[str, Any], backbone: int) -> dict[str, Any]:
-    """Count as :func:`.accounting.parameter_counts` does."""
-    head = cost.get("parameters_trainable")
-    if head is None:  # a classical classifier is no set of parameters
-        return {"parameters_total": backbone}
-    total = backbone + head
-    return {
-        "parameters_total": total,
-        "parameters_share": head / total,
-        "parameters_by_role": {"head": head},
-    }
-
-
-def _features(
-    run: Prepared,
-    specs: Iterable[Probe | Estimator],
-    workspace: Workspace,
-    device: torch.device,
-) -> list[Features]:
-    """The taps that any of the runs reads, of every image: plain, and in each augmented view."""
-    wanted: dict[str, None] = {}
-    views = 0
-    for spec in specs:
-        if isinstance(spec, Probe):
-            wanted.update(dict.fromkeys(spec.taps or ("",)))
-            views = max(views, spec.views)
-        elif reads_features(spec):
-            wanted[spec.tap] = None
-    if not wanted:
-        return [{}]
-    recipe = run.config.train
-    return [
-        embed(
-            run.source,
-            workspace.pixels(run.config),
-            tuple(wanted),
-            folder=run.config.paths.cache,
-            device=device,
-            precision=recipe.precision,
-            view=View(number, recipe.augmentation, recipe.horizontal_flip) if number else PLAIN,
-            progress=workspace.progress,
-        )
-        for number in range(1 + views)
-    ]
-
-
-def _task(
-    run: Prepared,
-    fold: Fold,
-    spec: Probe | Estimator,
-    features: Sequence[Features],
-) -> Task:
-    labels = run.cohort.table["label"].to_numpy(copy=True)
-    seed = derive("probe", *cell_axes(run.config.seed, fold))
-    if isinstance(spec, Probe):
-        return ProbeTask(
-            features=features[0],
-            labels=labels,
-            fold=fold,
-            loss=run.loss(fold),
-            probe=spec,
-            recipe=run.config.train,
-            seed=seed,
-            views=features[1 : 1 + spec.views],
-        )
-    return EstimatorTask(
-        features=features[0],
-        covariates=run.cohort.table[list(run.cohort.covariates)],
-        labels=labels,
-        fold=fold,
-        loss=run.loss(fold),
-        estimator=spec,
-        seed=seed,
-    )
-
-
-def _fit(tasks: Sequence[Task]) -> list[ProbeResult | Exception]:
-    """Fit all tasks, the probes together; where that fails, each for itself."""
-    results: dict[int, ProbeResult | Exception] = {}
-    probes = {i: task for i, task in enumerate(tasks) if isinstance(task, ProbeTask)}
-    together = _attempt(partial(fit_probes, list(probes.values())))
-    if not isinstance(together, Exception):
-        results.update(zip(probes, together, strict=True))
-    for i, task in enumerate(tasks):
-        if i not in results:
-            results[i] = _attempt(partial(_fit_one, task))
-    return [results[i] for i in range(len(tasks))]
-
-
-def _fit_one(task: Task) -> ProbeResult:
-    return fit_probes([task])[0] if isinstance(task, ProbeTask) else fit_estimator(task)
-
-
-def _attempt(compute: Callable[[], Made]) -> Made | Exception:
-    try:
-        return compute()
-    except Exception as error:
-        return error

@@ -44,6 +44,7 @@ def fit(
     device: torch.device | str,
     where: str,
     progress: Progress | None = None,
+    keep: Callable[[int], None] = lambda epoch: None,
 ) -> Fitted:
     """Train an adapted model, and leave it with the weights of its best epoch.
 
@@ -55,6 +56,8 @@ def fit(
     ----------
     where
         Names the cell, in errors and progress.
+    keep
+        Called with the epoch after each evaluation, the model as it was evaluated.
 
     Raises
     ------
@@ -95,6 +98,7 @@ def fit(
                 row |= _validate(step, validation, recipe.monitor, layout)
                 if best.offer(epoch, row.get("monitor", epoch), -row.get("validation_loss", 0.0)):
                     improved = epoch
+                keep(epoch)
             stalled = epoch - improved
             optimiser.lower_on_plateau(epoch, improved)
             history.append(row | {"lr": optimiser.lr, "seconds": time.perf_counter() - start})

@@ -69,8 +69,12 @@ class Prepared:
 
     def unfinished(self) -> list[Fold]:
         """The folds whose cells are still to be computed."""
-        adapted = self.config.train.save != "none"
-        return [fold for fold in self.folds if not self.folder.is_done(fold.name, adapted)]
+        saved = {"none": (), "best": ("adapted",), "all": ("adapted", "epochs")}[
+            self.config.train.save
+        ]
+        if self.produces != "Adapted":  # has no epochs of its own
+            saved = saved[:1]
+        return [fold for fold in self.folds if not self.folder.is_done(fold.name, *saved)]
 
 
 class Workspace:

@@ -308,8 +308,9 @@ class Loss:
     """Cross-entropy and what modifies it, as numbers, so that many heads can be batched.
 
     For logits ``z`` and target ``y`` the loss of one sample is ``class_weights[y]`` times the
-    (label-smoothed, focal) cross-entropy of ``scale * (z + offset - margin[y] * onehot(y))``; a
-    batch's loss is the weighted mean, divided by the sum of the samples' weights.
+    (label-smoothed, focal) cross-entropy of ``z + offset - margin[y] * onehot(y)``; a batch's loss
+    is the weighted mean, divided by the sum of the samples' weights. Offset and margin belong to
+    training: probabilities are the softmax of ``z``.
 
     Attributes
     ----------
@@ -322,7 +323,6 @@ class Loss:
     class_weights: NDArray[np.float64]
     offset: NDArray[np.float64]
     margin: NDArray[np.float64]
-    scale: float = 1.0
     focal_gamma: float = 0.0
     label_smoothing: float = 0.0
     balanced_sampling: bool = False

@@ -104,10 +104,10 @@ class RunFolder:
         """Names of the cells that the run consists of."""
         return tuple(self.meta["cells"])
 
-    def is_done(self, cell: str, adapted: bool = False) -> bool:
-        """Whether a cell is complete (and, where asked, its adapted part was saved)."""
+    def is_done(self, cell: str, *saved: str) -> bool:
+        """Whether a cell is complete, and has what was saved with it (``adapted``, ``epochs``)."""
         folder = self.path / "cells" / cell
-        return (folder / "done.json").exists() and (not adapted or (folder / "adapted").is_dir())
+        return (folder / "done.json").exists() and all((folder / s).is_dir() for s in saved)
 
     def done_cells(self) -> list[str]:
         """The complete cells, in the run's order."""
@@ -198,6 +198,10 @@ class RunFolder:
             _write_folder(folder / "adapted", save)
         write_json(folder / "done.json", {"finished": _now()})
         (folder / "failure.json").unlink(missing_ok=True)
+
+    def write_epoch(self, cell: str, epoch: int, save: Callable[[Path], None]) -> None:
+        """Store the adapted part as it is after an epoch, while the cell is computed."""
+        _write_folder(self.path / "cells" / cell / "epochs" / str(epoch), save)
 
     def write_failure(self, cell: str, error: BaseException) -> None:
         """Store why a cell failed; it stays unfinished and is tried again next time."""

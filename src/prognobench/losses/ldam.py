@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prognobench.losses.weighting import Beta, NonNegative, Positive, Weighting, class_weights
+from prognobench.losses.weighting import Beta, NonNegative, Weighting, class_weights
 from prognobench.records import Loss
 from prognobench.registry import LOSSES
 
@@ -18,7 +18,6 @@ def ldam(
     class_counts: NDArray[np.int64],
     *,
     max_margin: NonNegative = 0.5,
-    scale: Positive = 1.0,
     weighting: Weighting = "none",
     beta: Beta = 0.999,
     balanced_sampling: bool = False,
@@ -26,13 +25,15 @@ def ldam(
 ) -> Loss:
     """Ask for a margin of each class that grows as it is rarer: ``n ** -1/4`` (Cao et al. 2019).
 
+    Two parts of the paper are left out. Its scale of 30 belongs to a head of normalised weights and
+    features, which gives cosines; heads here are plain linear ones, whose logits have their own
+    scale. Its deferred re-weighting (DRW) changes the loss at a fixed epoch, after which validation
+    losses are no longer those that early stopping compares; ``weighting`` weights from the start.
+
     Parameters
     ----------
     max_margin
-        Margin of the rarest class.
-    scale
-        Of the logits. The paper's 30 belongs to a head of normalised weights and features, which
-        gives cosines; heads here are plain linear ones, whose logits have their own scale.
+        Margin of the rarest class, in logits.
     """
     import numpy as np
 
@@ -42,6 +43,5 @@ def ldam(
         class_weights=weights,
         offset=np.zeros_like(weights),
         margin=max_margin * rarity / rarity.max(),
-        scale=scale,
         balanced_sampling=balanced_sampling,
     )

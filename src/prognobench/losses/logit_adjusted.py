@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def logit_adjusted(class_counts: NDArray[np.int64], *, tau: NonNegative = 1.0) -> Loss:
     """Train on logits plus ``tau`` times the log prior, predict without it (Menon et al. 2021).
 
-    With ``tau = 1`` the balanced error is the one that is minimised; 0 is plain cross-entropy.
+    With ``tau = 1`` the balanced error is the one that is minimised, and probabilities are those of
+    equally frequent classes; 0 is plain cross-entropy.
     """
     import numpy as np
 

@@ -22,7 +22,6 @@ class Terms(NamedTuple):
     class_weights: Tensor
     offset: Tensor
     margin: Tensor
-    scale: Tensor
     focal_gamma: Tensor
     label_smoothing: Tensor
 
@@ -38,7 +37,6 @@ def loss_terms(loss: Loss, device: torch.device | str = "cpu") -> Terms:
         class_weights=tensor(loss.class_weights),
         offset=tensor(loss.offset),
         margin=tensor(loss.margin),
-        scale=tensor(loss.scale),
         focal_gamma=tensor(loss.focal_gamma),
         label_smoothing=tensor(loss.label_smoothing),
     )
@@ -69,7 +67,7 @@ def objective(logits: Tensor, targets: Tensor, terms: Terms) -> tuple[Tensor, Te
 
     Notes
     -----
-    With adjusted logits ``a = scale * (logits + offset - margin[y] * onehot(y))`` and ``p`` their
+    With adjusted logits ``a = logits + offset - margin[y] * onehot(y)`` and ``p`` their
     softmax, a sample's loss is ``class_weights[y] * (1 - p[y])**gamma`` times the label-smoothed
     cross-entropy ``-(1 - eps) * log p[y] - eps * mean(log p)``. Margins are those of LDAM (Cao et
     al. 2019), offsets those of logit adjustment (Menon et al. 2021), ``gamma`` is the focal
@@ -82,7 +80,7 @@ def objective(logits: Tensor, targets: Tensor, terms: Terms) -> tuple[Tensor, Te
     index = targets.unsqueeze(-1)
     margin = terms.margin.expand(logits.shape).gather(-1, index).to(logits.dtype)
     shifted = (logits + terms.offset).scatter_add(-1, index, -margin)
-    log_p = torch.log_softmax(terms.scale.unsqueeze(-1) * shifted, dim=-1)
+    log_p = torch.log_softmax(shifted, dim=-1)
     surprise = -log_p.gather(-1, index).squeeze(-1)
     smoothing = terms.label_smoothing
     cross_entropy = (1 - smoothing) * surprise - smoothing * log_p.mean(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Lt
 
 from prognobench.errors import ConfigError, DataError
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 Weighting = Literal["balanced", "inverse_sqrt", "effective_number", "none"]
 Beta = Annotated[float, Ge(0), Lt(1)]
 NonNegative = Annotated[float, Ge(0)]
-Positive = Annotated[float, Gt(0)]
 
 
 def checked(class_counts: NDArray[np.int64]) -> NDArray[np.float64]:

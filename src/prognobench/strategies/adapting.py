@@ -70,13 +70,20 @@ def adapt(
         model.get_parameter(name).requires_grad_(False)
     notes = (f"without influence, hence frozen: {', '.join(idle)}",) if idle else ()
 
+    # By name, since the body may be frozen for a while when it is saved.
+    changing = tuple(adapted_tensors(model))
+
+    def tensors() -> dict[str, Tensor]:
+        state = model.state_dict()
+        return {name: state[name] for name in changing}
+
     def save(folder: Path) -> None:
         write_identity(folder, backbone.fingerprint)
-        save_tensors(adapted_tensors(model), folder / WEIGHTS)
+        save_tensors(tensors(), folder / WEIGHTS)
 
     def load(folder: Path) -> None:
         check_identity(folder, backbone.fingerprint)
-        load_tensors(model, folder / WEIGHTS, adapted_tensors(model))
+        load_tensors(model, folder / WEIGHTS, tensors())
 
     return Adapted(
         model=model,

@@ -28,8 +28,8 @@ class ScaledShifted(nn.Module):
     ) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.scale = nn.Parameter(torch.normal(1.0, std, (channels,)))
-        self.shift = nn.Parameter(torch.normal(0.0, std, (channels,)))
+        self.scale = nn.Parameter(1 + std * torch.randn(channels))
+        self.shift = nn.Parameter(std * torch.randn(channels))
         self.channels_first = channels_first
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
