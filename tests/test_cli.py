@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from prognobench.cli import main
+from prognobench.cli import console, main
 from prognobench.registry import DATASETS
 
 SMALL = (
@@ -167,7 +167,8 @@ def test_the_data_desk_prints_json(prognobench: Command, tmp_path: Path) -> None
     found = json.loads(said.out)
     assert found["leaks"] == []
     assert found["tables"]["patients and films"]
-    assert list(tmp_path.glob("*.csv"))
+    (folds,) = tmp_path.glob("*-folds.csv")
+    assert folds.read_text().startswith("repeat,fold,draw,part,patient_id")
 
 
 def test_images_are_decoded_ahead(prognobench: Command) -> None:
@@ -205,6 +206,27 @@ def test_listing_reads_configs_alone(prognobench: Command) -> None:
     assert "resnet18" in prognobench("list", "models").out
     assert "mcc" in prognobench("list", "metrics").out
     assert "did you mean 'models'" in prognobench("list", "modles").err
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_the_table_of_models_cuts_nothing_off(
+    columns: int, prognobench: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(console, "is_watched", lambda: True)
+    table = prognobench("list", "models").out
+    assert max(map(len, table.splitlines())) <= columns
+    assert "…" not in table
+    assert " medmae_densenet121  7.0       224   no " in table
+    whole = "".join(line[52:].strip() for line in table.splitlines())
+    assert "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224" in whole
+
+
+def test_sides_that_do_not_fit_come_in_one_message(prognobench: Command) -> None:
+    said = prognobench("run", "-m", "model=dinov2_small,vit", "model.side=100")
+    assert said.code == 2
+    assert "14 pixels; take 98 or 112" in said.err
+    assert "8 pixels; take 96 or 104" in said.err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "models"], ["run", "--help"]])

@@ -207,7 +207,9 @@ def data() -> None:
 @data.command()
 @_takes_overrides
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@click.option("--csv", "folder", type=FOLDER, help="Also write each table as CSV here.")
+@click.option(
+    "--csv", "folder", type=FOLDER, help="Also write the tables and the folds as CSV here."
+)
 def check(as_json: bool, folder: Path | None, **composing: Any) -> None:
     """Look for leaks, duplicates, broken images and shortcuts before a model finds them.
 
@@ -216,13 +218,16 @@ def check(as_json: bool, folder: Path | None, **composing: Any) -> None:
     prognobench data check dataset=table dataset.table=cohort.csv dataset.images=films \\
         dataset.label=outcome dataset.positive=dead
     """
+    from prognobench.folds import export_folds
     from prognobench.preparation import Workspace
 
     for config in _compose(**composing):
         with console.progress_bars() as progress:
-            found = Workspace(progress).full_audit(config)
+            workspace = Workspace(progress)
+            found = workspace.full_audit(config)
         if folder is not None:
-            for title, frame in found.tables.items():
+            folds = export_folds(workspace.folds(config), workspace.cohort(config))
+            for title, frame in {**found.tables, "folds": folds}.items():
                 file = folder / f"{found.cohort}-{title.replace(' ', '-')}.csv"
                 write_table(file, frame)
                 console.say(f"written: {file}")
