@@ -11,7 +11,8 @@ from made_runs import make_run
 
 from prognobench.analysis.comparisons import Question
 from prognobench.analysis.findings import make_claims
-from prognobench.analysis.listings import COSTS, make_comparison, make_efficiency, make_ranks
+from prognobench.analysis.listings import COSTS, make_efficiency, make_ranks
+from prognobench.analysis.paired import make_comparison
 from prognobench.analysis.pooled import make_intervals
 from prognobench.analysis.tables import make_table
 from prognobench.files import read_table

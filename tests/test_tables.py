@@ -13,17 +13,17 @@ import pytest
 from made_runs import make_run
 from scipy import stats
 
-from prognobench.analysis.aggregate import Selection, aggregate
+from prognobench.analysis.aggregate import Selection, aggregate, tested_share
 from prognobench.analysis.comparisons import Question, bootstrap_p, compare
 from prognobench.analysis.intervals import Resampling
 from prognobench.analysis.listings import (
-    comparison_table,
     efficiency,
     make_efficiency,
     make_ranks,
     rank_table,
     wins_table,
 )
+from prognobench.analysis.paired import comparison_table
 from prognobench.analysis.pooled import COLUMNS as INTERVALS
 from prognobench.analysis.pooled import Wanted, make_intervals
 from prognobench.analysis.ranks import rank
@@ -349,6 +349,18 @@ def test_comparison_of_two_models(results):
     beliefs = row[["p_first_better", "p_equal", "p_second_better"]].astype(float)
     assert beliefs.sum() == pytest.approx(1)
     assert beliefs.iloc[0] > 0.9
+
+
+def test_draws_of_a_fold_count_once_and_their_patients_as_those_drawn_from(results, scored):
+    row = compare(results, Question(by="model"), {"dataset": ["toy"], "k": ["4"]}).iloc[0]
+    own = scored.scores[(scored.scores["k"] == 4) & (scored.scores["dataset"] == "toy")]
+    own = own[(own["metric"] == "mcc") & (own["threshold"] == "0.5") & (own["level"] == "patient")]
+    own = own[own["fold"].notna() & own["model"].isin(["cnn", "vit"])]
+    folds = own.groupby(["model", "fold"])["value"].mean().unstack("model")
+    assert row["folds"] == len(folds) == 5
+    expected = corrected_t((folds["cnn"] - folds["vit"]).to_numpy(), 20 / 80)
+    assert tested_share(own) == pytest.approx(20 / 80)
+    assert (row["fold_difference"], row["fold_p"]) == pytest.approx((expected.value, expected.p))
 
 
 def test_a_run_compared_with_the_order_reversed(results):

@@ -221,7 +221,7 @@ def _mark(table: pd.DataFrame, scores: pd.DataFrame, metrics: Mapping[str, Metri
         best = rows[distance[rows].argmin()]
         to_beat = distance[index[real[index] & baseline[index]]]
         below[rows] = distance[rows] >= to_beat.min(initial=np.inf)
-        folds, share = _folds(scores.iloc[scores_of[names]])
+        folds, share = by_fold(scores.iloc[scores_of[names]])
         others = folds[[choices[row] for row in rows]].to_numpy()
         p = corrected_p(folds[[choices[best]]].to_numpy() - others, share)
         marks[rows] = np.where(p >= 1 - CONFIDENCE, "tie", "")
@@ -229,8 +229,24 @@ def _mark(table: pd.DataFrame, scores: pd.DataFrame, metrics: Mapping[str, Metri
     table["mark"], table["below"] = marks, below
 
 
-def _folds(scores: pd.DataFrame) -> tuple[pd.DataFrame, float]:
-    """One column per model and strategy, one row per fold; test per training patients."""
-    axes = ["seed", "repeat", "draw", "fold"]
-    table = scores.set_index([*axes, *CHOICES])["value"].unstack(list(CHOICES))
-    return table, float((scores["n"] / scores["train_patients"]).mean())
+FOLD = ("seed", "repeat", "fold")
+"""What names a fold: its draws share the test patients, so they are averaged and count once."""
+
+
+def by_fold(scores: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+    """Return a column per model and strategy, a row per fold; and :func:`tested_share`."""
+    table = scores.groupby([*FOLD, *CHOICES])["value"].mean().unstack(list(CHOICES))
+    return table, tested_share(scores)
+
+
+def tested_share(scores: pd.DataFrame) -> float:
+    """Test patients per training patient, for the corrected t-test.
+
+    A few-shot draw takes a handful of the patients it may train on. What the correction is for,
+    the overlap of training parts, is at most that of the parts it draws from: all patients that
+    other folds test.
+    """
+    runs = scores.groupby(["model", "strategy", "key", "repeat", "draw"], dropna=False)
+    others = runs["n"].transform("sum") - scores["n"]
+    drawn = scores["draw"].notna() & (others > scores["train_patients"])
+    return float((scores["n"] / scores["train_patients"].mask(drawn, others)).mean())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from prognobench.analysis.aggregate import newest
+from prognobench.analysis.aggregate import FOLD, newest, tested_share
 from prognobench.analysis.evaluation import HALF, NO_THRESHOLD
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scored import Scored, read_scores
@@ -144,7 +144,7 @@ class _Contexts:
         differences = (first - second).dropna()
         if len(differences) < 2:
             return None
-        share = float((scores["n"] / scores["train_patients"]).mean())
+        share = tested_share(scores)
         runs = sum(len(group[["model", "strategy", "key"]].drop_duplicates()) for group in groups)
         return corrected_t(np.asarray(differences, dtype=np.float64), share), runs, len(differences)
 
@@ -199,14 +199,13 @@ class _Contexts:
 def _goodness(scores: pd.DataFrame, metric: Metric) -> pd.Series[float]:
     """Mean over the group's runs, per fold; more is better whatever the metric."""
     good = scores.assign(good=-metric.distance(scores["value"].to_numpy()))
-    return good.groupby(["seed", "repeat", "draw", "fold"], dropna=False)["good"].mean()
+    return good.groupby(list(FOLD))["good"].mean()
 
 
 def _steadiness(scores: pd.DataFrame, metric: Metric) -> pd.Series[float]:
     """Less the standard deviation over draws, mean over the group's runs, per fold."""
-    axes = ["seed", "repeat", "fold"]
-    spread = scores.groupby(["model", "strategy", "key", *axes])["value"].std()
-    return -spread.groupby(axes).mean()
+    spread = scores.groupby(["model", "strategy", "key", *FOLD])["value"].std()
+    return -spread.groupby(list(FOLD)).mean()
 
 
 def _judge(claim: Claim, evidence: Sequence[Evidence]) -> Finding:

@@ -207,7 +207,7 @@ class Desk:
         """All tests of a pair that may be compared."""
         one, other = self.panels[first], self.panels[second]
         values = self.fold_values(one), self.fold_values(other)
-        share = one.test_size / self.train_patients[first]
+        share = one.test_size / self.trainable_patients(first)
         folds = corrected_t(values[0] - values[1], share)
         one_drawn, other_drawn = self.resampled(first), self.resampled(second)
         difference = one_drawn.less(other_drawn)
@@ -229,9 +229,25 @@ class Desk:
             **self._beliefs(*values, share),
         }
 
+    def trainable_patients(self, run: int) -> float:
+        """How many patients a fold trains on, or may draw from; see ``aggregate.tested_share``."""
+        panel = self.panels[run]
+        size = float(self.train_patients[run])
+        draws = len(panel.repetitions) > len({at.repeat for at in panel.repetitions})
+        return max(size, len(panel.strata) - panel.test_size) if draws else size
+
     def fold_values(self, panel: Panel) -> NDArray[np.float64]:
-        """The metric of every fold of every repetition and draw."""
-        return np.concatenate([panel.by_fold(at, self.measure) for at in panel.repetitions])
+        """The metric of every fold of every repetition, mean over draws."""
+        repeats = sorted({at.repeat for at in panel.repetitions})
+        values = []
+        for repeat in repeats:
+            draws = [
+                panel.by_fold(at, self.measure) for at in panel.repetitions if at.repeat == repeat
+            ]
+            known = ~np.isnan(draws)
+            with np.errstate(invalid="ignore"):
+                values.append(np.where(known, draws, 0.0).sum(axis=0) / known.sum(axis=0))
+        return np.concatenate(values)
 
     def _resampled(self, run: int) -> Resampled:
         panel, how = self.panels[run], self.question.resampling

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.aggregate import CHOICES
+from prognobench.analysis.aggregate import CHOICES, by_fold
 from prognobench.analysis.drawing import forest, heat_map, points_over_k, rank_diagram, trade_off
 from prognobench.analysis.plots import Figure
 from prognobench.analysis.predictions import ORACLE
@@ -202,9 +202,7 @@ def differences(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Iterator
             continue
         rows = _fold_scores(scored, own)
         winner = tuple(best.iloc[0][name] for name in CHOICES)
-        values = rows.set_index(["seed", "repeat", "draw", "fold", *CHOICES])["value"]
-        folds = values.unstack(list(CHOICES))
-        share = float((rows["n"] / rows["train_patients"]).mean())
+        folds, share = by_fold(rows)
         names = [choice for choice in folds.columns if tuple(choice) != winner]
         tests = {
             ", ".join(choice): corrected_t((folds[choice] - folds[winner]).to_numpy(float), share)

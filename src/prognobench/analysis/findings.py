@@ -7,8 +7,7 @@ from pathlib import Path
 
 from prognobench.analysis.claims import Finding, check_claims
 from prognobench.analysis.figures import slug
-from prognobench.analysis.listings import interval
-from prognobench.analysis.render import Entry, Table
+from prognobench.analysis.render import Entry, Table, interval_entry
 from prognobench.analysis.tables import Made, write_tables
 
 COLUMNS = (
@@ -36,7 +35,11 @@ def claims_table(findings: Sequence[Finding]) -> Iterator[Table]:
     rows = [
         (
             (one.claim.name, each.context),
-            (interval(each.value, each.low, each.high), _count(each.folds), _count(each.runs)),
+            (
+                interval_entry(each.value, each.low, each.high),
+                _count(each.folds),
+                _count(each.runs),
+            ),
         )
         for one, each in pairs
     ]

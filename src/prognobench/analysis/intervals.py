@@ -62,6 +62,8 @@ class Repetition:
         ``(units,)``, the fold that tested it.
     cutoffs
         Rule -> ``(units,)``.
+    repeat
+        Draws of one repeat test the same patients in the same folds.
     """
 
     patient: NDArray[np.intp]
@@ -69,6 +71,7 @@ class Repetition:
     labels: NDArray[np.intp]
     scores: NDArray[np.float64]
     cutoffs: dict[str, NDArray[np.float64]]
+    repeat: int = 0
 
     def decisions(self, rule: str) -> NDArray[np.intp]:
         """``(units,)``: the class decided for."""
@@ -162,7 +165,9 @@ def make_panel(predictions: Predictions, cells: Cells, run: int) -> Panel:
         chosen = units[at]
         cutoffs = {rule: cells.cutoff(rule)[chosen] for rule in cells.cutoffs}
         repetitions.append(
-            Repetition(codes[at], folds[at], test.labels[chosen], test.scores[chosen], cutoffs)
+            Repetition(
+                codes[at], folds[at], test.labels[chosen], test.scores[chosen], cutoffs, repeat
+            )
         )
     return Panel(patients, test.labels[units][first], tuple(repetitions))
 

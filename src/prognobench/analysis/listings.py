@@ -1,37 +1,46 @@
-"""Tables that are not scores by names: cost against score, comparisons, claims, ranks."""
+"""Tables that are not scores by names: cost against score, mean ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prognobench.analysis.aggregate import CHOICES, Selection, aggregate
-from prognobench.analysis.comparisons import COMMON, Question, compare
 from prognobench.analysis.figures import CONTEXT, describe, pareto, whole
 from prognobench.analysis.ranks import Posthoc, Ranks, rank
-from prognobench.analysis.render import Entry, Table
+from prognobench.analysis.render import Entry, Table, number_entry
 from prognobench.analysis.scored import Scored, read_scores
 from prognobench.analysis.stats import CONFIDENCE
-from prognobench.analysis.tables import SYNTHETIC, Made, write_tables
+from prognobench.analysis.tables import (
+    SYNTHETIC,
+    Made,
+    reference_kinds,
+    reference_label,
+    write_tables,
+)
 from prognobench.errors import ConfigError
 from prognobench.metrics.metric import Metric, find_metric
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "parameters_trainable": ("trainable", lambda value: f"{value:,.0f}"),
     "trainable_share": ("of all", lambda value: f"{100 * value:.3g} %"),
-    "seconds_train": ("training (s)", lambda value: f"{value:,.3g}"),
-    "seconds_embedding_shared": ("embedding (s)", lambda value: f"{value:,.3g}"),
-    "seconds_inference": ("inference (s)", lambda value: f"{value:,.3g}"),
+    "seconds_train": ("training (s)", _short),
+    "seconds_embedding_shared": ("embedding (s)", _short),
+    "seconds_inference": ("inference (s)", _short),
     "peak_memory_bytes": ("memory (MB)", lambda value: f"{value / 1e6:,.0f}"),
-    "storage_bytes": ("stored (MB)", lambda value: f"{value / 1e6:,.3g}"),
+    "storage_bytes": ("stored (MB)", lambda value: _short(value / 1e6)),
 }
 """Column of ``runs.csv`` -> heading, and how a value is written."""
 
@@ -59,7 +68,7 @@ def efficiency(
     """
     found = [find_metric(name) for name in metrics]
     spent = costs(scored)
-    for named, own, _ in whole(cells):
+    for named, own, references in whole(cells):
         wide = own.pivot_table(index=list(CHOICES), columns="metric", values="mean")
         if wide.empty or found[0].name not in wide:
             continue
@@ -73,15 +82,17 @@ def efficiency(
         rows = []
         for line, on_front in zip(table.to_dict("records"), front, strict=True):
             mark = "best" if on_front else ""
-            scores = [_number(line.get(m.name), "{:.3f}".format, mark) for m in found]
-            amounts = [_number(line[name], write) for name, (_, write) in COSTS.items()]
+            scores = [number_entry(line.get(m.name), "{:.3f}".format, mark) for m in found]
+            amounts = [number_entry(line[name], write) for name, (_, write) in COSTS.items()]
             names = tuple(str(line[name]) for name in CHOICES)
             rows.append((names, (*scores, *amounts)))
+        below = list(_references(references, found))
         yield Table(
             f"cost · {describe(named)}" + (f" · {SYNTHETIC}" if own["synthetic"].any() else ""),
             CHOICES,
             (*(m.title for m in found), *(title for title, _ in COSTS.values())),
-            tuple(rows),
+            (*rows, *below),
+            len(below),
             notes=(
                 f"bold: on the Pareto front of {found[0].title} and trainable parameters",
                 "trainable parameters, training and inference are means of a fold; embedding is "
@@ -89,6 +100,17 @@ def efficiency(
                 "part in single precision",
             ),
         )
+
+
+def _references(
+    references: pd.DataFrame, metrics: Sequence[Metric]
+) -> Iterator[tuple[tuple[str, ...], tuple[Entry, ...]]]:
+    """Scores of ceiling, baselines and chance, which have no cost to compare."""
+    wide = references.pivot_table(index="strategy", columns="metric", values="mean")
+    for kind in reference_kinds(references):
+        if kind in wide.index:
+            scores = [number_entry(wide.loc[kind].get(m.name), "{:.3f}".format) for m in metrics]
+            yield (reference_label(kind), ""), (*scores, *[Entry("")] * len(COSTS))
 
 
 def make_efficiency(
@@ -134,101 +156,6 @@ def make_ranks(
     tables = (rank_table(ranks), wins_table(ranks))
     stem = results / "tables" / f"ranks_{find_metric(metric).name}"
     return Made(tables, tuple(write_tables(stem, long.reset_index(), tables, formats)))
-
-
-def _number(value: Any, write: Callable[[float], str], mark: str = "") -> Entry:
-    if value is None or not np.isfinite(value):
-        return Entry("")
-    return Entry(write(float(value)), mark, value=float(value))
-
-
-def make_comparison(
-    results: Path,
-    question: Question,
-    where: Mapping[str, Sequence[str]] | None = None,
-    formats: Sequence[str] = ("csv", "md"),
-) -> Made:
-    """Compare runs and write the comparison to ``results/tables/comparisons_*``.
-
-    Raises
-    ------
-    ConfigError
-        For an unknown name, or where nothing is left to compare.
-    """
-    compared = compare(results, question, where)
-    tables = (comparison_table(compared, question),)
-    name = f"comparisons_{compared['metric'].iloc[0]}_by_{question.by}"
-    stem = results / "tables" / name
-    return Made(tables, tuple(write_tables(stem, compared, tables, formats)))
-
-
-def comparison_table(compared: pd.DataFrame, question: Question) -> Table:
-    """Return comparisons as a table to read; ``compared`` is of ``comparisons.compare``."""
-    metric = find_metric(question.metric)
-    fixed = [name for name in COMMON if name != question.by and compared[name].nunique() > 1]
-    rows = []
-    for line in compared.to_dict("records"):
-        names = tuple(str(line[name]) for name in (*fixed, "first", "second"))
-        if isinstance(line["refused"], str):
-            rows.append((names, (Entry(f"not compared: {line['refused']}"), *[Entry("")] * 6)))
-            continue
-        beliefs = [line[f"p_{name}"] for name in ("first_better", "equal", "second_better")]
-        rows.append(
-            (
-                names,
-                (
-                    interval(line["difference"], line["low"], line["high"]),
-                    interval(line["fold_difference"], line["fold_low"], line["fold_high"]),
-                    _number(line["fold_p_holm"], "{:.3f}".format),
-                    _number(line["effect"], "{:.2f}".format),
-                    _number(line["mcnemar_p_holm"], "{:.3f}".format),
-                    _number(line["delong_p_holm"], "{:.3f}".format),
-                    Entry(" / ".join(f"{p:.2f}" for p in beliefs if not np.isnan(p))),
-                ),
-            )
-        )
-    context = ", ".join(
-        str(compared[name].iloc[0]) for name in ("dataset", "regime", "cv") if name not in fixed
-    )
-    return Table(
-        f"{metric.title}, first less second · {context}",
-        (*fixed, "first", "second"),
-        COMPARED,
-        tuple(rows),
-        notes=tuple(_how_compared(question, metric)),
-    )
-
-
-COMPARED = (
-    *("over patients [95 %]", "over folds [95 %]", "p (folds)", "effect"),
-    *("p (McNemar)", "p (DeLong)", "P(first / equal / second)"),
-)
-
-
-def _how_compared(question: Question, metric: Metric) -> Iterator[str]:
-    how = question.resampling
-    kind = {"bca": "BCa", "percentile": "percentile"}[how.method]
-    yield (
-        f"over patients: all folds pooled, paired bootstrap ({kind}, {how.resamples:,} resamples, "
-        f"seed {how.seed}); over folds: corrected t-test (Nadeau & Bengio); effect: mean over "
-        "standard deviation"
-    )
-    yield (
-        "p-values are Holm-corrected for the rows of this table; McNemar compares decisions, "
-        "DeLong ROC-AUC, whatever the metric"
-    )
-    equal = f"P: Bayesian correlated t-test; equal: within {question.rope:g} of each other"
-    yield equal if find_spec("baycomp") else "P needs an extra: pip install 'prognobench[stats]'"
-    if metric.needs == "decisions":
-        yield f"decisions at threshold: {question.threshold}"
-
-
-def interval(value: float, low: float, high: float) -> Entry:
-    """A difference with its ends, where it has them."""
-    if np.isnan(value):
-        return Entry("")
-    ends = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
-    return Entry(f"{value:+.3f}{ends}", value=float(value))
 
 
 def rank_table(ranks: Ranks) -> Table:

@@ -56,6 +56,21 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
+def number_entry(value: Any, write: Callable[[float], str], mark: str = "") -> Entry:
+    """A number as it is written; blank where there is none."""
+    if value is None or not math.isfinite(value):
+        return Entry("")
+    return Entry(write(float(value)), mark, value=float(value))
+
+
+def interval_entry(value: float, low: float, high: float) -> Entry:
+    """A difference with its ends, where it has them."""
+    if math.isnan(value):
+        return Entry("")
+    ends = "" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
+    return Entry(f"{value:+.3f}{ends}", value=float(value))
+
+
 TIE, BELOW = "*", "†"
 
 

@@ -171,8 +171,10 @@ class _Page:
         runs = self.scored.runs[self.scored.runs["model"] != ORACLE]
         groups = ("dataset", "model", "strategy", "regime", "cv", "seed")
         lines = [
-            "prognobench run " + " ".join(f"{name}={run[name]}" for name in groups)
-            for run in runs.drop_duplicates(list(groups)).to_dict("records")
+            "prognobench run "
+            + " ".join(f"{name}={run[name]}" for name in groups)
+            + (f" regime.k={run['k']}" if run["regime"] == "few_shot" else "")
+            for run in runs.drop_duplicates([*groups, "k"]).to_dict("records")
         ]
         environment = read_json(self.scored.folders[runs.index[0]].path / "environment.json")
         described = escape(json.dumps(environment, indent=2))

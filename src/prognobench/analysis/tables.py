@@ -193,17 +193,27 @@ def _lines(
         yield list(zip(rows, names, strict=True)), entries
 
 
+def reference_kinds(cells: pd.DataFrame) -> list[str]:
+    """The ceiling, what looks at no image, and chance, as the column ``strategy`` calls them."""
+    return [ORACLE, *sorted(set(cells.loc[cells["baseline"], "strategy"])), CHANCE]
+
+
+def reference_label(kind: str) -> str:
+    """How a table calls one of :func:`reference_kinds`."""
+    return {ORACLE: "ceiling (true risk)", CHANCE: CHANCE}.get(kind, f"{kind} (no image)")
+
+
 def _references(
     cells: pd.DataFrame, rows: Sequence[str], columns: str, heads: Sequence[Any]
 ) -> Iterator[tuple[tuple[str, ...], tuple[Entry, ...]]]:
     """Ceiling, baselines and chance: the same for every model and strategy."""
     where = [name for name in rows if name not in CHOICES]
-    for kind in [ORACLE, *sorted(set(cells.loc[cells["baseline"], "strategy"])), CHANCE]:
+    for kind in reference_kinds(cells):
         own = cells[(cells["strategy"] == kind) & cells["mean"].notna()]
         groups = own.groupby(where, sort=True) if where else [((), own)] if len(own) else []
         for names, line in groups:
             known = dict(zip(where, names, strict=True))
-            label = {ORACLE: "ceiling (true risk)", CHANCE: CHANCE}.get(kind, f"{kind} (no image)")
+            label = reference_label(kind)
             texts = [_say(name, known[name]) if name in known else "" for name in rows]
             texts[next((i for i, name in enumerate(rows) if name not in known), 0)] = label
             by_head = {cell[columns]: _entry(cell) for cell in line.to_dict("records")}
@@ -248,9 +258,10 @@ def _title(fixed: Mapping[str, Any], group: pd.DataFrame) -> str:
 
 
 def _notes(group: pd.DataFrame, references: pd.DataFrame, one_metric: bool) -> Iterator[str]:
+    over = "folds" if (group["k"] == 0).all() else "folds and draws"
     yield (
-        "mean ± standard deviation over folds; bold: best; *: its difference to the best could be "
-        "chance (corrected t-test over folds, 5 %)"
+        f"mean ± standard deviation over {over}; bold: best; *: its difference to the best could "
+        "be chance (corrected t-test over folds, 5 %)"
     )
     rules = {rule for rule in group["threshold"] if rule != "none"}
     if rules:

@@ -180,7 +180,7 @@ def compare(results: Path, ranks: bool, posthoc: Any, **options: Any) -> None:
         _print_made(make_ranks(results, metric, where, posthoc, formats))
         return
     from prognobench.analysis.comparisons import Question
-    from prognobench.analysis.listings import make_comparison
+    from prognobench.analysis.paired import make_comparison
 
     names = ("by", "against", "metric", "threshold", "level", "rope")
     question = Question(
