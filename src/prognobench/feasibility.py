@@ -1,4 +1,4 @@
-"""Strategies tried on the shapes of a backbone: what cannot be is said before anything trains."""
+"""Strategies tried without computing anything: what cannot be is said before anything trains."""
 
 from __future__ import annotations
 
@@ -9,53 +9,79 @@ from functools import partial
 
 import torch
 
+from prognobench.classifiers import reads_features
 from prognobench.errors import ConfigError, PrognobenchError
+from prognobench.features import backbone_facts
 from prognobench.preparation import Prepared, Workspace
-from prognobench.records import Backbone, BackboneSource
+from prognobench.records import Backbone, BackboneSource, Probe
 from prognobench.registry import STRATEGIES
 
 
 def check_strategies(runs: Sequence[Prepared], workspace: Workspace) -> None:
-    """Apply the strategy of every run to its backbone without computing anything.
+    """Apply the strategy of every run to its backbone, each pair once.
 
-    Each backbone is loaded once, each pair tried once, on tensors that have a shape and no content.
+    A strategy that trains the backbone is tried on tensors that have a shape and no content; of
+    one that reads features, what it reads is looked up.
 
     Raises
     ------
     ConfigError
-        With what the strategies of all runs refuse (a rank that is larger than a matrix, more
-        blocks than there are), and the weights that cannot be loaded.
+        With what the strategies of all runs refuse (a rank that is larger than a matrix, a feature
+        that there is not), and the weights that cannot be loaded.
     """
     faults: dict[str, None] = {}
     for run in runs:
-        if run.produces == "Adapted":
-            pair = (run.source.fingerprint, asdict(run.config.strategy), len(run.cohort.classes))
-            faults |= dict.fromkeys(
-                workspace.once(partial(_refusals, run, workspace), "refusals", *pair)
-            )
+        pair = (run.source.fingerprint, asdict(run.config.strategy), len(run.cohort.classes))
+        refusals = workspace.once(partial(_refusals, run, workspace), "refusals", *pair)
+        faults |= dict.fromkeys(refusals)
     if faults:
         raise ConfigError(faults)
 
 
 def _refusals(run: Prepared, workspace: Workspace) -> list[str]:
-    config, source = run.config, run.source
+    config = run.config
     try:
-        shapes = workspace.once(partial(_shapes, source), "shapes", source.fingerprint)
-    except PrognobenchError as error:
-        return [str(error)]
-    backbone = replace(shapes, module=deepcopy(shapes.module))
-    build = STRATEGIES[config.strategy.builder]
-    try:
-        with torch.device("meta"):
-            build(backbone, len(run.cohort.classes), **config.strategy.settings)
+        if run.produces == "Adapted":
+            _try_on_shapes(run, workspace)
+        else:
+            _try_taps(run)
     except ConfigError as error:
         return [f"{config.model.name}, {config.strategy.name}: {fault}" for fault in error.faults]
+    except PrognobenchError as error:
+        return [str(error)]
+    return []
+
+
+def _try_on_shapes(run: Prepared, workspace: Workspace) -> None:
+    source, strategy = run.source, run.config.strategy
+    shapes = workspace.once(partial(_shapes, source), "shapes", source.fingerprint)
+    backbone = replace(shapes, module=deepcopy(shapes.module))
+    try:
+        with torch.device("meta"):
+            STRATEGIES[strategy.builder](backbone, len(run.cohort.classes), **strategy.settings)
+    except ConfigError:
+        raise
     except Exception:
         # A pair that cannot be is recorded with its run; what only content shows, its cells say.
-        return []
-    return []
+        return
 
 
 def _shapes(source: BackboneSource) -> Backbone:
     backbone = source.load()
     return replace(backbone, module=backbone.module.to("meta"))
+
+
+def _try_taps(run: Prepared) -> None:
+    strategy = run.config.strategy
+    spec = STRATEGIES[strategy.builder](**strategy.settings)
+    if isinstance(spec, Probe):
+        wanted = spec.taps
+    else:
+        wanted = (spec.tap,) if reads_features(spec) and spec.tap else ()
+    if not wanted:
+        return
+    known = backbone_facts(run.source, run.config.paths.cache).taps
+    if not set(wanted) & set(known):
+        raise ConfigError(
+            f"no feature {' or '.join(wanted)} in this backbone; it has {', '.join(known)}"
+        )

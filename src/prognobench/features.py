@@ -120,8 +120,16 @@ def embed(
     return _collect(pixels.digests, shards, taps)
 
 
-def count_parameters(source: BackboneSource, folder: Path) -> int:
-    """Return how many parameters a backbone has; it is loaded for that once, ever.
+@dataclass(frozen=True)
+class BackboneFacts:
+    """What can be known of a backbone without loading it again."""
+
+    parameters: int
+    taps: tuple[str, ...]
+
+
+def backbone_facts(source: BackboneSource, folder: Path) -> BackboneFacts:
+    """Return the facts of a backbone, which is loaded for that once, ever.
 
     Parameters
     ----------
@@ -131,12 +139,14 @@ def count_parameters(source: BackboneSource, folder: Path) -> int:
     name = hashlib.sha256(source.fingerprint.encode()).hexdigest()[:20]
     file = folder / "features" / f"{name}.json"
     with suppress(StoreError, KeyError, TypeError):
-        return int(read_json(file)["parameters"])
-    module: Any = source.load().module
-    count = sum(parameter.numel() for parameter in module.parameters())
+        known = read_json(file)
+        return BackboneFacts(int(known["parameters"]), tuple(known["taps"]))
+    backbone = source.load()
+    module: Any = backbone.module
+    facts = BackboneFacts(sum(p.numel() for p in module.parameters()), tuple(backbone.taps))
     with suppress(StoreError):  # a full disk costs the next run a second
-        write_json(file, {"parameters": count})
-    return count
+        write_json(file, asdict(facts))
+    return facts
 
 
 def _compute(

@@ -15,7 +15,7 @@ import torch
 from prognobench.cells import cell_axes, prediction_table
 from prognobench.classifiers import reads_features
 from prognobench.errors import NotApplicableError
-from prognobench.features import PLAIN, Features, View, count_parameters, embed
+from prognobench.features import PLAIN, Features, View, backbone_facts, embed
 from prognobench.preparation import Prepared, Workspace
 from prognobench.probes import EstimatorTask, ProbeResult, ProbeTask, fit_estimator, fit_probes
 from prognobench.records import Estimator, Fold, Probe
@@ -42,7 +42,7 @@ def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.
         shared = {"seconds_embedding_shared": time.perf_counter() - start}
         images = any(isinstance(s, Probe) or reads_features(s) for s in specs.values())
         cache = runs[0].config.paths.cache
-        backbone = count_parameters(runs[0].source, cache) if images else 0
+        backbone = backbone_facts(runs[0].source, cache).parameters if images else 0
     except Exception as error:
         for run, fold in cells:
             run.folder.write_failure(fold.name, error)
