@@ -273,6 +273,9 @@ def prepare(**composing: Any) -> None:
 def predict(run_folder: Path, images: Path, out: Path | None, device: str, **options: Any) -> None:
     """Apply a run's saved models to new images: the mean over the folds' models.
 
+    IMAGES is an image, a folder, or a table with a column image and, where the strategy reads
+    covariates, these.
+
     \b
     prognobench run dataset=mortality model=vit lora=true train.save=best
     prognobench predict results/runs/mortality/vit/lora/KEY films/ --out risk.csv
