@@ -9,11 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from prognobench.errors import ConfigError
+from prognobench.features import embed
+from prognobench.imaging.cache import Pixels
 from prognobench.models.weights import weights_here
 from prognobench.records import Backbone, BackboneSource
 from prognobench.registry import MODELS
@@ -205,9 +208,55 @@ def test_own_pooling_replaces_the_class_token() -> None:
     assert set(own.taps) < set(backbone.taps)
 
 
-def test_a_side_that_the_patch_does_not_divide() -> None:
-    with pytest.raises(ConfigError, match=r"200 is no multiple of .* 14 pixels; take 196 or 210"):
-        source_of("dinov2_small", side=200)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "dinov2_small", "side": 200}, "no multiple of .* 14 pixels; take 196 or 210"),
+        ({"name": "medsiglip", "side": 450}, "no multiple of .* 14 pixels; take 448 or 462"),
+        (
+            {"name": "vit", "weights": "embedded", "side": 100},
+            "no multiple of .* 8 pixels; take 96 or 104",
+        ),
+        # Names that do not tell their patch.
+        ({"name": "timm", "architecture": "levit_128", "side": 100}, "take 96 or 128 or 224"),
+        ({"name": "timm", "architecture": "crossvit_9_240", "side": 224}, "take 240"),
+    ],
+)
+def test_a_side_that_a_network_does_not_take(settings: dict[str, Any], message: str) -> None:
+    """Weights that do not lie here are neither looked for nor loaded for that."""
+    with pytest.raises(ConfigError, match=message):
+        source_of(**{"weights": "hub"} | settings)
+
+
+def test_a_cnn_takes_any_side() -> None:
+    assert source_of("timm", side=100).preprocessing.side == 100
+
+
+@pytest.mark.parametrize("name", ["medsiglip", "siglip2_base"])
+def test_activation_is_the_one_that_the_weights_were_trained_with(name: str) -> None:
+    network = on_meta(name).module.network
+    pooling, blocks = network.attn_pool.mlp, network.blocks
+    values = torch.linspace(-3, 3, 20)
+    expected = torch.nn.functional.gelu(values, approximate="tanh")
+    for feed_forward in (pooling, blocks[0].mlp):
+        assert torch.equal(feed_forward.act(values), expected)
+
+
+def test_a_frozen_pass_keeps_nothing_for_gradients(tmp_path: Path) -> None:
+    source = source_of("timm", architecture="vit_tiny_patch16_224", side=32, seed=5)
+    kept: list[torch.Size] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.shape)
+        return tensor
+
+    pixels = Pixels(np.zeros((3, 32, 32, 1), np.uint8), ("a", "b", "c"))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        features = embed(source, pixels, ("",), folder=tmp_path, device="cpu", precision="fp32")
+        assert features[""].shape == (3, 192)
+        assert not kept
+        source.load().module(torch.zeros(1, 3, 32, 32))
+        assert kept  # as any pass does that is not frozen
 
 
 @pytest.mark.parametrize(

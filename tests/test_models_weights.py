@@ -129,6 +129,26 @@ def test_the_second_load_reads_no_file(file: Path) -> None:
     assert torch.equal(state_of(first)["cls_token"], state_of(second)["cls_token"])
 
 
+def test_five_folds_build_and_read_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prognobench.models.encoders import checkpoint
+
+    done: list[str] = []
+
+    def make() -> nn.Module:
+        done.append("built")
+        return vit()
+
+    def read(path: Path) -> dict[str, Tensor]:
+        done.append("read")
+        return load_file(path)
+
+    monkeypatch.setattr(checkpoint, "read", read)
+    for _ in range(5):  # as runs of a sweep do, each with a source of its own
+        preprocessing = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
+        backbone_source(make, locate(str(file)), preprocessing, ("five folds",)).load()
+    assert done == ["built", "read"]
+
+
 def test_weights_that_a_file_brings_are_not_drawn_first(tmp_path: Path) -> None:
     drew: list[bool] = []
 
@@ -257,6 +277,9 @@ class Hub(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         self.requests.append(f"{self.command} {self.path}")
+        if self.path.startswith("/lab/silent/"):
+            self.close_connection = True
+            return
         repository, _, file = self.path.lstrip("/").partition("/resolve/main/")
         content = self.files.get(f"{repository}:{file}")
         if repository == "meta/gated":
@@ -349,6 +372,30 @@ def test_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot be reached" in message
     assert "model.safetensors" in message
     assert "model.weights=PATH" in message
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(hub: type[Hub]) -> None:
+    with pytest.raises(WeightsError, match=r"cannot be reached: .*model\.weights=PATH"):
+        from_hub("lab/silent")
+    assert len(hub.requests) == 1
+
+
+def test_listing_uses_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    from huggingface_hub import constants
+
+    from prognobench.cli.listing import listing
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a connection")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    columns, rows = listing("models")
+    here = {row[0]: row[columns.index("here")] for row in rows}
+    assert (here["resnet18"], here["vit"], here["timm"]) == ("no", "yes", "")
 
 
 def test_weights_that_are_on_no_hub() -> None:

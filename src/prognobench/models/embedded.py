@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from prognobench.errors import ConfigError
+from prognobench.models.sides import check_side
 from prognobench.models.source import backbone_source
 from prognobench.models.weights import locate
 from prognobench.records import BackboneSource, Preprocessing
@@ -57,8 +58,8 @@ def embedded(
     """
     if weights == "hub":
         raise ConfigError("model.weights: these weights are on no hub; take 'embedded'")
-    if network == "vit" and side % 8:
-        raise ConfigError(f"model.side: {side} is no multiple of the ViT's patch of 8 pixels")
+    if network == "vit":
+        check_side(network, side, patch=NETWORKS[network][1]["patch_size"])
     file = str(ASSETS / f"{network}.safetensors") if weights == "embedded" else weights
     return backbone_source(
         partial(create, network, side),

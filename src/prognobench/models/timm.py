@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Gt
+from annotated_types import Ge
 
 from prognobench.errors import ConfigError
+from prognobench.models.sides import check_side
 from prognobench.models.source import backbone_source
 from prognobench.models.weights import locate
 from prognobench.records import BackboneSource, Preprocessing
@@ -28,13 +28,14 @@ def timm(
     hub: str = "",
     package: str = "",
     obtain: str = "",
-    side: Annotated[int, Gt(0)] | None = None,
+    side: Annotated[int, Ge(32)] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     interpolation: Interpolation | None = None,
     channels: Literal["repeat", "sum"] = "repeat",
     pooling: Literal["auto", "own"] = "auto",
     qkv: Literal["fused", "separate"] = "fused",
+    activation: Literal["auto", "gelu", "gelu_tanh", "quick_gelu"] = "auto",
     seed: int = 0,
 ) -> BackboneSource:
     """A network of timm by name, its weights from the hub, a local file or a seed.
@@ -62,41 +63,32 @@ def timm(
     qkv
         ``separate`` gives queries, keys and values a matrix each, as the models' first library
         has them, so that an adapter goes on each.
+    activation
+        Of the feed-forward layers, where the weights were trained with another one than timm's
+        architecture has (``auto``).
     seed
         Of random weights.
     """
     if weights == "hub" and not (hub or package or obtain):
         hub, obtain = _published(architecture)
+    usual = None
     if side is None or mean is None or std is None or interpolation is None:
         declared = _declared(architecture)
-        side, interpolation = (
-            side or declared.input_size[-1],
-            interpolation or declared.interpolation,
-        )
+        usual = int(declared.input_size[-1])
+        side, interpolation = side or usual, interpolation or declared.interpolation
         mean, std = mean or declared.mean, std or declared.std
-    _check_side(architecture, side)
+    build = partial(_build, architecture, activation)
+    check_side(architecture, side, usual=usual, build=build)
     if channels == "sum":
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
     return backbone_source(
-        partial(_build, architecture, side, len(mean)),
+        partial(build, side, len(mean)),
         locate(weights, hub=hub, package=package, obtain=obtain, seed=seed),
         Preprocessing(side, tuple(mean), tuple(std), interpolation),
-        ("timm", architecture, side, channels),
+        ("timm", architecture, side, channels, *([] if activation == "auto" else [activation])),
         pooling=pooling,
         qkv=qkv,
     )
-
-
-def _check_side(architecture: str, side: int) -> None:
-    """Raise if a transformer's patches, whose side timm's names tell, do not fill the image."""
-    found = re.search(r"patch(\d+)", architecture)
-    patch = int(found[1]) if found else 1
-    if side % patch:
-        below = side - side % patch
-        raise ConfigError(
-            f"model.side: {side} is no multiple of {architecture}'s patch of {patch} pixels; "
-            f"take {below or patch} or {below + patch}"
-        )
 
 
 def _declared(architecture: str) -> Any:
@@ -130,10 +122,12 @@ def _published(architecture: str) -> tuple[str, str]:
     return "", f"download {declared.url}" if declared.url else ""
 
 
-def _build(architecture: str, side: int, channels: int) -> nn.Module:
+def _build(architecture: str, activation: str, side: int, channels: int = 3) -> nn.Module:
     import timm
 
-    sized = _declared(architecture).fixed_input_size
-    size: dict[str, Any] = {"img_size": side} if sized else {}
-    network = timm.create_model(architecture, num_classes=0, in_chans=channels, **size)
-    return network
+    changes: dict[str, Any] = {}
+    if _declared(architecture).fixed_input_size:
+        changes["img_size"] = side
+    if activation != "auto":
+        changes["act_layer"] = activation
+    return timm.create_model(architecture, num_classes=0, in_chans=channels, **changes)

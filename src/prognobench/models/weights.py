@@ -157,7 +157,7 @@ def _of_name(hub: str, package: str, obtain: str) -> Weights:
 
 
 def _download(hub: str, obtain: str) -> Path:
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import errors
 
     repository, files = _split(hub)
     if not files[0].endswith(SUFFIXES):
@@ -170,7 +170,7 @@ def _download(hub: str, obtain: str) -> Path:
         by_hand = f"{obtain}, or {by_hand}"
     for file in files:
         try:
-            return Path(hf_hub_download(repository, file))
+            return _fetch(repository, file)
         except errors.GatedRepoError as error:
             raise WeightsError(
                 f"{repository} is gated: accept its licence at https://huggingface.co/{repository} "
@@ -182,7 +182,7 @@ def _download(hub: str, obtain: str) -> Path:
             ) from error
         except errors.HFValidationError as error:
             raise WeightsError(f"model.hub: {repository!r} is no 'owner/repository'") from error
-        except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        except (errors.LocalEntryNotFoundError, ConnectionError) as error:
             raise WeightsError(
                 f"the weights {repository} are not here and the hub cannot be reached: {by_hand}"
             ) from error
@@ -193,3 +193,27 @@ def _download(hub: str, obtain: str) -> Path:
     raise WeightsError(
         f"{repository} has none of {', '.join(files)}; name the file: {repository}:FILE"
     )
+
+
+def _fetch(repository: str, file: str) -> Path:
+    """Download one file; a hub that cannot be reached is tried once.
+
+    ``HF_HUB_ETAG_TIMEOUT`` says for how many seconds.
+
+    Raises
+    ------
+    ConnectionError
+        Whatever the hub's client calls it when nobody answers.
+    OSError, ValueError
+        The client's own errors: no such repository or file, a gated one, a full disk.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    try:
+        # The download itself would ask six times, for half a minute, before it gives up.
+        get_hf_file_metadata(hf_hub_url(repository, file))
+        return Path(hf_hub_download(repository, file))
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # of the HTTP library, which is another with each major version
+        raise ConnectionError(str(error)) from error
