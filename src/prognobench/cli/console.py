@@ -64,10 +64,13 @@ def print_rows(
         for note in notes:
             print(f"# {note}")
         return
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(*columns, title=title, title_justify="left", header_style="bold", box=None)
+    # Names stay whole and nothing is cut off, however narrow the terminal.
+    first, *rest = columns
+    headers = [Column(first, no_wrap=True), *(Column(name, overflow="fold") for name in rest)]
+    table = Table(*headers, title=title, title_justify="left", header_style="bold", box=None)
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     draw(table)

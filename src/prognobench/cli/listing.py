@@ -72,18 +72,19 @@ def _models(documents: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
     rows = []
     for name, (_, settings) in documents.items():
         card = settings.pop("card", {})
-        here = weights_here(settings)
+        # Which weights a nameless choice means is said with the run.
+        here = None if settings.get("name") == "???" else weights_here(settings)
         rows.append(
             [
                 name,
                 card.get("parameters", ""),
-                settings.get("side", ""),
-                card.get("source", ""),
+                settings.get("side") or "",
+                {True: "yes", False: "no", None: ""}[here],
                 card.get("licence", ""),
-                {True: "yes", False: "no", None: "?"}[here],
+                card.get("source", ""),
             ]
         )
-    return ["model", "parameters (M)", "side", "source", "licence", "weights here"], rows
+    return ["model", "size (M)", "side", "here", "licence", "source"], rows
 
 
 def _metrics() -> tuple[list[str], list[list[Any]]]:
