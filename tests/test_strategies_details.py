@@ -294,9 +294,18 @@ def test_a_rank_above_the_matrix_is_refused_with_its_name() -> None:
         adapt("lora", vit(), rank=64)
 
 
+def without_biases() -> Backbone:
+    backbone = vit()
+    for module in backbone.module.modules():
+        if getattr(module, "bias", None) is not None:
+            module.bias = None
+    return backbone
+
+
 @pytest.mark.parametrize(
     ("name", "backbone", "settings", "reason"),
     [
+        ("bitfit", without_biases, {}, "BitFit trains biases; this backbone has none"),
         ("vera", cnn, {}, "this backbone has only convolution"),
         ("vera", cnn, {"targets": ("convolution",)}, "linear layers"),
         ("lora", cnn, {"targets": ("attention",)}, "LoRA adapts attention"),
