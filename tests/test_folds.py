@@ -408,5 +408,7 @@ def test_folds_of_a_real_cohort(real_cohort_root: Path) -> None:
     assert len(split(cohort, "k_fold", "few_shot", regime_k=8)) == 50
     (fold,) = split(cohort, "holdout")
     assert class_counts(cohort, fold.test).min() >= 4
-    with pytest.raises(DataError, match="centres have fewer than"):
+    with pytest.raises(DataError, match="without a known centre: 3 "):
         split(cohort, "leave_one_centre_out")
+    with pytest.raises(DataError, match="centres have fewer than"):
+        split(cohort, "leave_one_centre_out", unknown_centre="train")

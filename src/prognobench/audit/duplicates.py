@@ -146,6 +146,7 @@ def repeated(
     if seen is not None:
         pairs.append(seen.pairs)
         match[seen.pairs] = seen.alterations[:, None]
+        match[seen.pairs[::-1, 1]] = seen.alterations[::-1]  # of the earliest film it is like
     match[copied] = "same file"
     group = _groups(np.concatenate(pairs), images)
     match[group == rows] = ""
