@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,49 +19,50 @@ class HeadsAdamW:
     Parameters
     ----------
     weights
-        Of each tap ``(parts, width + 1, heads * classes)``, changed in place; the last row of the
-        second axis is the bias.
+        ``(parts, heads * classes, inputs)``, changed in place: the taps' inputs one after the
+        other, the last of each tap being its bias.
+    sizes
+        How many inputs each tap has.
     decays
         Weight decay ``(heads,)``.
     """
 
     def __init__(
-        self, weights: Sequence[Tensor], decays: Tensor, classes: int, recipe: Train
+        self, weights: Tensor, sizes: Sequence[int], decays: Tensor, classes: int, recipe: Train
     ) -> None:
-        self.weights, self.decays, self.classes, self.recipe = weights, decays, classes, recipe
-        self._first, self._second = ([torch.zeros_like(w) for w in weights] for _ in range(2))
-        self._averages = [torch.zeros_like(w) for w in weights] if recipe.ema else weights
+        self.weights, self.classes, self.recipe = weights, classes, recipe
+        self._sizes = sizes
+        self._decays = self.spread(decays.expand(1, len(sizes), -1)) if decays.any() else None
+        if self._decays is not None:
+            self._decays[..., np.cumsum(sizes) - 1] = 0
+        self._first, self._second = torch.zeros_like(weights), torch.zeros_like(weights)
+        self.averages = torch.zeros_like(weights) if recipe.ema else weights
         self._steps = 0
 
-    @property
-    def averages(self) -> Sequence[Tensor]:
-        """The averaged weights, or the present ones where nothing is averaged."""
-        return self._averages
-
-    def step(self, slopes: Sequence[Tensor], rates: Tensor) -> None:
+    def step(self, slopes: Tensor, rates: Tensor) -> None:
         """Apply gradients, which it may change, at rates ``(parts, taps, heads)``."""
         self._steps += 1
         self._clip(slopes)
         first, second = (1 - beta**self._steps for beta in BETAS)
-        for tap, (w, g) in enumerate(zip(self.weights, slopes, strict=True)):
-            lr = self.columns(rates[:, tap])
-            if self.decays.any():
-                w[:, :-1] *= 1 - lr * self.columns(self.decays.expand_as(rates[:, tap]))
-            m, v = self._first[tap].lerp_(g, 1 - BETAS[0]), self._second[tap]
-            v.mul_(BETAS[1]).addcmul_(g, g, value=1 - BETAS[1])
-            w.addcdiv_(m * (-lr / first), (v / second).sqrt_().add_(EPSILON))
-            if self.recipe.ema:
-                decay = min(self.recipe.ema, (1 + self._steps) / (10 + self._steps))
-                self._averages[tap].lerp_(w, 1 - decay)
+        w, m, v, lr = self.weights, self._first, self._second, self.spread(rates)
+        if self._decays is not None:
+            w *= 1 - lr * self._decays
+        m.lerp_(slopes, 1 - BETAS[0])
+        v.mul_(BETAS[1]).addcmul_(slopes, slopes, value=1 - BETAS[1])
+        w.addcdiv_(lr.mul_(m).div_(-first), (v / second).sqrt_().add_(EPSILON))
+        if self.recipe.ema:
+            decay = min(self.recipe.ema, (1 + self._steps) / (10 + self._steps))
+            self.averages.lerp_(w, 1 - decay)
 
-    def _clip(self, slopes: Sequence[Tensor]) -> None:
-        squares = [g.square().sum(1).view(len(g), -1, self.classes).sum(-1) for g in slopes]
-        norms = torch.stack(squares, 1).sqrt()
+    def _clip(self, slopes: Tensor) -> None:
+        squares = slopes.square().split(list(self._sizes), dim=-1)
+        columns = torch.stack([square.sum(-1) for square in squares], 1)
+        norms = columns.unflatten(-1, (-1, self.classes)).sum(-1).sqrt()
         if (norms > self.recipe.clip).any():
-            shrink = (self.recipe.clip / (norms + 1e-6)).clamp(max=1)
-            for tap, slope in enumerate(slopes):
-                slope.mul_(self.columns(shrink[:, tap]))
+            slopes.mul_(self.spread((self.recipe.clip / (norms + 1e-6)).clamp(max=1)))
 
-    def columns(self, of_heads: Tensor) -> Tensor:
-        """Spread ``(parts, heads)`` over the columns of a weight."""
-        return of_heads.repeat_interleave(self.classes, -1).unsqueeze(1)
+    def spread(self, of_heads: Tensor) -> Tensor:
+        """Give each weight its head's value of ``(parts, taps, heads)``."""
+        columns = of_heads.repeat_interleave(self.classes, -1).unsqueeze(-1)
+        of_taps = zip(columns.unbind(1), self._sizes, strict=True)
+        return torch.cat([of_tap.expand(-1, -1, size) for of_tap, size in of_taps], -1)

@@ -201,7 +201,7 @@ def _grid(task: ProbeTask, device: torch.device) -> Grid:
 def _result(task: ProbeTask, i: int, trained: Trained, grid: Grid) -> ProbeResult:
     tap, head = _best_head(trained, i, task.fold.name)
     name = list(grid.inputs)[tap]
-    linear = LinearHead(name, trained.weights[tap][i, :, head].double().cpu().numpy())
+    linear = LinearHead(name, trained.weights[tap][i, head].mT.double().cpu().numpy())
     lr, decay = grid.names()[head]
     curves = ((epoch, rows[:, i, tap, head].tolist()) for epoch, rows in trained.history)
     history = [
