@@ -42,8 +42,8 @@ def similar_pairs(
 ) -> tuple[NDArray[np.intp], NDArray[np.str_]]:
     """Return pairs of rows ``(pairs, 2)`` that show the same picture, and what one is of the other.
 
-    Every pair is compared by its perceptual hashes, those near each other by their thumbnails, and
-    what is left in detail; so for each of the ways in which the second may have been altered.
+    For each of the ways in which the second may have been altered, every pair is compared by its
+    perceptual hashes, those near each other by their thumbnails, and what is left in detail.
 
     Parameters
     ----------
@@ -54,35 +54,35 @@ def similar_pairs(
     -------
     The pairs, earlier row first, and the name of the :class:`.pictures.Alteration` of each.
     """
-    codes = hash_codes(films.thumbnails[compared])
+    thumbnails = films.thumbnails[compared]
     pairs, names = [np.empty((0, 2), dtype=np.intp)], [np.empty(0, dtype="U24")]
-    for alteration in ALTERATIONS:
-        candidates = _candidates(films.thumbnails, compared, codes, alteration)
-        with ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor() as threads:
+        for alteration in ALTERATIONS:
+            candidates = compared[_candidates(thumbnails, alteration, threads)]
             detail = list(threads.map(partial(_detail, films.pixels, alteration), candidates))
-        found = candidates[np.array(detail, dtype=float) >= LEAST_DETAIL]
-        pairs.append(np.sort(found, axis=1))
-        names.append(np.full(len(found), alteration.name))
+            found = candidates[np.array(detail, dtype=float) >= LEAST_DETAIL]
+            pairs.append(np.sort(found, axis=1))
+            names.append(np.full(len(found), alteration.name))
     together = np.concatenate(pairs)
     unique, first = np.unique(together, axis=0, return_index=True)
     return unique, np.concatenate(names)[first]
 
 
 def _candidates(
-    thumbnails: NDArray[np.uint8],
-    compared: NDArray[np.intp],
-    codes: NDArray[np.uint64],
-    alteration: Alteration,
+    thumbnails: NDArray[np.uint8], alteration: Alteration, threads: ThreadPoolExecutor
 ) -> NDArray[np.intp]:
-    """Pairs of rows whose second, altered, has a hash and a thumbnail like the first's."""
-    altered = hash_codes(alteration.of(thumbnails[compared]))
-    found = [np.empty((0, 2), dtype=np.intp)]
-    for start in range(0, len(codes), TILE[0]):
+    """Pairs of thumbnails ``(pairs, 2)`` whose second, altered, is much like the first."""
+    altered = alteration.of(thumbnails)
+    codes, altered_codes = hash_codes(thumbnails), hash_codes(altered)
+
+    def candidates(start: int) -> NDArray[np.intp]:
         columns = range(start if alteration.mutual else 0, len(codes), TILE[1])
-        near = np.concatenate([_near(codes, altered, start, column) for column in columns])
+        near = np.concatenate([_near(codes, altered_codes, start, column) for column in columns])
         wanted = near[:, 0] < near[:, 1] if alteration.mutual else near[:, 0] != near[:, 1]
-        found.append(_alike(thumbnails, compared[near[wanted]], alteration))
-    return np.concatenate(found)
+        return _alike(thumbnails, altered, near[wanted])
+
+    found = threads.map(candidates, range(0, len(codes), TILE[0]))
+    return np.concatenate([np.empty((0, 2), dtype=np.intp), *found])
 
 
 def _near(
@@ -98,14 +98,12 @@ def _near(
 
 
 def _alike(
-    thumbnails: NDArray[np.uint8], pairs: NDArray[np.intp], alteration: Alteration
+    thumbnails: NDArray[np.uint8], altered: NDArray[np.uint8], pairs: NDArray[np.intp]
 ) -> NDArray[np.intp]:
     """Those pairs whose thumbnails are alike; of each first film, with the ones most like it."""
     step = 16_384
     blocks = [pairs[start : start + step].T for start in range(0, len(pairs), step)]
-    found = [
-        correlations(thumbnails[one], alteration.of(thumbnails[other])) for one, other in blocks
-    ]
+    found = [correlations(thumbnails[one], altered[other]) for one, other in blocks]
     alike = np.concatenate([np.empty(0, np.float32), *found])
     order = np.lexsort((-alike, pairs[:, 0]))
     order = order[alike[order] >= LEAST_CORRELATION]
