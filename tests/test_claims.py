@@ -80,6 +80,28 @@ def test_one_winner_on_few_datasets_is_undecided(findings):
     assert len(found.evidence) == 2
 
 
+def winners(tmp_path, skills):
+    """The verdict on "no strategy wins everywhere" where datasets have these skills of two."""
+    for number, (full, lora) in enumerate(skills):
+        for strategy, skill in (("full", full), ("lora", lora)):
+            make_run(tmp_path, f"d{number}", "cnn", strategy, skill=skill, patients=300)
+    return next(one for one in check_claims(tmp_path) if one.claim.name == "no_single_winner")
+
+
+def test_no_strategy_wins_everywhere_where_each_clearly_beats_the_other(tmp_path):
+    found = winners(tmp_path, [(0.95, 0.1), (0.1, 0.95)])
+    assert found.verdict == "supported"
+    assert "full is clearly better than lora on one dataset" in found.reason
+
+
+def test_winners_by_chance_decide_nothing(tmp_path):
+    assert winners(tmp_path, [(0.5, 0.5), (0.5, 0.5), (0.5, 0.5)]).verdict == "undecided"
+
+
+def test_one_that_wins_everywhere_contradicts(tmp_path):
+    assert winners(tmp_path, [(0.95, 0.1)] * 3).verdict == "contradicted"
+
+
 def test_the_studys_findings_are_all_checked(tmp_path):
     make_run(tmp_path)
     found = check_claims(tmp_path)

@@ -13,7 +13,7 @@ import pytest
 from made_runs import make_run
 from scipy import stats
 
-from prognobench.analysis.aggregate import Selection, aggregate, tested_share
+from prognobench.analysis.aggregate import Selection, aggregate, share_tested
 from prognobench.analysis.comparisons import Question, bootstrap_p, compare
 from prognobench.analysis.intervals import Resampling
 from prognobench.analysis.listings import (
@@ -359,7 +359,7 @@ def test_draws_of_a_fold_count_once_and_their_patients_as_those_drawn_from(resul
     folds = own.groupby(["model", "fold"])["value"].mean().unstack("model")
     assert row["folds"] == len(folds) == 5
     expected = corrected_t((folds["cnn"] - folds["vit"]).to_numpy(), 20 / 80)
-    assert tested_share(own) == pytest.approx(20 / 80)
+    assert share_tested(own) == pytest.approx(20 / 80)
     assert (row["fold_difference"], row["fold_p"]) == pytest.approx((expected.value, expected.p))
 
 

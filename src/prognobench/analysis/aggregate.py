@@ -234,12 +234,12 @@ FOLD = ("seed", "repeat", "fold")
 
 
 def by_fold(scores: pd.DataFrame) -> tuple[pd.DataFrame, float]:
-    """Return a column per model and strategy, a row per fold; and :func:`tested_share`."""
+    """Return a column per model and strategy, a row per fold; and :func:`share_tested`."""
     table = scores.groupby([*FOLD, *CHOICES])["value"].mean().unstack(list(CHOICES))
-    return table, tested_share(scores)
+    return table, share_tested(scores)
 
 
-def tested_share(scores: pd.DataFrame) -> float:
+def share_tested(scores: pd.DataFrame) -> float:
     """Test patients per training patient, for the corrected t-test.
 
     A few-shot draw takes a handful of the patients it may train on. What the correction is for,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from prognobench.analysis.aggregate import FOLD, newest, tested_share
+from prognobench.analysis.aggregate import FOLD, newest, share_tested
 from prognobench.analysis.evaluation import HALF, NO_THRESHOLD
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scored import Scored, read_scores
@@ -144,7 +144,7 @@ class _Contexts:
         differences = (first - second).dropna()
         if len(differences) < 2:
             return None
-        share = tested_share(scores)
+        share = share_tested(scores)
         runs = sum(len(group[["model", "strategy", "key"]].drop_duplicates()) for group in groups)
         return corrected_t(np.asarray(differences, dtype=np.float64), share), runs, len(differences)
 
@@ -172,28 +172,52 @@ class _Contexts:
         return _judge(claim, [evidence])
 
     def _winners(self, claim: Claim) -> Finding:
+        """Two strategies that each clearly beat the other somewhere: none wins everywhere."""
         metric = find_metric(claim.metric)
-        evidence, winners = [], []
+        evidence: list[Evidence] = []
+        clear: set[tuple[str, str]] = set()
+        winners: list[str] = []
         for context, scores in self._contexts(claim):
-            means = scores.groupby("strategy")["value"].mean().dropna()
-            if len(means) < 2:
+            own = scores[scores["value"].notna()].groupby("strategy")
+            folds = {str(name): _goodness(group, metric) for name, group in own}
+            most = max(map(len, folds.values()), default=0)  # what is not finished, cannot win
+            ordered = [name for name in folds if len(folds[name]) == most]
+            ordered.sort(key=lambda name: -folds[name].mean())
+            if len(ordered) < 2:
                 continue
-            ordered = means.iloc[np.argsort(metric.distance(means.to_numpy()))]
-            winners.append(str(ordered.index[0]))
-            lead = float(ordered.iloc[0] - ordered.iloc[1])
-            runs = len(scores[["model", "strategy", "key"]].drop_duplicates())
+            share = share_tested(scores)
+            best, runs = ordered[0], len(scores[["model", "strategy", "key"]].drop_duplicates())
+            winners.append(best)
+            leads = {
+                other: corrected_t(np.asarray(folds[best] - folds[other], dtype=np.float64), share)
+                for other in ordered[1:]
+            }
+            clear |= {(best, other) for other, lead in leads.items() if lead.low > 0}
+            lead = leads[ordered[1]]
+            named = f"{context}: {best} before {ordered[1]}"
             evidence.append(
-                Evidence(f"{context}: {winners[-1]}", lead, np.nan, np.nan, len(scores), runs)
+                Evidence(named, lead.value, lead.low, lead.high, len(folds[best]), runs)
             )
-        names = ", ".join(sorted(set(winners)))
-        if len(set(winners)) > 1:
-            reason = f"best on {len(winners)} datasets are {names}"
-            return Finding(claim, "supported", reason, tuple(evidence))
-        if len(winners) >= FEWEST_TO_CONTRADICT:
-            reason = f"{names} is best on all {len(winners)} datasets"
-            return Finding(claim, "contradicted", reason, tuple(evidence))
-        reason = f"{len(winners)} datasets with two strategies: at least {FEWEST_TO_CONTRADICT}"
-        return Finding(claim, "undecided", f"{reason} are needed", tuple(evidence))
+        certain = all(each.low > 0 for each in evidence)
+        verdict, reason = _judge_winners(winners, clear, certain)
+        return Finding(claim, verdict, reason, tuple(evidence))
+
+
+def _judge_winners(
+    winners: Sequence[str], clear: set[tuple[str, str]], certain: bool
+) -> tuple[Verdict, str]:
+    """``clear`` are pairs of a winner and whom it clearly beats; ``certain`` if all leads are."""
+    names, n = ", ".join(sorted(set(winners))), len(winners)
+    for first, second in sorted(clear):
+        if (second, first) in clear:
+            reason = f"{first} is clearly better than {second} on one dataset, and worse on another"
+            return "supported", reason
+    if len(set(winners)) == 1 and n >= FEWEST_TO_CONTRADICT and certain:
+        return "contradicted", f"{names} is clearly best on all {n} datasets"
+    if n >= FEWEST_TO_CONTRADICT or len(set(winners)) > 1:
+        return "undecided", f"best on {n} datasets: {names}; that could be chance"
+    reason = f"{n} datasets with two strategies: at least {FEWEST_TO_CONTRADICT} are needed"
+    return "undecided", reason
 
 
 def _goodness(scores: pd.DataFrame, metric: Metric) -> pd.Series[float]:

@@ -230,7 +230,7 @@ class Desk:
         }
 
     def trainable_patients(self, run: int) -> float:
-        """How many patients a fold trains on, or may draw from; see ``aggregate.tested_share``."""
+        """How many patients a fold trains on, or may draw from; see ``aggregate.share_tested``."""
         panel = self.panels[run]
         size = float(self.train_patients[run])
         draws = len(panel.repetitions) > len({at.repeat for at in panel.repetitions})

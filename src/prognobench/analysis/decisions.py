@@ -77,6 +77,8 @@ def rescale(
     scores
         ``(n, classes)``: what it is applied to.
     """
+    from scipy.special import expit
+
     if method == "none" or not len(labels):
         return scores
     if method == "temperature":
@@ -90,7 +92,7 @@ def rescale(
         a, b = fit_logistic(x, target[None], np.ones((1, len(labels))))
         if not np.isfinite(a + b).all():  # equal scores: the intercept alone
             a, b = fit_logistic(0 * x, target[None], np.ones((1, len(labels))), slope=0.0)
-        columns.append(1 / (1 + np.exp(-(a + b * logit(scores[:, c])))))
+        columns.append(expit(a + b * logit(scores[:, c])))
     if binary:
         return np.stack([1 - columns[0], columns[0]], axis=-1)
     stacked = np.stack(columns, axis=-1)

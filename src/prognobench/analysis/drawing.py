@@ -271,5 +271,6 @@ def rank_diagram(axes: Axes, data: pd.DataFrame) -> None:
         ax=axes,
         label_props={"size": 7},
         text_h_margin=0.02,
+        color_palette=dict.fromkeys(ranks.index, INK),
         crossbar_props={"color": COLOURS[1]},
     )

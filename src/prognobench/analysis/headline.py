@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from prognobench.analysis.figures import describe, whole
+from prognobench.analysis.figures import whole
 from prognobench.analysis.pooled import Wanted, pooled_scores
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.render import Entry, Table
 from prognobench.analysis.scored import Scored
 from prognobench.analysis.scoring import CHANCE
-from prognobench.analysis.tables import SYNTHETIC
 from prognobench.metrics.metric import Metric
 
 if TYPE_CHECKING:
@@ -37,7 +36,9 @@ def headline(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Table | Non
     intervals = _intervals([best for *_, best in found], scored, metric)
     rows = []
     for named, own, references, best in found:
-        title = describe(named) + (f" ({SYNTHETIC})" if best["synthetic"] else "")
+        title = f"{named['dataset']}{_setting(named)}" + (
+            " (synthetic)" if best["synthetic"] else ""
+        )
         over_patients = intervals.get(best["keys"])
         rows.append(
             (
@@ -60,17 +61,27 @@ def headline(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Table | Non
         ("dataset",),
         (
             *("best choice", f"{title}, folds", f"{title}, patients [95 %]"),
-            *("could be as good", "metadata alone", "ceiling", "chance", "patients"),
+            *("as good", "metadata", "ceiling", "chance", "patients"),
         ),
         tuple(rows),
         notes=(
             "folds: mean ± standard deviation over folds; patients: all folds pooled, bootstrap "
             "over patients",
-            "could be as good: other choices whose difference over folds could be chance "
+            "as good: other choices whose difference over folds could be chance "
             "(corrected t-test, 5 %); the best of many is flattered by the choosing",
+            "metadata: what age, sex and the like predict without an image; ceiling: the true "
+            "risk, which a generator knows; synthetic: films of a generator, no clinical data",
             "†: not better than the best that looks at no image",
         ),
     )
+
+
+def _setting(named: Mapping[str, Any]) -> str:
+    """Regime, k and cv where they are not the usual ones."""
+    k = f" k={named['k']}" if named["k"] else ""
+    said = [] if named["regime"] == "full" else [f"{named['regime']}{k}"]
+    said += [] if named["cv"] == "five_fold" else [str(named["cv"])]
+    return "".join(f" · {each}" for each in said)
 
 
 def _intervals(

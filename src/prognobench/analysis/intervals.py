@@ -255,7 +255,8 @@ def interval_ends(
     tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     shares = np.repeat(tails[:, None], len(value), axis=1)
     if left_out is not None:
-        shares = _bca(left_out, value, drawn, shares)
+        constant = np.ptp(drawn, axis=0) == 0  # no bias or skew to correct for
+        shares = np.where(constant, shares, _bca(left_out, value, drawn, shares))
     return quantiles(drawn, shares)
 
 

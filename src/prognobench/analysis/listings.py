@@ -96,8 +96,8 @@ def efficiency(
             notes=(
                 f"bold: on the Pareto front of {found[0].title} and trainable parameters",
                 "trainable parameters, training and inference are means of a fold; embedding is "
-                "done once for all folds and strategies of a frozen backbone; stored: the adapted "
-                "part in single precision",
+                "done once for all folds and strategies of a frozen backbone (near 0 where it had "
+                "been done before); stored: the adapted part in single precision",
             ),
         )
 

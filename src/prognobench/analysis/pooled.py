@@ -186,7 +186,10 @@ def lay_out(
     """Yield one table for each dataset under each regime, k and cv; references below."""
     baselines = set(runs.loc[runs["baseline"].astype(bool), "key"])
     kind = frame["key"].isin(baselines).astype(int) + 2 * (frame["model"] == ORACLE)
-    frame = frame.assign(kind=kind)
+    lacking = runs[runs["done"] < runs["cells"]].set_index("key")
+    share = {key: f" ({run['done']}/{run['cells']} folds)" for key, run in lacking.iterrows()}
+    unfinished = [share.get(key, "") for key in frame["key"]]
+    frame = frame.assign(kind=kind, unfinished=unfinished)
     heads = ["model", "strategy"]
     heads += [name for name in ("seed",) if frame.groupby(["dataset"])[name].nunique().max() > 1]
     heads += ["subgroup"] if (frame["subgroup"] != "").any() else []
@@ -215,13 +218,15 @@ def lay_out(
 
 def _entries(group: pd.DataFrame) -> Iterator[Entry]:
     first = group.iloc[0]
-    yield from (_count(first["n"]), _count(first["positives"]))
+    yield from (_count(first["n"], first["unfinished"]), _count(first["positives"]))
     for row in group.to_dict("records"):
         if np.isnan(row["value"]):
             yield Entry("not defined")
             continue
-        text = f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        if not np.isnan(row["fold_mean"]):
+        text = f"{row['value']:.3f}"
+        if not np.isnan(row["low"]):
+            text += f" [{row['low']:.3f}, {row['high']:.3f}]"
+        if not np.isnan(row["fold_sd"]):
             text += f"; {row['fold_mean']:.3f} ± {row['fold_sd']:.3f}"
         yield Entry(text, value=float(row["value"]))
 
@@ -230,7 +235,7 @@ def _chance(
     own: pd.DataFrame, scored: Scored, measures: Sequence[Measure], heads: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[Entry, ...]]:
     """What a forecast without skill reaches on the same patients."""
-    everybody = own[own["subgroup"] == ""].iloc[0]
+    everybody = own[own["subgroup"] == ""].sort_values("n").iloc[-1]
     scores = scored.scores[(scored.scores["model"] == CHANCE) & scored.scores["fold"].isna()]
     for name in (*CONTEXT, "level", "subgroup"):
         scores = scores[scores[name] == everybody[name]]
@@ -242,5 +247,5 @@ def _chance(
     return (CHANCE, *[""] * (len(heads) - 1)), tuple(entries)
 
 
-def _count(value: float) -> Entry:
-    return Entry("" if np.isnan(value) else f"{value:.0f}", value=float(value))
+def _count(value: float, remark: str = "") -> Entry:
+    return Entry("" if np.isnan(value) else f"{value:.0f}{remark}", value=float(value))

@@ -10,7 +10,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from prognobench.analysis.aggregate import Selection, aggregate
+from prognobench.analysis.aggregate import CHOICES, Selection, aggregate
 from prognobench.analysis.claims import check_claims
 from prognobench.analysis.closeups import choose
 from prognobench.analysis.details import detail_figures
@@ -133,7 +133,10 @@ class _Page:
         own = self.cells[self.cells["metric"] == self.metric.name]
         if own.loc[own["k"] > 0, "k"].nunique() < 2:
             return ""
-        some = own["dataset"].isin(own.loc[own["k"] > 0, "dataset"])
+        named = ["dataset", *CHOICES]
+        drawn = own.loc[own["k"] > 0, named].drop_duplicates()
+        some = own[named].apply(tuple, axis=1).isin(drawn.apply(tuple, axis=1))
+        some |= own["dataset"].isin(drawn["dataset"]) & own["baseline"]
         tables = list(lay_out(own[some], ("model", "strategy"), "k", self.metrics))
         return self._grid(few_shot(self.cells, self.metric)) + html_tables(tables)
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LONGEST_STEM = 100
 
+MOST_KEYS = 3
+
 SYNTHETIC = "synthetic films, no clinical data"
 
 
@@ -132,9 +134,11 @@ def remarks(scored: Scored, cells: pd.DataFrame) -> tuple[str, ...]:
     if scaling := sorted(set(scored.scores["scaling"]) - {"none"}):
         said.append(f"scores after {scaling[0]} scaling, fitted on validation")
     if superseded := cells.attrs.get("superseded"):
+        more = len(superseded) - MOST_KEYS
+        keys = ", ".join(superseded[:MOST_KEYS]) + (f" and {more} more" if more > 0 else "")
         said.append(
             f"where runs of the same names differ in other settings the latest is shown, not "
-            f"{', '.join(superseded)}: give them different names to compare them"
+            f"{keys}: give them different names to compare them"
         )
     return tuple(said)
 
@@ -231,7 +235,7 @@ def _entry(cell: Mapping[Any, Any]) -> Entry:
         reason = cell["reason"]
         return Entry(reason if reason.startswith("n/a") else f"{share}: {reason}".rstrip(": "))
     spread = "" if cell["sd"] != cell["sd"] else f" ± {cell['sd']:.3f}"
-    text = f"{cell['mean']:.3f}{spread}"
+    text = f"{round(cell['mean'], 3) + 0.0:.3f}{spread}"  # no -0.000
     if folds < expected:
         text += f" ({share})"
     return Entry(text, cell["mark"], bool(cell["below"]), float(cell["mean"]))

@@ -93,7 +93,8 @@ def find_metric(name: str) -> Metric:
     spellings |= {_plain(made.name): made for made in known}
     if _plain(name) not in spellings:
         raise ConfigError(
-            f"unknown metric {name!r}{near(_plain(name), spellings)} (known: {', '.join(METRICS)})"
+            f"unknown metric {name!r}{near(name, [*METRICS, *(made.title for made in known)])} "
+            f"(known: {', '.join(METRICS)})"
         )
     return spellings[_plain(name)]
 
