@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -112,3 +113,19 @@ def test_components_of_an_installed_package_are_found(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("prognobench.registry.entry_points", lambda group: [Entry()])
     assert "brought_by_a_package" in registry
+
+
+def test_threads_that_ask_at_once_all_find_every_part(tmp_path, monkeypatch):
+    """The first to ask imports the parts; the others have to wait for that."""
+    (tmp_path / "slow_home").mkdir()
+    (tmp_path / "slow_home" / "__init__.py").touch()
+    (tmp_path / "slow_home" / "part.py").write_text("import time\ntime.sleep(0.2)\ndone = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry = Registry("part", "slow_home")
+
+    def look(_):
+        assert list(registry) == []
+        return hasattr(sys.modules["slow_home.part"], "done")
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(look, range(4))) == [True] * 4

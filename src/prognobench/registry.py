@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,6 +80,7 @@ class Registry(Mapping[str, Part]):
         self._home = home
         self._parts: dict[str, Part] = {}
         self._loaded = False
+        self._loading = threading.RLock()
 
     def register(self, name: str) -> Callable[[Builder], Builder]:
         """Decorate a builder; a second builder of the same name is refused."""
@@ -92,14 +94,15 @@ class Registry(Mapping[str, Part]):
         return add
 
     def _load(self) -> None:
-        if self._loaded:
-            return
-        self._loaded = True
-        home = importlib.import_module(self._home)
-        for module in pkgutil.iter_modules(getattr(home, "__path__", [])):
-            importlib.import_module(f"{self._home}.{module.name}")
-        for entry in entry_points(group=ENTRY_POINT_GROUP):
-            entry.load()
+        with self._loading:  # so that another thread waits until all parts are there
+            if self._loaded:
+                return
+            self._loaded = True
+            home = importlib.import_module(self._home)
+            for module in pkgutil.iter_modules(getattr(home, "__path__", [])):
+                importlib.import_module(f"{self._home}.{module.name}")
+            for entry in entry_points(group=ENTRY_POINT_GROUP):
+                entry.load()
 
     def __getitem__(self, name: str) -> Part:
         self._load()
