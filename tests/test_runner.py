@@ -123,6 +123,11 @@ def test_a_pair_that_cannot_be_is_recorded_with_its_reason(here: tuple[str, ...]
     assert outcome.not_applicable
     assert not outcome.failed
     assert outcome.folder.meta["not_applicable"] == outcome.not_applicable
+    mark = outcome.folder.path / "run.json"
+    before = mark.stat().st_mtime_ns
+    (again,) = run_sweep("model=cnn", "strategy=vera", *here)
+    assert again.not_applicable == outcome.not_applicable
+    assert mark.stat().st_mtime_ns == before
 
 
 def test_all_faults_of_a_sweep_come_before_anything_starts(

@@ -39,12 +39,20 @@ class FrozenClassifier(Protocol):
         The feature that it reads, ``""`` for the pooled one; ``None`` if it reads none.
     columns
         The covariates that it reads.
+    stored_bytes
+        What it takes on disk.
     """
 
     @property
     def tap(self) -> str | None: ...
     @property
     def columns(self) -> tuple[Column, ...]: ...
+    @property
+    def stored_bytes(self) -> int: ...
+
+    def save(self, folder: Path, backbone: str) -> None:
+        """Write it, and the fingerprint of the weights that it belongs to."""
+        ...
 
     def probabilities(
         self, features: FeaturesByTap, covariates: pd.DataFrame
@@ -184,7 +192,7 @@ class FittedRows:
             columns=self.columns,
             classes=self.classes,
         )
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "features": self.features,
             "covariates": self.covariates,
             "labels": self.labels,
@@ -201,7 +209,9 @@ class FittedRows:
             about["candidate"],
             int(about["seed"]),
             tuple((str(name), category) for name, category in about["columns"]),
-            *(arrays[name] for name in ("features", "covariates", "labels")),
+            arrays["features"],
+            arrays["covariates"],
+            arrays["labels"],
             int(about["classes"]),
         )
 

@@ -91,7 +91,8 @@ def _images_below(folder: Path) -> pd.DataFrame:
 
 def _listed_in(sheet: Sheet, covariates: Sequence[str]) -> pd.DataFrame:
     """Return ``patient_id``, ``image`` and the covariates as text."""
-    columns = {"image": IMAGE_COLUMNS, **{name: name for name in covariates}}
+    columns: dict[str, str | tuple[str, ...]] = {name: name for name in covariates}
+    columns["image"] = IMAGE_COLUMNS
     known = {column.casefold() for column in sheet.frame.columns}
     if known & set(PATIENT_COLUMNS):
         columns["patient_id"] = PATIENT_COLUMNS
@@ -108,7 +109,7 @@ def _make_covariates(rows: pd.DataFrame, columns: Sequence[Column]) -> Iterator[
             if numbers.dtype == float:
                 rows[name] = numbers
                 continue
-            yield f"covariate {name} is a number for the models; found {_some(numbers)}"
+            yield f"covariate {name} is a number for the models; found {_some(cells)}"
             continue
         rows[name] = cells.mask(cells.str.casefold().isin(BLANKS), "")
         unknown = rows[name][~rows[name].isin([*categories, ""])]

@@ -18,7 +18,6 @@ from prognobench.hardware import (
     PeakMemory,
     Precision,
     autocast,
-    keep_freed_memory,
     resolve_device,
     resolve_precision,
 )
@@ -106,6 +105,8 @@ def plan(configs: Sequence[RunConfig], progress: Progress | None = None) -> Plan
             **{"parameters_trainable": None, "parameters_total": None, "memory_bytes": None},
             **{"seconds": 0.0, "seconds_usual": 0.0, "remark": ""},
         }
+        if reason := run.folder.not_applicable:
+            row |= {"done": 0, "remark": f"not applicable: {reason}"}
         if left:
             rates = _measured(run, left, measured)
             row |= (

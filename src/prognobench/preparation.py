@@ -68,7 +68,9 @@ class Prepared:
         return counts
 
     def unfinished(self) -> list[Fold]:
-        """The folds whose cells are still to be computed."""
+        """The folds whose cells are still to be computed; none of a pair that cannot be."""
+        if self.folder.not_applicable:
+            return []
         saved = {"none": (), "best": ("adapted",), "all": ("adapted", "epochs")}[
             self.config.train.save
         ]

@@ -109,6 +109,14 @@ class RunFolder:
         folder = self.path / "cells" / cell
         return (folder / "done.json").exists() and all((folder / s).is_dir() for s in saved)
 
+    @property
+    def not_applicable(self) -> str | None:
+        """Why this pair of model and strategy cannot be, where that was found and recorded."""
+        if not (self.path / "run.json").exists():
+            return None
+        reason: str | None = self.meta["not_applicable"]
+        return reason
+
     def done_cells(self) -> list[str]:
         """The complete cells, in the run's order."""
         marked = {mark.parent.name for mark in self.path.glob("cells/*/done.json")}
