@@ -105,7 +105,7 @@ def test_the_answer_comes_first(page):
     first = page.read_text().split('<section id="scores">')[0]
     assert "the best by MCC on each dataset" in first
     assert re.search(r"<strong>cnn, \w+</strong>", first)
-    assert re.search(r"\d\.\d{3} \[-?\d\.\d{3}, \d\.\d{3}\]", first)
+    assert re.search(r"\d\.\d{3}\s\[-?\d\.\d{3},\s\d\.\d{3}\]", first)
 
 
 def test_reasons_of_exclusion_are_counted_whatever_row_they_name(tmp_path):

@@ -246,7 +246,9 @@ def share_tested(scores: pd.DataFrame) -> float:
     the overlap of training parts, is at most that of the parts it draws from: all patients that
     other folds test.
     """
-    runs = scores.groupby(["model", "strategy", "key", "repeat", "draw"], dropna=False)
-    others = runs["n"].transform("sum") - scores["n"]
-    drawn = scores["draw"].notna() & (others > scores["train_patients"])
-    return float((scores["n"] / scores["train_patients"].mask(drawn, others)).mean())
+    trained_on = scores["train_patients"]
+    if scores["draw"].notna().any():
+        runs = scores.groupby(["model", "strategy", "key", "repeat", "draw"], dropna=False)
+        others = runs["n"].transform("sum") - scores["n"]
+        trained_on = trained_on.mask(scores["draw"].notna() & (others > trained_on), others)
+    return float((scores["n"] / trained_on).mean())

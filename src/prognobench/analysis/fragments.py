@@ -37,7 +37,7 @@ def best_first(table: Table, metric: Metric) -> Table:
 
     def worth(row: tuple[tuple[str, ...], tuple[Entry, ...]]) -> tuple[bool, float]:
         value = row[1][0].value
-        return math.isnan(value), float(metric.distance(np.float64(value)))
+        return math.isnan(value), float(metric.distance(np.array([value]))[0])
 
     ordered = sorted(table.rows[:competing], key=worth)
     return replace(table, rows=(*ordered, *table.rows[competing:]))

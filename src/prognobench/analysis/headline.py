@@ -27,7 +27,7 @@ def headline(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Table | Non
         Of :func:`.aggregate`, with this metric.
     """
     found = [
-        (named, own, references, own[own["mark"] == "best"].iloc[0])
+        (named, own, references, own[own["mark"] == "best"].iloc[0].to_dict())
         for named, own, references in whole(cells[cells["metric"] == metric.name])
         if (own["mark"] == "best").any()
     ]

@@ -73,6 +73,9 @@ def interval_entry(value: float, low: float, high: float) -> Entry:
 
 TIE, BELOW = "*", "†"
 
+NO_BREAK = "\u00a0"
+"""A number and its spread stay on one line; what follows in brackets may go to the next."""
+
 
 def _plain(entry: Entry) -> str:
     marks = (TIE if entry.mark == "tie" else "") + (BELOW if entry.below else "")
@@ -203,7 +206,9 @@ def _html_cell(entry: Entry, columns: int = 1) -> str:
         text = f"<strong>{text}</strong>"
     if math.isnan(entry.value):
         return f"<td colspan={columns}>{text}</td>" if columns > 1 else f"<td>{text}</td>"
-    return f'<td class="n" data-value="{entry.value:.9g}">{text}</td>'
+    number, bracket, remark = text.partition(" (")
+    held = number.replace(" ", NO_BREAK) + bracket + remark
+    return f'<td class="n" data-value="{entry.value:.9g}">{held}</td>'
 
 
 def terminal(table: Table) -> RichTable:
