@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from made_dicom import film, write_dicom
+from numpy.typing import NDArray
 from openpyxl import Workbook
 from PIL import Image
 from pydicom.dataset import Dataset
@@ -252,6 +253,26 @@ def make_covid_19_ny(root: Path, metadata: bool = True) -> Path:
     if metadata:
         tree.write_metadata()
     return root
+
+
+# ------------------------------------------------------------------ CoCross
+
+
+def make_cocross(root: Path, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Path, Path]:
+    """Twelve patients: a film of each, or a folder of two of those who died; one is filed twice.
+
+    Returns the table and the folder of images, which are named by the patients' ids.
+    """
+    rows: list[list[Any]] = [["ID", "ICU Outcome"]]
+    drawn = iter(pictures)
+    for number in range(12):
+        died = number % 2 == 1
+        rows.append([f"{number:03d}", "Death" if died else "Alive"])
+        for name in ("/a", "/b") if died else ("",):
+            write_dicom(root / "images" / f"{number:03d}{name}.dcm", next(drawn))
+    filed = root / "images" / "003" / "a.dcm"
+    (root / "images" / "007" / "a.dcm").write_bytes(filed.read_bytes())
+    return write_xlsx(root / "cocross.xlsx", rows), root / "images"
 
 
 # ------------------------------------------------------------------ covid-chestxray

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from prognobench.audit.sight import Seen
 
-TILE = (32, 4096)
+TILE = (64, 512)
 LINKS = 16
 """So many of the films most like a film are compared with it in detail."""
 
@@ -55,10 +55,11 @@ def similar_pairs(
     The pairs, earlier row first, and the name of the :class:`.pictures.Alteration` of each.
     """
     thumbnails = films.thumbnails[compared]
+    codes = hash_codes(thumbnails)
     pairs, names = [np.empty((0, 2), dtype=np.intp)], [np.empty(0, dtype="U24")]
     with ThreadPoolExecutor() as threads:
         for alteration in ALTERATIONS:
-            candidates = compared[_candidates(thumbnails, alteration, threads)]
+            candidates = compared[_candidates(thumbnails, codes, alteration, threads)]
             detail = list(threads.map(partial(_detail, films.pixels, alteration), candidates))
             found = candidates[np.array(detail, dtype=float) >= LEAST_DETAIL]
             pairs.append(np.sort(found, axis=1))
@@ -69,15 +70,19 @@ def similar_pairs(
 
 
 def _candidates(
-    thumbnails: NDArray[np.uint8], alteration: Alteration, threads: ThreadPoolExecutor
+    thumbnails: NDArray[np.uint8],
+    codes: NDArray[np.uint64],
+    alteration: Alteration,
+    threads: ThreadPoolExecutor,
 ) -> NDArray[np.intp]:
     """Pairs of thumbnails ``(pairs, 2)`` whose second, altered, is much like the first."""
     altered = alteration.of(thumbnails)
-    codes, altered_codes = hash_codes(thumbnails), hash_codes(altered)
+    altered_codes = hash_codes(altered)
 
     def candidates(start: int) -> NDArray[np.intp]:
-        columns = range(start if alteration.mutual else 0, len(codes), TILE[1])
-        near = np.concatenate([_near(codes, altered_codes, start, column) for column in columns])
+        columns = start if alteration.mutual else 0
+        near = _near(codes[start : start + TILE[0]], altered_codes[columns:])
+        near += np.array((start, columns))
         wanted = near[:, 0] < near[:, 1] if alteration.mutual else near[:, 0] != near[:, 1]
         return _alike(thumbnails, altered, near[wanted])
 
@@ -85,16 +90,22 @@ def _candidates(
     return np.concatenate([np.empty((0, 2), dtype=np.intp), *found])
 
 
-def _near(
-    codes: NDArray[np.uint64], altered: NDArray[np.uint64], row: int, column: int
-) -> NDArray[np.intp]:
-    """Pairs in one tile of the table of all pairs, small enough for the processor's cache."""
-    rows, columns = codes[row : row + TILE[0]], altered[column : column + TILE[1]]
-    distance = np.bitwise_count(rows[:, None] ^ columns[None, :])
-    if distance.min() > HASH_DISTANCE:  # much quicker than looking for where
-        return np.empty((0, 2), dtype=np.intp)
-    near: NDArray[np.intp] = np.argwhere(distance <= HASH_DISTANCE) + np.array((row, column))
-    return near
+def _near(rows: NDArray[np.uint64], columns: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Pairs ``(row, column)`` of hashes that are near each other.
+
+    They are compared in tiles small enough for the processor's cache.
+    """
+    found = [np.empty((0, 2), dtype=np.intp)]
+    differing = np.empty(TILE, dtype=np.uint64)
+    distance = np.empty(TILE, dtype=np.uint8)
+    for start in range(0, len(columns), TILE[1]):
+        tile = columns[start : start + TILE[1]]
+        part = np.s_[: len(rows), : len(tile)]
+        np.bitwise_xor(rows[:, None], tile[None, :], out=differing[part])
+        np.bitwise_count(differing[part], out=distance[part])
+        if distance[part].min() <= HASH_DISTANCE:  # much quicker than looking for where
+            found.append(np.argwhere(distance[part] <= HASH_DISTANCE) + np.array((0, start)))
+    return np.concatenate(found)
 
 
 def _alike(

@@ -1,0 +1,228 @@
+"""``prognobench data check`` on trees of the public cohorts: every trap in them is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from made_cohorts import (
+    make_aiforcovid,
+    make_cocross,
+    make_covid_19_ar,
+    make_covid_19_ny,
+    make_covid_chestxray,
+    write_csv,
+)
+from pydicom import dcmread
+
+from prognobench.compose import compose
+from prognobench.errors import ConfigError
+from prognobench.preparation import Workspace
+from prognobench.runner import run
+
+
+def picture(seed: int, side: int = 128) -> np.ndarray:
+    """A cloudy picture with fine structure, unlike any other."""
+    random = np.random.default_rng(seed)
+    clouds = cv2.resize(random.random((7, 7)), (side, side), interpolation=cv2.INTER_CUBIC)
+    ribs = cv2.resize(random.random((32, 32)), (side, side), interpolation=cv2.INTER_CUBIC)
+    return (170 * clouds + 70 * ribs).clip(0, 255).astype(np.uint8)
+
+
+def redraw(path: Path, grey: np.ndarray, **tags: Any) -> None:
+    """Put another picture of 8 bits into a DICOM file."""
+    dataset = dcmread(path)
+    dataset.Rows, dataset.Columns = grey.shape
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit, dataset.PixelData = 7, grey.tobytes()
+    for tag, value in tags.items():
+        setattr(dataset, tag, value)
+    dataset.save_as(path)
+
+
+def redraw_all(root: Path, tags: Callable[[Path], dict[str, Any]] = lambda path: {}) -> Path:
+    for number, path in enumerate(sorted(root.rglob("*.dcm"))):
+        redraw(path, picture(number), **tags(path))
+    return root
+
+
+def check(tmp_path: Path, *overrides: str) -> dict[str, Any]:
+    (config,) = compose([*overrides, f"paths.cache={tmp_path / 'cache'}"])
+    found = Workspace().full_audit(config).to_json()
+    found |= {title: rows for title, rows in found["tables"].items()}
+    found["reasons"] = " / ".join(row["reason"] for row in found["left out"])
+    found["shortcuts"] = {row["metadata"]: row for row in found["metadata-only baseline"]}
+    return found
+
+
+def same_pictures(found: dict[str, Any]) -> dict[str, str]:
+    return {row["image"]: row["match"] for row in found["same picture"]}
+
+
+def film_of(root: Path, patient: str) -> Path:
+    return next(iter(sorted(root.rglob(f"*/{patient}/*/*/*.dcm"))))
+
+
+def test_aiforcovid(tmp_path: Path) -> None:
+    root = make_aiforcovid(tmp_path / "afc")
+    severe = {f"P_{n}" for n in (2, 4, 6, 8)} | {"P_1_2", "P_1_4", "P_3_1", "P_3_3", "P_3_5"}
+    redraw_all(root, lambda path: {"Manufacturer": "A" if path.stem in severe else "B"})
+    redraw(root / "imgs" / "P_2.dcm", picture(99))
+    redraw(
+        root / "imgs_r2" / "P_1_3.dcm", 255 - picture(99), PhotometricInterpretation="MONOCHROME1"
+    )
+    redraw(root / "imgs_r3" / "P_3_2.dcm", 255 - picture(99))
+    redraw(root / "imgs" / "P_5.dcm", np.full((64, 64), 7, dtype=np.uint8))
+    given = [f"dataset.root={root}", "cv.folds=4", "dataset.pixels.equalise=false"]
+    found = check(tmp_path, "dataset=afc_severity", *given)
+    assert same_pictures(found) == {
+        "imgs/P_2.dcm": "",
+        "imgs_r2/P_1_3.dcm": "similar",
+        "imgs_r3/P_3_2.dcm": "inverted",
+    }
+    assert "pictures filed under different outcomes: 1" in " ".join(found["duplicates"])
+    assert "P_2: imgs/P_2.dcm = P_1_3: imgs_r2/P_1_3.dcm" in found["leaks"][0]
+    assert found["faulty films"] == [{"film": "imgs/P_5.dcm", "fault": "constant", "why": ""}]
+    assert "unusable, as the authors of the study found" in found["reasons"]
+    assert found["shortcuts"]["device"]["mcc"] > 0.7
+    assert found["shortcuts"]["device"]["follows"]
+    assert [row["centre"] for row in found["patients and films"][:-1]] == list("ABCDEF")
+    assert "outcome is blank" in check(tmp_path, "dataset=afc_mortality", *given)["reasons"]
+
+
+def test_covid_19_ar(tmp_path: Path) -> None:
+    root = redraw_all(make_covid_19_ar(tmp_path / "car"))
+    one, other = (film_of(root, f"COVID-19-AR-1640000{n}") for n in (2, 5))
+    redraw(one, picture(50)[8:-8, 8:-8])
+    redraw(other, picture(50))
+    given = ("dataset=car_icu", f"dataset.root={root}", "cv.folds=3")
+    found = check(tmp_path, *given, "dataset.films=all")
+    assert sorted(same_pictures(found).values()) == ["", "cropped"]
+    assert len(found["leaks"]) == 1
+    for word in ("modality CT", "XR ABDOMEN", "not a frontal view", "no frontal chest film"):
+        assert word in found["reasons"]
+    assert found["shortcuts"]["number of films"]["mcc"] > 0.7
+    assert "number of films" not in check(tmp_path, *given)["shortcuts"]
+
+
+def test_covid_19_ny(tmp_path: Path) -> None:
+    root = redraw_all(make_covid_19_ny(tmp_path / "ny"))
+    one, other = (film_of(root, f"A00000{n}") for n in (3, 7))
+    for path in one.parent.parent.parent.rglob("*.dcm"):
+        redraw(path, picture(60))
+    for path in other.parent.parent.parent.rglob("*.dcm"):
+        redraw(path, picture(60)[:, ::-1])
+    given = ("dataset=ny_mortality", f"dataset.root={root}", "cv.folds=3")
+    found = check(tmp_path, *given, "dataset.on_missing=drop")
+    assert sorted(same_pictures(found).values()) == ["", "mirrored"]
+    for word in ("modality CT", "modality MR", "enhanced copy", "processed copy", "LATERAL"):
+        assert word in found["reasons"]
+    everything = check(tmp_path, *given, "dataset.films=all", "dataset.on_missing=drop")
+    assert everything["shortcuts"]["number of films"]["mcc"] > 0.5
+    assert "number of films" not in found["shortcuts"]
+
+
+def test_cocross(tmp_path: Path) -> None:
+    table, images = make_cocross(tmp_path / "cocross", [picture(n) for n in range(40)])
+    given = ("dataset=cocross_mortality", f"dataset.table={table}", f"dataset.images={images}")
+    found = check(tmp_path, *given, "cv.folds=3")
+    assert same_pictures(found) == {"003/a.dcm": "", "007/a.dcm": "same file"}
+    assert "003: 003/a.dcm = 007: 007/a.dcm" in found["leaks"][0]
+    everything = check(tmp_path, *given, "cv.folds=3", "dataset.films=all")
+    assert everything["shortcuts"]["number of films"]["mcc"] == 1.0
+    assert everything["patients and films"][-1] | {"centre": ""} == {
+        **{"centre": "", "Alive": 6, "Death": 6, "patients": 12, "films": 18}
+    }
+
+
+def test_covid_chestxray(tmp_path: Path) -> None:
+    root = make_covid_chestxray(tmp_path / "cxr")
+    found = check(tmp_path, "dataset=cxr_icu", f"dataset.root={root}", "cv.folds=3")
+    for word in ("not an X-ray", "not a frontal view", "no image", "outcome is 'Would have been"):
+        assert word in found["reasons"]
+    assert "an earlier row" in found["reasons"]
+
+
+@pytest.mark.real_data
+def test_an_external_test_on_the_rest_of_a_real_cohort(
+    real_cohort_root: Path, tmp_path: Path
+) -> None:
+    given = ["dataset=union", "dataset.classes=[without,with]", "cv=external", "cv.test=[new]"]
+    for part, choice in (("seen", "cxr_icu"), ("new", "cxr_mortality")):
+        given += [f"+dataset@dataset.parts.{part}={choice}"]
+        given += [f"dataset.parts.{part}.root={real_cohort_root}"]
+    with pytest.raises(Exception, match="patients of part new stand in seen as well"):
+        check(tmp_path, *given)
+    found = check(tmp_path, *given, "dataset.on_overlap=drop")
+    assert found["leaks"] == []
+    assert "the patient stands in an earlier part" in found["reasons"]
+    (fold,) = found["patients by part"]
+    assert fold["test without"] + fold["test with"] > 20
+
+
+# ------------------------------------------------------------------ before a run
+
+QUICK = (
+    *("model=vit", "model.weights=random", "train=quick", "train.epochs=1", "device=cpu"),
+    *("cv.folds=3", "regime.draws=1"),
+)
+
+
+def small_table(root: Path) -> tuple[str, ...]:
+    """Twelve patients; the films of three are one picture, mirrored twice."""
+    rows = [{"patient": f"p{n}", "image": f"{n}.png", "outcome": "ab"[n % 2]} for n in range(12)]
+    root.mkdir()
+    for number in range(12):
+        grey = picture(1)[:, ::-1] if number in (4, 9) else picture(number)
+        grey = grey // 2 if number == 9 else grey
+        cv2.imwrite(str(root / f"{number}.png"), grey)
+    table = write_csv(root / "table.csv", rows)
+    return (
+        *("dataset=table", f"dataset.table={table}", f"dataset.images={root}"),
+        *("dataset.label=outcome", "dataset.positive=b"),
+    )
+
+
+def test_a_run_refuses_pictures_that_leak_unless_told_otherwise(tmp_path: Path) -> None:
+    here = (f"paths.cache={tmp_path / 'cache'}", f"paths.results={tmp_path / 'results'}")
+    given = [*small_table(tmp_path / "films"), *QUICK[:-1], *here, "strategy=linear_probe"]
+    with pytest.raises(ConfigError, match="pictures filed under patients who stand in different"):
+        run(compose(given))
+    assert not (tmp_path / "results").exists()
+    (outcome,) = run(compose([*given, "checks.allow_leaks=true"]))
+    assert len(outcome.computed) == 3
+    assert "p1: 1.png = p4: 4.png = p9: 9.png" in outcome.folder.meta["warnings"][-1]
+    assert outcome.folder.meta["config"]["checks"]["allow_leaks"] is True
+    # What reads no picture does not wait for the pictures of all patients to be compared.
+    (outcome,) = run(compose([*given[:-1], "strategy=prior"]))
+    assert len(outcome.computed) == 3
+
+
+def test_a_run_refuses_broken_films_before_it_starts(tmp_path: Path) -> None:
+    here = (f"paths.cache={tmp_path / 'cache'}", f"paths.results={tmp_path / 'results'}")
+    given = [*small_table(tmp_path / "films"), *QUICK[:-1], *here]
+    for number in (3, 5):
+        film = tmp_path / "films" / f"{number}.png"
+        content = bytearray(film.read_bytes())
+        content[len(content) // 2] ^= 255
+        film.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        run(compose(given))
+    for name in ("3.png", "5.png", "different parts"):
+        assert name in str(caught.value)
+    assert not (tmp_path / "results").exists()
+
+
+def test_few_shot_runs_without_a_validation_part(tmp_path: Path) -> None:
+    here = (f"paths.cache={tmp_path / 'cache'}", f"paths.results={tmp_path / 'results'}")
+    few = ("regime=few_shot", "regime.k=2", "regime.validation=none")
+    small = ("dataset=severity", "dataset.patients=30", "dataset.side=64")
+    small = (*small, "strategy=linear_probe,lora")
+    for outcome in run(compose([*small, *few, *QUICK, *here], multirun=True)):
+        assert len(outcome.computed) == 3
+        assert not outcome.failed
+        assert set(outcome.folder.predictions("r0-f0-d0")["part"]) == {"test"}
