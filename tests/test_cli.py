@@ -199,6 +199,16 @@ def test_saved_models_predict_new_images_and_are_exported(
     assert nothing.code == 2
 
 
+def test_a_run_says_which_weights_it_had(results: Path) -> None:
+    run = next(results.glob("runs/severity/vit/linear_probe/*"))
+    weights = json.loads((run / "environment.json").read_text())["weights"]
+    assert weights["origin"] == "random (seed 0)"
+    assert (
+        weights["fingerprint"]
+        == json.loads((run / "run.json").read_text())["fingerprints"]["weights"]
+    )
+
+
 def test_listing_reads_configs_alone(prognobench: Command) -> None:
     said = prognobench("list")
     assert "mortality" in said.out

@@ -75,7 +75,9 @@ def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
     devices = {run.config.device: resolve_device(run.config.device) for run in runs}
     for run in runs:
         device = devices[run.config.device]
-        run.folder.create(run_meta(run), environment(str(device)), run_tables(run))
+        weights = {"origin": run.source.origin, "fingerprint": run.source.fingerprint}
+        surroundings = environment(str(device)) | {"weights": weights}
+        run.folder.create(run_meta(run), surroundings, run_tables(run))
     for group in _sharing_features(runs):
         feature_cells(group, workspace, devices[group[0].config.device])
     for run in runs:
