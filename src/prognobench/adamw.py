@@ -55,9 +55,9 @@ class HeadsAdamW:
             self.averages.lerp_(w, 1 - decay)
 
     def _clip(self, slopes: Tensor) -> None:
-        squares = slopes.square().split(list(self._sizes), dim=-1)
-        columns = torch.stack([square.sum(-1) for square in squares], 1)
-        norms = columns.unflatten(-1, (-1, self.classes)).sum(-1).sqrt()
+        squares = torch.split(slopes.square(), list(self._sizes), -1)
+        of_columns = torch.stack([square.sum(-1) for square in squares], 1)
+        norms = of_columns.view(*of_columns.shape[:2], -1, self.classes).sum(-1).sqrt()
         if (norms > self.recipe.clip).any():
             slopes.mul_(self.spread((self.recipe.clip / (norms + 1e-6)).clamp(max=1)))
 

@@ -170,14 +170,18 @@ class Heads:
         shown = mask.unsqueeze(-1)
         mean = (losses.view_as(targets) * shown).sum(1) / (weights.view_as(targets) * shown).sum(1)
         (slope,) = torch.autograd.grad(mean.sum(), logits)
-        of_taps = zip(slope.chunk(len(self.sizes), -1), x.split(self.sizes, -1), strict=True)
+        of_taps = zip(slope.chunk(len(self.sizes), -1), self._of_taps(x), strict=True)
         self.slopes = torch.cat([slope_tap.mT @ x_tap for slope_tap, x_tap in of_taps], -1)
         return mean.detach().view(self.shape)
 
     def _logits(self, x: Tensor, weights: Tensor) -> Tensor:
         """Return logits ``(parts, images, taps * heads * classes)``."""
-        of_taps = zip(x.split(self.sizes, -1), weights.split(self.sizes, -1), strict=True)
+        of_taps = zip(self._of_taps(x), self._of_taps(weights), strict=True)
         return torch.cat([x_tap @ w_tap.mT for x_tap, w_tap in of_taps], -1)
+
+    def _of_taps(self, x: Tensor) -> Sequence[Tensor]:
+        """Views of each tap's inputs, which stand in the last axis."""
+        return torch.split(x, self.sizes, -1)
 
     def update(self, factor: float) -> None:
         """Let every head make a step, ``factor`` on its rate being the schedule's."""
@@ -210,7 +214,7 @@ class Heads:
             mean, deviation = self.scaling
             x = (x - mean) / deviation
         if self.grid.dropout:
-            for tap, of_tap in enumerate(x.split(self.sizes, -1)):
+            for tap, of_tap in enumerate(self._of_taps(x)):
                 self._drop(of_tap[..., :-1], mask, ("dropout", epoch, step, tap))
         return x
 
@@ -252,8 +256,8 @@ class Heads:
             return self.adamw.averages
         mean, deviation = self.scaling
         plain = self.adamw.averages / deviation
-        shifts = (plain * mean).split(self.sizes, -1)
-        for of_tap, shift in zip(plain.split(self.sizes, -1), shifts, strict=True):
+        shifts = self._of_taps(plain * mean)
+        for of_tap, shift in zip(self._of_taps(plain), shifts, strict=True):
             of_tap[..., -1] -= shift.sum(-1)
         return plain
 
@@ -280,7 +284,8 @@ class Heads:
     def trained(self) -> Trained:
         return Trained(
             weights=[
-                best.unflatten(1, (-1, self.classes)) for best in self.best.split(self.sizes, -1)
+                best.reshape(len(best), -1, self.classes, best.shape[-1])
+                for best in self._of_taps(self.best)
             ],
             best_epoch=self.stopping.best_epoch,
             quality=self.stopping.quality,
