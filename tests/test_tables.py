@@ -121,6 +121,12 @@ def test_what_is_no_better_than_metadata_is_marked(results, scored):
     assert not entry(one, ("cnn",), "full").below
 
 
+def test_only_synthetic_datasets_are_called_so(results, scored):
+    where = {"regime": ["full"]}
+    one = table(results, scored, rows=("dataset", "model"), metrics=("mcc",), where=where)[0]
+    assert one.title.endswith("toy: synthetic films, no clinical data")
+
+
 def test_few_shot_with_k_across(results, scored):
     one = table(results, scored, rows=("model", "strategy"), columns="k", metrics=("mcc",))
     toy = next(each for each in one if "toy" in each.title)

@@ -256,8 +256,10 @@ def _title(fixed: Mapping[str, Any], group: pd.DataFrame) -> str:
         said.append(str(fixed["cv"]))
     if "level" in fixed:
         said.append(f"per {fixed['level']}")
-    if group["synthetic"].any():
-        said.append(SYNTHETIC)
+    synthetic = group.loc[group["synthetic"].astype(bool), "dataset"].unique()
+    if len(synthetic):
+        some = len(synthetic) < group["dataset"].nunique()
+        said.append((f"{', '.join(map(str, synthetic))}: " if some else "") + SYNTHETIC)
     return " · ".join(said)
 
 
