@@ -80,6 +80,16 @@ def test_a_fault_in_one_run_of_a_sweep_stops_all_of_them() -> None:
     assert fault.startswith("train.epochs=-1")
 
 
+def test_several_values_without_a_sweep_say_how_to_sweep() -> None:
+    (fault,) = faults_of("model=vit,cnn")
+    assert "model=vit,cnn gives several values: add -m to sweep over them" in fault
+
+
+def test_a_wrong_entry_of_a_list_is_one_fault() -> None:
+    (fault,) = faults_of("strategy=lora", "strategy.targets=[qkv]")
+    assert fault.startswith("strategy.targets.0='qkv'")
+
+
 def test_a_missing_value_says_how_to_give_it() -> None:
     text = "\n".join(faults_of("dataset=table"))
     assert "dataset.table is missing: give it as dataset.table=VALUE" in text

@@ -66,7 +66,7 @@ def compose(
     """
     if config_dir is not None and not config_dir.is_dir():
         raise ConfigError(f"--config-dir: no folder {config_dir}")
-    _check_choices(overrides, config_dir)
+    _check_choices(overrides, config_dir, multirun)
     arguments = [_opened(override) for override in overrides]
     arguments = ["--multirun", *arguments] if multirun else _resolve_lora(arguments)
     if config_dir is not None:
@@ -251,7 +251,7 @@ def _resolve_lora(overrides: Sequence[str]) -> list[str]:
     return list(overrides)
 
 
-def _check_choices(overrides: Sequence[str], config_dir: Path | None) -> None:
+def _check_choices(overrides: Sequence[str], config_dir: Path | None, multirun: bool) -> None:
     """Report every unknown key and choice at once, with near names, before Hydra composes."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -265,6 +265,11 @@ def _check_choices(overrides: Sequence[str], config_dir: Path | None) -> None:
             hint = ' (quote values with special characters: key="value")' if "=" in text else ""
             faults.append(f"{text!r} is no override, as in key=value: {_first_lines(error)}{hint}")
             continue
+        if override.is_sweep_override() and not multirun:
+            faults.append(
+                f"{text} gives several values: add -m to sweep over them, or write one list as "
+                f"{override.key_or_group}=[...]"
+            )
         group = override.key_or_group.partition("@")[0]
         if group in CONFIG_GROUPS:
             known = options(group, config_dir)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
@@ -183,9 +183,19 @@ def _check(where: str, schema: Schema, value: Any, faults: list[str]) -> dict[st
     try:
         checked = schema.model.model_validate(dict(value))
     except ValidationError as error:
-        faults += [_fault(where, schema, details) for details in error.errors()]
+        faults += [_fault(where, schema, details) for details in _innermost(error.errors())]
         return {}
     return {name: getattr(checked, f"field_{name}") for name in schema.fields}
+
+
+def _innermost(errors: Sequence[Any]) -> list[Any]:
+    """Leave out what is wrong with a whole only because of what is wrong inside it."""
+    places = [details["loc"] for details in errors]
+    return [
+        details
+        for details, place in zip(errors, places, strict=True)
+        if not any(other != place and other[: len(place)] == place for other in places)
+    ]
 
 
 def _fault(where: str, schema: Schema, details: Any) -> str:
