@@ -80,6 +80,12 @@ def test_a_fault_in_one_run_of_a_sweep_stops_all_of_them() -> None:
     assert fault.startswith("train.epochs=-1")
 
 
+def test_another_loss_has_a_name_of_its_own_in_tables() -> None:
+    usual, focal = compose(["strategy=bitfit", "loss=cross_entropy,focal"], multirun=True)
+    assert (usual.strategy.name, focal.strategy.name) == ("bitfit", "bitfit+focal")
+    assert usual.strategy.builder == focal.strategy.builder
+
+
 def test_several_values_without_a_sweep_say_how_to_sweep() -> None:
     (fault,) = faults_of("model=vit,cnn")
     assert "model=vit,cnn gives several values: add -m to sweep over them" in fault

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -15,6 +15,8 @@ from prognobench.registry import GROUPS, Part, near
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+USUAL_LOSS = "cross_entropy"
 
 SECTIONS = ("dataset", "model", "strategy", "regime", "cv", "loss", "train", "checks", "paths")
 
@@ -52,7 +54,15 @@ def from_mapping(composed: Mapping[str, Any]) -> RunConfig:
     _check_lora(composed.get("lora"), components["strategy"], faults)
     if faults:
         raise ConfigError(faults)
+    components["strategy"] = _named_with_loss(components["strategy"], components["loss"])
     return RunConfig(**components, **sections, **plain)
+
+
+def _named_with_loss(strategy: Component, loss: Component) -> Component:
+    """Another loss than the usual one is part of the strategy's name, so that tables compare it."""
+    if loss.name == USUAL_LOSS:
+        return strategy
+    return replace(strategy, name=f"{strategy.name}+{loss.name}")
 
 
 def _pixels(dataset: Any, faults: list[str]) -> Any:
