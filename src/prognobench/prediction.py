@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from prognobench.classifiers import FrozenClassifier
     from prognobench.records import BackboneSource, Cohort
 
 Progress = Callable[[str, int, int], None]
@@ -63,11 +64,20 @@ def predict_images(
     ConfigError, DataError, StoreError
         If the run keeps no models, they do not fit the weights, or images cannot be read.
     """
+    from prognobench.hardware import keep_freed_memory
+
+    keep_freed_memory()
     stored = StoredModels(RunFolder(run), weights)
     names = stored.saved_cells(cells)
-    predict = _with_adapted if stored.produces == "Adapted" else _with_classifiers
-    cohort, predicted = predict(
-        stored, names, images, folder=folder, cache=cache, device=device, progress=progress
+    frozen = stored.produces != "Adapted"
+    classifiers = [stored.classifier(name) for name in names] if frozen else []
+    read = dict.fromkeys(column for each in classifiers for column in each.columns)
+    cohort = new_cohort(images, folder, stored.classes, tuple(read))
+    how: dict[str, Any] = {"cache": cache, "device": device, "progress": progress}
+    predicted = (
+        _from_features(stored, classifiers, cohort, **how)
+        if frozen
+        else _from_pixels(stored, names, cohort, **how)
     )
     scores = np.mean(list(predicted), axis=0)
     table = cohort.table[["patient_id", "image"]].copy()
@@ -77,21 +87,20 @@ def predict_images(
     return table
 
 
-def _with_adapted(
+def _from_pixels(
     stored: StoredModels,
     names: Sequence[str],
-    images: Path,
+    cohort: Cohort,
     *,
-    folder: Path | None,
     cache: Path,
     device: torch.device | str,
     progress: Progress | None,
-) -> tuple[Cohort, Iterator[NDArray[np.float64]]]:
-    """Return the images, and each adapted model's probabilities of them."""
+) -> Iterator[NDArray[np.float64]]:
+    """Yield each adapted model's probabilities."""
     from prognobench.engine import predict
     from prognobench.loaders import Loader
 
-    cohort, recipe = new_cohort(images, folder, stored.classes), stored.recipe
+    recipe = stored.recipe
     loader = Loader(
         stored.pixels(cohort, cache, progress).array,
         np.zeros(len(cohort), dtype=np.int64),
@@ -100,33 +109,25 @@ def _with_adapted(
         batch_size=4 * recipe.batch_size,
         device=device,
     )
-
-    def each() -> Iterator[NDArray[np.float64]]:
-        for done, name in enumerate(names):
-            if progress:
-                progress("models", done, len(names))
-            model = stored.load(name).model
-            yield predict(model, loader, device=device, precision=recipe.precision)
-
-    return cohort, each()
+    for done, name in enumerate(names):
+        if progress:
+            progress("models", done, len(names))
+        model = stored.load(name).model
+        yield predict(model, loader, device=device, precision=recipe.precision)
 
 
-def _with_classifiers(
+def _from_features(
     stored: StoredModels,
-    names: Sequence[str],
-    images: Path,
+    classifiers: Sequence[FrozenClassifier],
+    cohort: Cohort,
     *,
-    folder: Path | None,
     cache: Path,
     device: torch.device | str,
     progress: Progress | None,
-) -> tuple[Cohort, Iterator[NDArray[np.float64]]]:
-    """Return the images, and each classifier's probabilities from the backbone's features."""
+) -> Iterator[NDArray[np.float64]]:
+    """Yield each classifier's probabilities; the images pass through the backbone once."""
     from prognobench.features import Features, embed
 
-    classifiers = [stored.classifier(name) for name in names]
-    read = dict.fromkeys(column for each in classifiers for column in each.columns)
-    cohort = new_cohort(images, folder, stored.classes, tuple(read))
     taps = dict.fromkeys(each.tap for each in classifiers if each.tap is not None)
     features: Features = {}
     if taps:
@@ -139,7 +140,8 @@ def _with_classifiers(
             precision=stored.recipe.precision,
             progress=progress,
         )
-    return cohort, (each.probabilities(features, cohort.table) for each in classifiers)
+    for each in classifiers:
+        yield each.probabilities(features, cohort.table)
 
 
 def export_merged(run: Path, cell: str, file: Path, weights: str | None = None) -> None:

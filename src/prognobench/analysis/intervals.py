@@ -49,6 +49,11 @@ class Resampling:
     resamples: int = RESAMPLES
     seed: int = 0
 
+    @property
+    def kind(self) -> str:
+        """The method as texts spell it."""
+        return "BCa" if self.method == "bca" else self.method
+
 
 @dataclass(frozen=True)
 class Repetition:

@@ -83,11 +83,10 @@ COMPARED = (
 
 def _how_compared(question: Question, metric: Metric) -> Iterator[str]:
     how = question.resampling
-    kind = {"bca": "BCa", "percentile": "percentile"}[how.method]
     yield (
-        f"over patients: all folds pooled, paired bootstrap ({kind}, {how.resamples:,} resamples, "
-        f"seed {how.seed}); over folds: corrected t-test (Nadeau & Bengio); effect: mean over "
-        "standard deviation"
+        f"over patients: all folds pooled, paired bootstrap ({how.kind}, {how.resamples:,} "
+        f"resamples, seed {how.seed}); over folds: corrected t-test (Nadeau & Bengio); effect: "
+        "mean over standard deviation"
     )
     yield (
         "p-values are Holm-corrected for the rows of this table; McNemar compares decisions, "

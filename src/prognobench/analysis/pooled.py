@@ -95,10 +95,9 @@ def make_intervals(
 
 def _how(wanted: Wanted) -> str:
     how = wanted.resampling
-    kind = {"bca": "BCa", "percentile": "percentile"}[how.method]
     strata = "each class apart" if how.stratified else "all classes together"
     return (
-        f"[ ]: 95 % {kind} interval over patients, {how.resamples:,} resamples ({strata}, seed "
+        f"[ ]: 95 % {how.kind} interval over patients, {how.resamples:,} resamples ({strata}, seed "
         f"{how.seed}), all folds pooled; ±: mean and standard deviation over folds"
     )
 
