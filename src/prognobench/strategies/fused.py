@@ -37,7 +37,7 @@ def split_qkv(backbone: Backbone) -> Backbone:
     for name in names:
         layer = backbone.module.get_submodule(name)
         # A subclass may compute something else than a matrix product.
-        if not isinstance(layer, nn.Linear) or type(layer) is not nn.Linear:
+        if type(layer) is not nn.Linear:
             raise NotApplicableError(f"separate_qkv cannot take {name} apart")
         backbone.module.set_submodule(name, SeparateProjections(layer))
     roles = {role: parts for role, parts in backbone.roles.items() if role != "attention_qkv"}
