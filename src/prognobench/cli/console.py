@@ -86,7 +86,7 @@ def print_frame(frame: pd.DataFrame, title: str | None = None, most: int | None 
     if most is not None and len(frame) > most:
         left = len(frame) - most
         frame = frame.iloc[[*range(most - 1), -1]]
-        title = f"{title} ({left:,} rows left out)"
+        title = f"{title} ({left:,} more rows not shown)"
     cells = frame.round(3).astype(object).where(frame.notna(), "").to_numpy().tolist()
     print_rows([str(column) for column in frame.columns], cells, title)
 
