@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,9 @@ def train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.de
     pixels, labels = workspace.pixels(config).array, cohort.table["label"].to_numpy(copy=True)
     loss = run.loss(fold)
     facts = workspace.once(
-        partial(accounted, adapted, backbone.preprocessing, recipe.batch_size), "costs", run.key
+        partial(accounted, adapted, backbone.preprocessing, recipe.batch_size),
+        *("costs", run.source.fingerprint, asdict(config.strategy), len(cohort.classes)),
+        recipe.batch_size,
     )
 
     def loader(rows: NDArray[np.intp], training: bool) -> Loader:
@@ -77,10 +80,9 @@ def train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.de
         progress=workspace.progress,
         keep=partial(_keep_epoch, run, fold, adapted),
     )
-    rows = np.concatenate([fold.validation, fold.test])
     start = time.perf_counter()
-    probabilities = predict(
-        adapted.model, loader(rows, False), device=device, precision=recipe.precision
+    tested = predict(
+        adapted.model, loader(fold.test, False), device=device, precision=recipe.precision
     )
     cost = {
         **fitted.cost,
@@ -90,7 +92,7 @@ def train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.de
         "notes": [*backbone.report, *adapted.notes],
     }
     save = adapted.save if recipe.save != "none" else None
-    predictions = prediction_table(run, fold, probabilities)
+    predictions = prediction_table(run, fold, np.concatenate([fitted.validation, tested]))
     run.folder.write_cell(fold.name, predictions, fitted.history, cost, save)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
@@ -34,6 +35,19 @@ Forward = Callable[[Tensor, "NDArray[np.intp]"], Tensor]
 """Images and the cohort rows that they are of -> logits."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained(Fitted):
+    """What came out of training a model, which has the weights of its best epoch.
+
+    Attributes
+    ----------
+    validation
+        Class probabilities ``(validation images, classes)`` by which that epoch was chosen.
+    """
+
+    validation: NDArray[np.float64]
+
+
 def fit(
     adapted: Adapted,
     train: Loader,
@@ -45,7 +59,7 @@ def fit(
     where: str,
     progress: Progress | None = None,
     keep: Callable[[int], None] = lambda epoch: None,
-) -> Fitted:
+) -> Trained:
     """Train an adapted model, and leave it with the weights of its best epoch.
 
     AdamW with the recipe's schedule, clipped gradients, and early stopping on the validation part.
@@ -72,6 +86,7 @@ def fit(
         checkpoint_activations(model)
     step = Step(model, loss_terms(loss, device), resolve_precision(recipe.precision, device))
     best, history, epoch = Best(model), list[dict[str, float]](), 0
+    chosen = np.empty((0, len(loss.class_weights)))
     for groups, epochs in _phases(adapted, recipe):
         _train_only(model, groups)
         if epochs > 1:
@@ -95,9 +110,10 @@ def fit(
             if epoch % recipe.evaluate_every and epoch != end:
                 continue
             with optimiser.averaged():
-                row |= _validate(step, validation, recipe.monitor, layout)
+                found, probabilities = _validate(step, validation, recipe.monitor, layout)
+                row |= found
                 if best.offer(epoch, row.get("monitor", epoch), -row.get("validation_loss", 0.0)):
-                    improved = epoch
+                    improved, chosen = epoch, probabilities
                 keep(epoch)
             stalled = epoch - improved
             optimiser.lower_on_plateau(epoch, improved)
@@ -113,7 +129,7 @@ def fit(
         "micro_batches": step.parts,
         "stopped": "validation" if len(validation.rows) else "fixed number of epochs",
     }
-    return Fitted(history, best.epoch, cost)
+    return Trained(history=history, best_epoch=best.epoch, cost=cost, validation=chosen)
 
 
 def predict(
@@ -240,16 +256,18 @@ def _finite_mean(losses: Sequence[Tensor], where: str, epoch: int) -> float:
 
 def _validate(
     step: Step, validation: Loader, monitor: str, layout: torch.memory_format
-) -> dict[str, float]:
+) -> tuple[dict[str, float], NDArray[np.float64]]:
+    """Return loss and monitored value of the validation part, and its class probabilities."""
     if not len(validation.rows):
-        return {}
+        return {}, np.empty((0, len(step.terms.class_weights)))
     step.model.eval()
     logits = infer(step.forward, validation, step.precision, layout)
     labels = torch.from_numpy(validation.labels[validation.rows])
     losses, weights = objective(logits, labels, Terms(*(term.cpu() for term in step.terms)))
     loss = (losses.sum() / weights.sum()).item()
-    value = quality(monitor, np.array([loss]), _probabilities(logits)[None], labels.numpy())
-    return {"validation_loss": loss, "monitor": float(value[0])}
+    probabilities = _probabilities(logits)
+    value = quality(monitor, np.array([loss]), probabilities[None], labels.numpy())
+    return {"validation_loss": loss, "monitor": float(value[0])}, probabilities
 
 
 def _probabilities(logits: Tensor) -> NDArray[np.float64]:
