@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,23 +46,34 @@ def step_flops(adapted: Adapted, preprocessing: Preprocessing, batch_size: int) 
     once per step; a multiplication with an addition counts as two. Fourier transforms, elementwise
     operations and the optimiser's step are left out.
     """
-    model = adapted.model
-    was_training = model.training
-    model.eval()
-    one, two = (_flops(model, preprocessing, images) for images in (1, 2))
-    model.train(was_training)
+    model, side = _without_content(adapted.model).eval(), preprocessing.side
+    one, two = (_flops(model, (n, preprocessing.channels, side, side)) for n in (1, 2))
     return one + (batch_size - 1) * (two - one)
 
 
-def _flops(model: nn.Module, preprocessing: Preprocessing, images: int) -> int:
+def _without_content(model: nn.Module) -> nn.Module:
+    """Copy a model to tensors that have shapes alone: to count takes no computing."""
+    import torch
+
+    meta = {
+        id(tensor): torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
+        for tensor in model.buffers()
+    } | {
+        id(tensor): torch.nn.Parameter(
+            torch.empty_like(tensor, device="meta"), requires_grad=tensor.requires_grad
+        )
+        for tensor in model.parameters()
+    }
+    return copy.deepcopy(model, meta)
+
+
+def _flops(model: nn.Module, shape: tuple[int, ...]) -> int:
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    side, device = preprocessing.side, next(model.parameters()).device
-    batch = torch.zeros(images, preprocessing.channels, side, side, device=device)
+    batch = torch.zeros(shape, device="meta")
     # Of the attention kernels only the plain one is made of operations that the counter knows.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(batch).sum().backward()
-    model.zero_grad()
     return int(counter.get_total_flops())
