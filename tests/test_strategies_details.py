@@ -49,6 +49,32 @@ def test_lora_trains_rank_times_sides() -> None:
     assert count(adapted) == BLOCKS * sum(4 * (d + k) for d, k in shapes)
 
 
+@pytest.mark.parametrize("case", ["plain", "bf16", "dropout", "two dimensions"])
+def test_lora_computes_what_peft_computes(case: str) -> None:
+    from peft.tuners.lora import Linear
+
+    adapted = adapt("lora", vit(), rank=4, dropout=0.5 if case == "dropout" else 0.0)
+    shift(adapted)
+    layers = [m for m in adapted.model.modules() if isinstance(m, Linear)]
+    layer = layers[1]
+    base = layer.get_base_layer()
+    x = torch.randn((5, base.in_features) if case == "two dimensions" else (3, 5, base.in_features))
+    x.requires_grad_()
+    found = []
+    for forward in (type(layer).forward, Linear.forward):
+        torch.manual_seed(0)
+        layer.zero_grad()
+        x.grad = None
+        with torch.autocast("cpu", torch.bfloat16, enabled=case == "bf16"):
+            out = forward(layer, x)
+        (out.float() ** 2).sum().backward()
+        factors = (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+        found.append([out.detach(), *(tensor.grad.clone() for tensor in (x, *factors))])
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_lora_on_convolutions_counts_the_kernel_on_one_side() -> None:
     backbone = cnn()
     kernels = [backbone.module.get_parameter(f"{n}.weight") for n in backbone.roles["convolution"]]

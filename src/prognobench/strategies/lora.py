@@ -51,6 +51,9 @@ def lora(
         Train each output's magnitude apart from its direction: DoRA (Liu et al. 2024).
     """
     from peft import LoraConfig
+    from torch.nn import Linear
+
+    from prognobench.strategies.modules.low_rank import LowRankLinear
 
     backbone, names, notes = prepare(
         backbone,
@@ -69,10 +72,13 @@ def lora(
         "use_dora": magnitude,
         "init_lora_weights": True if init == "lora" else init,
     }
+    config = LoraConfig(**options)
+    if not magnitude:
+        config._register_custom_module({Linear: LowRankLinear})
     adapted = adapt_with_peft(
         backbone,
         num_classes,
-        LoraConfig(**options),
+        config,
         lr=lr,
         head_dropout=head_dropout,
         head_norm=head_norm,
