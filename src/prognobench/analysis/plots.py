@@ -47,6 +47,9 @@ STYLE: dict[str, Any] = {
 
 FORMATS = ("svg", "png", "pdf")
 
+MARGIN = 0.05
+"""Around a figure, in inches."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -88,14 +91,15 @@ class Figure:
             stream = io.BytesIO()
             plain = {"Date": None} if kind == "svg" else {}
             background = "none" if kind == "svg" else "white"
+            # "tight" would find the same box by drawing everything once more.
+            box = canvas.get_tightbbox().padded(MARGIN)
             canvas.savefig(
                 stream,
                 format=kind,
                 dpi=200,
                 metadata=plain,
                 facecolor=background,
-                bbox_inches="tight",
-                pad_inches=0.05,
+                bbox_inches=box,
             )
         return stream.getvalue()
 
