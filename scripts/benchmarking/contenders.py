@@ -33,8 +33,10 @@ class Run:
 class Bench:
     """The contenders on one set of films."""
 
-    def __init__(self, scratch: Path, out: Path, rounds: int, architecture: str) -> None:
-        self.scratch, self.out, self.rounds, self.architecture = scratch, out, rounds, architecture
+    def __init__(self, scratch: Path, out: Path, rounds: int, python_of_eva: str | None) -> None:
+        self.scratch, self.out, self.rounds = scratch, out, rounds
+        self.python_of_eva = python_of_eva
+        self.architecture = ""
         self.lines: list[dict[str, Any]] = []
         self.source = scratch / "films" / "table.csv"
 
@@ -53,7 +55,7 @@ class Bench:
             cohort = DATASETS["embedded"](task="mortality", prevalence=0.3, patients=number)
         else:
             settings = {"films": "all", "before_outcome": False, "on_missing": "drop"}
-            cohort = DATASETS["covid_chestxray"](root=root, task="mortality", **settings)
+            cohort = DATASETS["covid_chestxray"](root=root, task="icu", **settings)
         rows = cohort.table.head(number)
         folder = self.source.parent
         folder.mkdir(parents=True)
@@ -86,7 +88,9 @@ class Bench:
         memory = usage.ru_maxrss * 1024
         return Run(wall, usage.ru_utime + usage.ru_stime, memory, inside)
 
-    def script(self, name: str, inside: str = "", **settings: Any) -> Run:
+    def script(
+        self, name: str, inside: str = "", python: str = sys.executable, **settings: Any
+    ) -> Run:
         """Run a contender; with ``inside``, what counts is the time that it took for that."""
         given = {
             **{"table": str(self.source), "architecture": self.architecture},
@@ -94,7 +98,7 @@ class Bench:
         }
         if name.startswith("usual"):
             given["precision"] = "fp32"
-        run = self.process([sys.executable, str(HERE / f"{name}.py"), json.dumps(given)])
+        run = self.process([python, str(HERE / f"{name}.py"), json.dumps(given)])
         if not inside:
             return run
         return replace(run, wall=run.inside[inside], processor=run.inside[f"{inside}_processor"])
