@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+SMALL, LARGEST_TOGETHER = 2**19, 2**22
+"""Numbers: validation parts below the first are looked at together, as many as the second holds."""
+
+
 @dataclass(frozen=True)
 class Part:
     """What one group of heads is trained and stopped on: rows of the features, and the loss."""
@@ -66,6 +70,15 @@ class Grid:
     def names(self) -> list[tuple[float, float]]:
         """Learning rate and weight decay of each head of a tap, in order."""
         return [(lr, decay) for lr in self.learning_rates for decay in self.weight_decays]
+
+
+def vectors(classes: int) -> int:
+    """Return how many vectors of weights a head has.
+
+    Two classes share one, with opposite signs: both start at zero, and since a softmax knows logits
+    but for a constant, their gradients are opposite, too.
+    """
+    return 1 if classes == 2 else classes
 
 
 @dataclass(frozen=True)
@@ -125,7 +138,7 @@ def batches_per_epoch(images: int, recipe: Train) -> int:
 class Heads:
     """The state of training.
 
-    Weights are ``(parts, heads * classes, inputs)``: the features of one tap after the other, each
+    Weights are ``(parts, heads * vectors, inputs)``: the features of one tap after the other, each
     with a last one that is always 1 and whose weight is the bias. (Inputs come last since products
     along them are several times faster.)
     """
@@ -138,7 +151,7 @@ class Heads:
         self.sizes = [views[0].shape[1] for views in taps]
         self.views = [torch.cat(of_view, 1) for of_view in zip(*taps, strict=True)]
         self.scaling = self._scaling() if grid.standardise else None
-        columns = grid.size * self.classes
+        columns = grid.size * vectors(self.classes)
         self.weights = self.views[0].new_zeros(len(parts), columns, sum(self.sizes))
         self.best = self.slopes = torch.zeros_like(self.weights)
         # Of every head: (parts, taps, heads of a tap).
@@ -149,7 +162,7 @@ class Heads:
         self.stopping = Stopping(self.base, recipe)
         self.validations = [
             (rows, members, self.views[0][rows])
-            for rows, members in _sharing_validation(parts, labels.device)
+            for rows, members in _validated_together(parts, sum(self.sizes), labels.device)
         ]
 
     # -------------------------------------------------------------- one step
@@ -163,21 +176,27 @@ class Heads:
             ``(parts, batch)``; 0 in ``mask`` fills up a part's smaller batch.
         """
         x = self._batch(rows, mask, epoch, step)
-        logits = self._logits(x, self.weights).requires_grad_()
-        by_head = logits.view(*rows.shape, -1, self.classes)
+        products = self._products(x, self.weights).requires_grad_()
+        by_head = self._logits(products)
         targets = self.labels[rows].unsqueeze(-1).expand(by_head.shape[:-1])
         losses, weights = objective(by_head.flatten(1, 2), targets.flatten(1, 2), self.terms)
         shown = mask.unsqueeze(-1)
         mean = (losses.view_as(targets) * shown).sum(1) / (weights.view_as(targets) * shown).sum(1)
-        (slope,) = torch.autograd.grad(mean.sum(), logits)
+        (slope,) = torch.autograd.grad(mean.sum(), products)
+        if vectors(self.classes) < self.classes:
+            slope /= self.classes  # of one class's weights, not of what moves both
         of_taps = zip(slope.chunk(len(self.sizes), -1), self._of_taps(x), strict=True)
         self.slopes = torch.cat([slope_tap.mT @ x_tap for slope_tap, x_tap in of_taps], -1)
         return mean.detach().view(self.shape)
 
-    def _logits(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Return logits ``(parts, images, taps * heads * classes)``."""
+    def _products(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Return inputs times weights ``(parts, images, taps * heads * vectors)``."""
         of_taps = zip(self._of_taps(x), self._of_taps(weights), strict=True)
         return torch.cat([x_tap @ w_tap.mT for x_tap, w_tap in of_taps], -1)
+
+    def _logits(self, products: Tensor) -> Tensor:
+        """Return logits ``(parts, images, taps * heads, classes)``."""
+        return _of_classes(products.unflatten(-1, (-1, vectors(self.classes))), self.classes, -1)
 
     def _of_taps(self, x: Tensor) -> Sequence[Tensor]:
         """Views of each tap's inputs, which stand in the last axis."""
@@ -265,26 +284,32 @@ class Heads:
         """Return loss and monitored quality of every head on its validation part."""
         losses, values = (self.labels.new_zeros(self.shape, dtype=torch.float32) for _ in range(2))
         for rows, members, x in self.validations:
-            logits = self._logits(x, present[members])
-            logits = logits.view(len(members), len(rows), -1, self.classes)
+            logits = self._logits(self._products(x, present[members]))
             targets = self.labels[rows].unsqueeze(-1).expand(logits.shape[:-1])
             terms = Terms(*(term[members] for term in self.terms))
             each, weights = objective(logits.flatten(1, 2), targets.flatten(1, 2), terms)
             loss = each.view_as(targets).sum(1) / weights.view_as(targets).sum(1)
-            value = quality(
-                self.recipe.monitor,
-                loss.flatten().double().cpu().numpy(),
-                logits.double().softmax(-1).transpose(1, 2).flatten(0, 1).cpu().numpy(),
-                self.labels[rows].cpu().numpy(),
-            )
             losses[members] = loss.view(-1, *self.shape[1:])
-            values[members] = torch.from_numpy(value).to(losses).view(-1, *self.shape[1:])
+            values[members] = self._quality(loss, logits, rows).view(-1, *self.shape[1:])
         return losses, values
 
+    def _quality(self, loss: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+        """Return the monitored value ``(parts, heads)``."""
+        if self.recipe.monitor == "loss":
+            return -loss
+        probabilities = logits.double().softmax(-1).transpose(1, 2).cpu().numpy()
+        labels = self.labels[rows].expand(len(loss), -1).cpu().numpy()
+        found = [
+            quality(self.recipe.monitor, *of_part)
+            for of_part in zip(loss.double().cpu().numpy(), probabilities, labels, strict=True)
+        ]
+        return torch.from_numpy(np.stack(found)).to(loss)
+
     def trained(self) -> Trained:
+        shape = (-1, vectors(self.classes))
         return Trained(
             weights=[
-                best.reshape(len(best), -1, self.classes, best.shape[-1])
+                _of_classes(best.unflatten(1, shape), self.classes, 2)
                 for best in self._of_taps(self.best)
             ],
             best_epoch=self.stopping.best_epoch,
@@ -298,15 +323,40 @@ def _with_ones(features: Tensor) -> Tensor:
     return torch.cat([features, torch.ones_like(features[:, :1])], 1)
 
 
-def _sharing_validation(parts: Sequence[Part], device: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """Return each different set of validation rows, and the numbers of the parts that have it."""
-    groups: dict[bytes, list[int]] = {}
+def _of_classes(of_vectors: Tensor, classes: int, dim: int) -> Tensor:
+    """Give each class its values, from those of the vectors in ``dim``."""
+    if of_vectors.shape[dim] == classes:
+        return of_vectors
+    return torch.cat([-of_vectors, of_vectors], dim)
+
+
+def _validated_together(
+    parts: Sequence[Part], inputs: int, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """Group the parts by their validation rows: those that share them, and small ones of a size.
+
+    Returns
+    -------
+    Of each group the rows, ``(1, images)`` or ``(parts, images)``, and the numbers of its parts.
+    """
+    sharing: dict[bytes, list[int]] = {}
     for i, part in enumerate(parts):
-        groups.setdefault(part.validation.tobytes(), []).append(i)
+        sharing.setdefault(part.validation.tobytes(), []).append(i)
+    groups, small = [], dict[int, list[int]]()
+    for members in sharing.values():
+        size = len(parts[members[0]].validation)
+        if len(members) > 1 or size * inputs > SMALL:
+            groups.append((members[:1], members))
+        else:
+            small.setdefault(size, []).extend(members)
+    for size, members in small.items():
+        most = max(1, LARGEST_TOGETHER // max(1, size * inputs))
+        chunks = [members[start : start + most] for start in range(0, len(members), most)]
+        groups += [(chunk, chunk) for chunk in chunks]
     return [
         (
-            torch.tensor(parts[members[0]].validation, dtype=torch.long, device=device),
+            torch.from_numpy(np.stack([parts[i].validation for i in rows])).long().to(device),
             torch.tensor(members, device=device),
         )
-        for members in groups.values()
+        for rows, members in groups
     ]

@@ -17,7 +17,7 @@ from prognobench.classifiers import FeaturesByTap, LinearHead
 from prognobench.errors import TrainingError
 from prognobench.estimators import EstimatorTask, ProbeResult, fit_estimator
 from prognobench.hardware import PeakMemory
-from prognobench.heads import Grid, Part, Trained, batches_per_epoch, train_heads
+from prognobench.heads import Grid, Part, Trained, batches_per_epoch, train_heads, vectors
 from prognobench.logistic import Solved, solve_logistic
 from prognobench.records import Fitted, Fold, Loss, Probe, Train
 
@@ -119,7 +119,7 @@ def _together(tasks: Sequence[ProbeTask], threads: int) -> Iterator[list[int]]:
         width = sum(task.features[tap].shape[1] + 1 for tap in task.taps)
         probe = task.probe
         grid = len(probe.strengths) or len(probe.learning_rates) * len(probe.weight_decays)
-        most = LARGEST // (width * grid * len(task.loss.class_weights))
+        most = LARGEST // (width * grid * vectors(len(task.loss.class_weights)))
         size = max(1, min(most, math.ceil(len(numbers) / threads)))
         for start in range(0, len(numbers), size):
             yield numbers[start : start + size]
