@@ -147,6 +147,9 @@ class Bench:
             *("dataset=table", f"dataset.table={table or self.source}", "dataset.label=outcome"),
             *(f"dataset.images={self.source.parent}", "dataset.positive=1"),
             *("model=timm", f"model.name={self.architecture}", "model.weights=random"),
+            # As the YAML of any named model says it, so that timm need not be asked.
+            *("model.side=224", "model.interpolation=bicubic"),
+            *("model.mean=[0.5,0.5,0.5]", "model.std=[0.5,0.5,0.5]"),
             # Synthetic films, made larger, are all details of one template.
             "checks.allow_leaks=true",
             f"paths.results={self.scratch / 'results'}",
