@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 TEXT_COLUMNS = ("patient_id", "image", "source", "centre", "part", "item", "reason")
 """Columns that are text whatever they look like (a patient called ``007`` or ``NA``)."""
 
+LONG = 1000
+"""Rows from which on it pays to look for values that come again."""
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
@@ -72,10 +75,13 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def _texts(values: pd.Series[Any]) -> Any:
-    """Each cell as it is written; each different value is formatted once."""
+    """Each cell as it is written; in a long table each different value is formatted once."""
     import numpy as np
     import pandas as pd
 
+    if len(values) < LONG:
+        empty = values.isna().tolist()
+        return ["" if none else _text(v) for v, none in zip(values.tolist(), empty, strict=True)]
     codes, different = pd.factorize(values)
     return np.array([*map(_text, different), ""], dtype=object)[codes]
 

@@ -19,6 +19,7 @@ from prognobench.audit.pictures import (
     agreement,
     correlations,
     hash_codes,
+    outlines,
 )
 
 if TYPE_CHECKING:
@@ -26,7 +27,12 @@ if TYPE_CHECKING:
 
     from prognobench.audit.sight import Seen
 
-TILE = (64, 512)
+TILE = (256, 2048)
+"""So many films are compared with so many at once: few enough for the processor's cache."""
+
+SLACK = 1e-4
+"""Room for the rounding of bounds."""
+
 LINKS = 16
 """So many of the films most like a film are compared with it in detail."""
 
@@ -43,7 +49,8 @@ def similar_pairs(
     """Return pairs of rows ``(pairs, 2)`` that show the same picture, and what one is of the other.
 
     For each of the ways in which the second may have been altered, every pair is compared by its
-    perceptual hashes, those near each other by their thumbnails, and what is left in detail.
+    perceptual hashes and thumbnails, and those alike in detail. What is cheapest comes first: a
+    bound on how alike the thumbnails can be leaves few pairs for the rest.
 
     Parameters
     ----------
@@ -55,11 +62,10 @@ def similar_pairs(
     The pairs, earlier row first, and the name of the :class:`.pictures.Alteration` of each.
     """
     thumbnails = films.thumbnails[compared]
-    codes = hash_codes(thumbnails)
     pairs, names = [np.empty((0, 2), dtype=np.intp)], [np.empty(0, dtype="U24")]
     with ThreadPoolExecutor() as threads:
         for alteration in ALTERATIONS:
-            candidates = compared[_candidates(thumbnails, codes, alteration, threads)]
+            candidates = compared[_candidates(thumbnails, alteration)]
             detail = list(threads.map(partial(_detail, films.pixels, alteration), candidates))
             found = candidates[np.array(detail, dtype=float) >= LEAST_DETAIL]
             pairs.append(np.sort(found, axis=1))
@@ -69,42 +75,32 @@ def similar_pairs(
     return unique, np.concatenate(names)[first]
 
 
-def _candidates(
-    thumbnails: NDArray[np.uint8],
-    codes: NDArray[np.uint64],
-    alteration: Alteration,
-    threads: ThreadPoolExecutor,
-) -> NDArray[np.intp]:
+def _candidates(thumbnails: NDArray[np.uint8], alteration: Alteration) -> NDArray[np.intp]:
     """Pairs of thumbnails ``(pairs, 2)`` whose second, altered, is much like the first."""
     altered = alteration.of(thumbnails)
-    altered_codes = hash_codes(altered)
-
-    def candidates(start: int) -> NDArray[np.intp]:
-        columns = start if alteration.mutual else 0
-        near = _near(codes[start : start + TILE[0]], altered_codes[columns:])
-        near += np.array((start, columns))
-        wanted = near[:, 0] < near[:, 1] if alteration.mutual else near[:, 0] != near[:, 1]
-        return _alike(thumbnails, altered, near[wanted])
-
-    found = threads.map(candidates, range(0, len(codes), TILE[0]))
-    return np.concatenate([np.empty((0, 2), dtype=np.intp), *found])
-
-
-def _near(rows: NDArray[np.uint64], columns: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """Pairs ``(row, column)`` of hashes that are near each other.
-
-    They are compared in tiles small enough for the processor's cache.
-    """
+    rows, columns = outlines(thumbnails), outlines(altered)
+    codes, altered_codes = hash_codes(thumbnails), hash_codes(altered)
     found = [np.empty((0, 2), dtype=np.intp)]
-    differing = np.empty(TILE, dtype=np.uint64)
-    distance = np.empty(TILE, dtype=np.uint8)
+    for start in range(0, len(rows), TILE[0]):
+        first = start if alteration.mutual else 0
+        near = _near(rows[start : start + TILE[0]], columns[first:]) + np.array((start, first))
+        one, other = near.T
+        wanted = one < other if alteration.mutual else one != other
+        wanted &= np.bitwise_count(codes[one] ^ altered_codes[other]) <= HASH_DISTANCE
+        found.append(_alike(thumbnails, altered, near[wanted]))
+    return np.concatenate(found)
+
+
+def _near(rows: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Pairs ``(row, column)`` of outlines whose thumbnails may be alike."""
+    found = [np.empty((0, 2), dtype=np.intp)]
+    bounds = np.empty(TILE, dtype=np.float32)
     for start in range(0, len(columns), TILE[1]):
         tile = columns[start : start + TILE[1]]
-        part = np.s_[: len(rows), : len(tile)]
-        np.bitwise_xor(rows[:, None], tile[None, :], out=differing[part])
-        np.bitwise_count(differing[part], out=distance[part])
-        if distance[part].min() <= HASH_DISTANCE:  # much quicker than looking for where
-            found.append(np.argwhere(distance[part] <= HASH_DISTANCE) + np.array((0, start)))
+        part = bounds[: len(rows), : len(tile)]
+        np.matmul(rows, tile.T, out=part)
+        near = np.flatnonzero(part >= LEAST_CORRELATION - SLACK)  # quicker than in two dimensions
+        found.append(np.stack(np.divmod(near, len(tile)), axis=1) + np.array((0, start)))
     return np.concatenate(found)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from prognobench.imaging.scaling import filtered
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +31,10 @@ MOST_WHITE, MOST_BLACK = 0.3, 0.6
 have at most 0.21 and 0.39."""
 
 BLOCK = 128
+"""So many films are looked at at once."""
+
+PROCESSES_FROM = 16
+"""So many blocks are worth the time that starting processes takes; fewer share this one."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +70,31 @@ def look(pixels: NDArray[np.uint8], progress: Progress | None = None) -> Films:
     pixels
         uint8 ``(images, side, side, channels)``, memory-mapped or not.
     """
+    from joblib import Parallel, cpu_count, delayed
+
     thumbnails = np.empty((len(pixels), THUMBNAIL, THUMBNAIL), dtype=np.uint8)
     faults = np.full(len(pixels), "", dtype="U12")
     blocks = [slice(at, min(at + BLOCK, len(pixels))) for at in range(0, len(pixels), BLOCK)]
-
-    def look_at(block: slice) -> None:
-        images = grey(pixels[block])
-        thumbnails[block] = [_thumbnail(image) for image in images]
-        faults[block] = _faults(images, thumbnails[block])
-
-    with ThreadPoolExecutor() as threads:
-        for block, _ in zip(blocks, threads.map(look_at, blocks), strict=True):
-            if progress:
-                progress("looking at films", block.stop, len(pixels))
+    separate = len(blocks) >= PROCESSES_FROM  # which are told where the pixels lie, not given them
+    parallel = Parallel(
+        n_jobs=cpu_count(),
+        backend="loky" if separate else "threading",
+        return_as="generator",
+        max_nbytes=None,
+        pre_dispatch="4 * n_jobs",
+    )
+    found = parallel(delayed(_look_at)(pixels[block]) for block in blocks)
+    for block, seen in zip(blocks, found, strict=True):
+        thumbnails[block], faults[block] = seen
+        if progress:
+            progress("looking at films", block.stop, len(pixels))
     return Films(pixels, thumbnails, faults)
+
+
+def _look_at(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+    images = grey(pixels)
+    thumbnails = np.stack([filtered(image, THUMBNAIL, THUMBNAIL, "lanczos") for image in images])
+    return thumbnails, _faults(images, thumbnails)
 
 
 def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -88,13 +104,6 @@ def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return images[..., 0]
     mean: NDArray[np.uint8] = np.rint(images.mean(axis=-1)).astype(np.uint8)
     return mean
-
-
-def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    film = Image.fromarray(image)
-    return np.asarray(film.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS))
 
 
 def _faults(images: NDArray[np.uint8], thumbnails: NDArray[np.uint8]) -> NDArray[np.str_]:

@@ -31,7 +31,7 @@ HALVED_FROM = 2.5
 def scaled(
     image: NDArray[np.uint8], height: int, width: int, interpolation: str
 ) -> NDArray[np.uint8]:
-    """Scale an image.
+    """Scale an image; one much too large is halved before it is filtered.
 
     Parameters
     ----------
@@ -44,26 +44,45 @@ def scaled(
 
     Returns
     -------
-    uint8 ``(height, width)`` or ``(height, width, 3)``, as ``PIL.Image.resize`` gives it for an
-    image that was not halved.
+    uint8 ``(height, width)`` or ``(height, width, 3)``.
     """
-    lengths = (float(image.shape[0]), float(image.shape[1]))
+    rows, columns = (float(length) for length in image.shape[:2])
     # Averaging 2 x 2 pixels is ten times quicker than a filter over many, and changes the result
     # by a fifth of a grey value.
-    while (
-        interpolation != "nearest" and min(lengths[0] / height, lengths[1] / width) >= HALVED_FROM
-    ):
+    while interpolation != "nearest" and min(rows / height, columns / width) >= HALVED_FROM:
         image = _halved(image)
-        lengths = (lengths[0] / 2, lengths[1] / 2)
-    if image.ndim == 2 and interpolation in KERNELS:
-        across = _filtered(image, _weights(image.shape[1], lengths[1], width, interpolation))
-        return _filtered(across, _weights(image.shape[0], lengths[0], height, interpolation))
+        rows, columns = rows / 2, columns / 2
+    return filtered(image, height, width, interpolation, (rows, columns))
+
+
+def filtered(
+    image: NDArray[np.uint8],
+    height: int,
+    width: int,
+    interpolation: str,
+    part: tuple[float, float] | None = None,
+) -> NDArray[np.uint8]:
+    """Do as ``PIL.Image.resize``, to the same bits.
+
+    Parameters
+    ----------
+    part
+        How many rows and columns of the image are wanted, from the first; all unless told.
+    """
+    rows, columns = part = part or (float(image.shape[0]), float(image.shape[1]))
+    if part == image.shape[:2] == (height, width):
+        return image
+    # Pillow 13 scales some images that are tall, or that shrink more in height, from top to bottom
+    # first, which rounds otherwise; they stay with the version that is installed.
+    wide = rows <= columns and 1 <= rows / height <= columns / width
+    if wide and image.ndim == 2 and interpolation in KERNELS:
+        across = _shrunk(image, _weights(image.shape[1], columns, width, interpolation))
+        return _shrunk(across, _weights(image.shape[0], rows, height, interpolation))
     from PIL import Image
 
     film = Image.fromarray(np.ascontiguousarray(image))
     resample = Image.Resampling[FILTERS[interpolation]]
-    box = (0.0, 0.0, lengths[1], lengths[0])
-    return np.asarray(film.resize((width, height), resample, box=box))
+    return np.asarray(film.resize((width, height), resample, box=(0.0, 0.0, columns, rows)))
 
 
 def _halved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -94,10 +113,16 @@ def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return kernel
 
 
+def _lanczos(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    kernel: NDArray[np.float64] = np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
+    return kernel
+
+
 KERNELS: dict[str, tuple[float, Callable[[NDArray[np.float64]], NDArray[np.float64]]]] = {
     "area": (0.5, _box),
     "bilinear": (1.0, _triangle),
     "bicubic": (2.0, _cubic),
+    "lanczos": (3.0, _lanczos),
 }
 """Interpolation -> half the width of its kernel, and the kernel."""
 
@@ -128,7 +153,7 @@ def _weights(pixels: int, length: float, wanted: int, interpolation: str) -> csr
     return csr_array((whole[within], pixel[within], starts), shape=(wanted, pixels))
 
 
-def _filtered(image: NDArray[np.uint8], weights: csr_array) -> NDArray[np.uint8]:
+def _shrunk(image: NDArray[np.uint8], weights: csr_array) -> NDArray[np.uint8]:
     """Scale the lines of an image ``(lines, pixels)``; gives ``(pixels wanted, lines)``."""
     import cv2
 
