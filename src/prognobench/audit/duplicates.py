@@ -37,6 +37,10 @@ LINKS = 16
 """So many of the films most like a film are compared with it in detail."""
 
 
+Prints = tuple["NDArray[np.float32]", "NDArray[np.uint64]"]
+"""Outlines and hashes of thumbnails."""
+
+
 def same_content(digests: Sequence[str]) -> NDArray[np.intp]:
     """Return for each image the first one with the same digest."""
     first: dict[str, int] = {}
@@ -62,10 +66,11 @@ def similar_pairs(
     The pairs, earlier row first, and the name of the :class:`.pictures.Alteration` of each.
     """
     thumbnails = films.thumbnails[compared]
+    prints = _prints(thumbnails)
     pairs, names = [np.empty((0, 2), dtype=np.intp)], [np.empty(0, dtype="U24")]
     with ThreadPoolExecutor() as threads:
         for alteration in ALTERATIONS:
-            candidates = compared[_candidates(thumbnails, alteration)]
+            candidates = compared[_candidates(thumbnails, prints, alteration)]
             detail = list(threads.map(partial(_detail, films.pixels, alteration), candidates))
             found = candidates[np.array(detail, dtype=float) >= LEAST_DETAIL]
             pairs.append(np.sort(found, axis=1))
@@ -75,11 +80,16 @@ def similar_pairs(
     return unique, np.concatenate(names)[first]
 
 
-def _candidates(thumbnails: NDArray[np.uint8], alteration: Alteration) -> NDArray[np.intp]:
+def _prints(thumbnails: NDArray[np.uint8]) -> Prints:
+    return outlines(thumbnails), hash_codes(thumbnails)
+
+
+def _candidates(
+    thumbnails: NDArray[np.uint8], prints: Prints, alteration: Alteration
+) -> NDArray[np.intp]:
     """Pairs of thumbnails ``(pairs, 2)`` whose second, altered, is much like the first."""
     altered = alteration.of(thumbnails)
-    rows, columns = outlines(thumbnails), outlines(altered)
-    codes, altered_codes = hash_codes(thumbnails), hash_codes(altered)
+    (rows, codes), (columns, altered_codes) = prints, _prints(altered)
     found = [np.empty((0, 2), dtype=np.intp)]
     for start in range(0, len(rows), TILE[0]):
         first = start if alteration.mutual else 0

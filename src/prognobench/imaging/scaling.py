@@ -69,8 +69,8 @@ def filtered(
     part
         How many rows and columns of the image are wanted, from the first; all unless told.
     """
-    rows, columns = part = part or (float(image.shape[0]), float(image.shape[1]))
-    if part == image.shape[:2] == (height, width):
+    rows, columns = part or (float(image.shape[0]), float(image.shape[1]))
+    if image.shape[:2] == (height, width) and (rows, columns) == (height, width):
         return image
     # Pillow 13 scales some images that are tall, or that shrink more in height, from top to bottom
     # first, which rounds otherwise; they stay with the version that is installed.
@@ -101,7 +101,8 @@ def _box(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.maximum(1 - np.abs(x), 0)
+    kernel: NDArray[np.float64] = np.maximum(1 - np.abs(x), 0)
+    return kernel
 
 
 def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -160,4 +161,4 @@ def _shrunk(image: NDArray[np.uint8], weights: csr_array) -> NDArray[np.uint8]:
     sums = weights @ cv2.transpose(image).astype(np.int32)
     sums += 1 << (BITS - 1)
     sums >>= BITS
-    return np.asarray(cv2.add(sums, 0, dtype=cv2.CV_8U), dtype=np.uint8)  # clips, too
+    return np.asarray(cv2.add(sums, np.zeros(4), dtype=cv2.CV_8U), dtype=np.uint8)  # clips, too
