@@ -82,6 +82,25 @@ def test_numbers_do_not_depend_on_the_order_or_company_of_cells(here: tuple[str,
             pd.testing.assert_frame_equal(table, together[cell])
 
 
+def test_metrics_in_bf16_lie_within_the_noise_of_folds(here: tuple[str, ...]) -> None:
+    settings = ("dataset=mortality", "dataset.patients=60", "model=vit", "cv.folds=3")
+    settings += ("strategy=linear_probe", "device=cpu", *here)
+    found = {}
+    for precision in ("fp32", "bf16"):
+        (done,) = run(compose([*settings, f"train.precision={precision}"]))
+        costs = map(done.folder.cost, done.computed)
+        assert {cost["precision_features"] for cost in costs} == {precision}
+        score(done.config.paths.results)
+        scores = pd.read_csv(done.config.paths.results / "scores.csv")
+        own = (scores["key"] == done.folder.path.name) & (scores["level"] == "patient")
+        folds = scores[own & scores["threshold"].isin(["0.5", "none"]) & scores["fold"].notna()]
+        found[precision] = folds.pivot_table(index="metric", columns="fold", values="value")
+    for metric in ("mcc", "average_precision", "roc_auc"):
+        fp32, bf16 = (found[precision].loc[metric] for precision in ("fp32", "bf16"))
+        assert len(fp32) == 3
+        assert (fp32 - bf16).abs().max() < fp32.std()
+
+
 FRAGILE = """
 from pathlib import Path
 from prognobench.records import Adapted

@@ -16,6 +16,7 @@ from prognobench.cells import cell_axes, prediction_table
 from prognobench.classifiers import reads_features
 from prognobench.errors import NotApplicableError
 from prognobench.features import PLAIN, Features, View, backbone_facts, embed
+from prognobench.hardware import resolve_precision
 from prognobench.preparation import Prepared, Workspace
 from prognobench.probes import EstimatorTask, ProbeResult, ProbeTask, fit_estimator, fit_probes
 from prognobench.records import Estimator, Fold, Probe
@@ -39,8 +40,10 @@ def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.
     try:
         start = time.perf_counter()
         features = _features(runs[0], specs.values(), workspace, device)
-        shared = {"seconds_embedding_shared": time.perf_counter() - start}
+        shared: dict[str, Any] = {"seconds_embedding_shared": time.perf_counter() - start}
         images = any(isinstance(s, Probe) or reads_features(s) for s in specs.values())
+        if images:
+            shared["precision_features"] = resolve_precision(runs[0].config.train.precision, device)
         cache = runs[0].config.paths.cache
         backbone = backbone_facts(runs[0].source, cache).parameters if images else 0
     except Exception as error:
