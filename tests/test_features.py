@@ -84,6 +84,20 @@ def test_features_are_what_the_backbone_gives(images, tmp_path):
         np.testing.assert_allclose(values, expected[tap].numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_batches_that_do_not_fit_in_memory_are_split(images, tmp_path, monkeypatch):
+    expected = run(Counting(), images, tmp_path / "plenty")
+    whole = TinyEncoder.features
+
+    def scarce(self, batch, taps):
+        if len(batch) > 5:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(self, batch, taps)
+
+    monkeypatch.setattr(TinyEncoder, "features", scarce)
+    found = run(Counting(), images, tmp_path / "scarce")
+    np.testing.assert_allclose(found["last1"], expected["last1"], rtol=1e-5, atol=1e-6)
+
+
 def test_a_second_time_the_backbone_is_not_loaded(images, tmp_path):
     first, second = Counting(), Counting()
     found = run(first, images, tmp_path)

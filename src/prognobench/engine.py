@@ -18,6 +18,7 @@ from prognobench.hardware import (
     Precision,
     autocast,
     memory_format,
+    more_parts,
     resolve_precision,
 )
 from prognobench.loaders import Batch, Loader
@@ -155,7 +156,7 @@ def infer(
                     chunks = [forward(part.images, part.rows) for part in _split(batch, parts)]
                     break
                 except torch.OutOfMemoryError:
-                    parts = _more_parts(parts, len(batch.rows), loader.device)
+                    parts = more_parts(parts, len(batch.rows), loader.device)
             logits += [chunk.float().cpu() for chunk in chunks]
     return torch.cat(logits)
 
@@ -184,7 +185,7 @@ class Step:
             except torch.OutOfMemoryError:
                 self.model.zero_grad()
                 images = batches[0].images
-                self.parts = _more_parts(self.parts, len(images), images.device)
+                self.parts = more_parts(self.parts, len(images), images.device)
 
     def _backward(self, batches: Sequence[Batch]) -> Tensor:
         # Known before the forward pass, so that the parts' gradients add up to the whole's.
@@ -213,14 +214,6 @@ def _split(batch: Batch, parts: int) -> list[Batch]:
         np.array_split(batch.rows, parts),
     )
     return [Batch(*part, fixed=batch.fixed) for part in zip(*columns, strict=True)]
-
-
-def _more_parts(parts: int, images: int, device: torch.device) -> int:
-    if parts >= images:
-        raise TrainingError(f"{device} runs out of memory on a single image; use a smaller model")
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    return 2 * parts
 
 
 def _phases(adapted: Adapted, recipe: Train) -> Iterator[tuple[Sequence[ParameterGroup], int]]:

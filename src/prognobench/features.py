@@ -24,7 +24,13 @@ from filelock import FileLock
 
 from prognobench.errors import StoreError
 from prognobench.files import read_json, write_json
-from prognobench.hardware import Precision, autocast, memory_format, resolve_precision
+from prognobench.hardware import (
+    Precision,
+    autocast,
+    memory_format,
+    more_parts,
+    resolve_precision,
+)
 from prognobench.imaging.augment import Augmentation
 from prognobench.loaders import Loader
 from prognobench.records import BackboneSource
@@ -32,13 +38,16 @@ from prognobench.seeds import derive
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
 Progress = Callable[[str, int, int], None]
 Features = dict[str, "NDArray[np.float32]"]
 
-BATCH_SIZE = 32
-SHARD_SIZE = 16 * BATCH_SIZE
-"""After so many images what was computed is written; a multiple of the batch size."""
+BATCH_SIZE, BATCH_SIZE_CPU = 64, 16
+"""Larger batches are no faster on a processor, and take more memory."""
+
+SHARD_SIZE = 8 * BATCH_SIZE
+"""After so many images what was computed is written; a multiple of the batch sizes."""
 
 
 class Images(Protocol):
@@ -174,18 +183,34 @@ def _compute(
             np.zeros(len(part), dtype=np.int64),
             np.arange(len(part)),
             backbone.preprocessing,
-            batch_size=BATCH_SIZE,
+            batch_size=BATCH_SIZE_CPU if device.type == "cpu" else BATCH_SIZE,
             device=device,
         )
-        batches: list[dict[str, NDArray[np.float32]]] = []
+        pieces: list[dict[str, NDArray[np.float32]]] = []
+        parts = 1
         for batch in loader.epoch(0, layout):
-            with torch.inference_mode(), autocast(precision, device):
-                features = encoder.features(batch.images, tuple(backbone.taps))
-            batches.append({tap: x.float().cpu().numpy() for tap, x in features.items()})
+            while True:
+                try:
+                    found = [
+                        _features(encoder, images, tuple(backbone.taps), precision)
+                        for images in batch.images.tensor_split(parts)
+                    ]
+                    break
+                except torch.OutOfMemoryError:
+                    parts = more_parts(parts, len(batch.rows), device)
+            pieces += found
             if progress:
-                done = start + sum(len(b[next(iter(b))]) for b in batches)
+                done = start + sum(len(piece[next(iter(piece))]) for piece in pieces)
                 progress("embedding", done, len(rows))
-        yield Shard(digests, {tap: np.concatenate([b[tap] for b in batches]) for tap in batches[0]})
+        yield Shard(digests, {tap: np.concatenate([p[tap] for p in pieces]) for tap in pieces[0]})
+
+
+def _features(
+    encoder: Any, images: Tensor, taps: tuple[str, ...], precision: str
+) -> dict[str, NDArray[np.float32]]:
+    with torch.inference_mode(), autocast(precision, images.device):
+        features = encoder.features(images, taps)
+    return {tap: x.float().cpu().numpy() for tap, x in features.items()}
 
 
 def _augmented(

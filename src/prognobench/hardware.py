@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from prognobench.errors import ConfigError
+from prognobench.errors import ConfigError, TrainingError
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -93,6 +93,21 @@ def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """Return the context in which a model computes in a resolved precision."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def more_parts(parts: int, images: int, device: torch.device) -> int:
+    """Return into how many parts to split a batch that did not fit in memory in ``parts``.
+
+    Raises
+    ------
+    TrainingError
+        If each of the batch's images was by itself already.
+    """
+    if parts >= images:
+        raise TrainingError(f"{device} runs out of memory on a single image; use a smaller model")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return 2 * parts
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
