@@ -63,7 +63,7 @@ class HeadsAdamW:
     def _clip(self, slopes: Tensor) -> None:
         squares = torch.split(slopes.square(), list(self._sizes), -1)
         of_columns = torch.stack([square.sum(-1) for square in squares], 1)
-        of_heads = of_columns.unflatten(-1, (-1, self._vectors)).sum(-1)
+        of_heads = of_columns.view(*of_columns.shape[:2], -1, self._vectors).sum(-1)
         norms = (of_heads * (self.classes / self._vectors)).sqrt()
         if (norms > self.recipe.clip).any():
             slopes.mul_(self.spread((self.recipe.clip / (norms + 1e-6)).clamp(max=1)))

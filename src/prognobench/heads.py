@@ -196,7 +196,8 @@ class Heads:
 
     def _logits(self, products: Tensor) -> Tensor:
         """Return logits ``(parts, images, taps * heads, classes)``."""
-        return _of_classes(products.unflatten(-1, (-1, vectors(self.classes))), self.classes, -1)
+        of_heads = products.view(*products.shape[:-1], -1, vectors(self.classes))
+        return _of_classes(of_heads, self.classes, -1)
 
     def _of_taps(self, x: Tensor) -> Sequence[Tensor]:
         """Views of each tap's inputs, which stand in the last axis."""
@@ -306,10 +307,10 @@ class Heads:
         return torch.from_numpy(np.stack(found)).to(loss)
 
     def trained(self) -> Trained:
-        shape = (-1, vectors(self.classes))
+        shape = (len(self.parts), -1, vectors(self.classes))
         return Trained(
             weights=[
-                _of_classes(best.unflatten(1, shape), self.classes, 2)
+                _of_classes(best.reshape(*shape, best.shape[-1]), self.classes, 2)
                 for best in self._of_taps(self.best)
             ],
             best_epoch=self.stopping.best_epoch,
