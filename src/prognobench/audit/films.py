@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prognobench.imaging.scaling import filtered
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -93,7 +91,7 @@ def look(pixels: NDArray[np.uint8], progress: Progress | None = None) -> Films:
 
 def _look_at(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
     images = grey(pixels)
-    thumbnails = np.stack([filtered(image, THUMBNAIL, THUMBNAIL, "lanczos") for image in images])
+    thumbnails = np.stack([_thumbnail(image) for image in images])
     return thumbnails, _faults(images, thumbnails)
 
 
@@ -104,6 +102,13 @@ def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return images[..., 0]
     mean: NDArray[np.uint8] = np.rint(images.mean(axis=-1)).astype(np.uint8)
     return mean
+
+
+def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    film = Image.fromarray(image)
+    return np.asarray(film.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS))
 
 
 def _faults(images: NDArray[np.uint8], thumbnails: NDArray[np.uint8]) -> NDArray[np.str_]:
