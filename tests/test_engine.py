@@ -12,7 +12,7 @@ from torch import nn
 
 from prognobench.engine import fit, predict
 from prognobench.errors import ConfigError, TrainingError
-from prognobench.hardware import memory_format, require_compiler, resolve_precision
+from prognobench.hardware import autocast, memory_format, require_compiler, resolve_precision
 from prognobench.imaging.augment import Augmentation
 from prognobench.loaders import Loader
 from prognobench.optimisation import Best, rate
@@ -348,6 +348,21 @@ def test_precision_is_taken_as_asked_or_from_the_hardware():
     assert resolve_precision("fp32", cpu) == "fp32"
     assert resolve_precision("bf16", cpu) == "bf16"
     assert resolve_precision("auto", cpu) in ("fp32", "bf16")
+    with pytest.raises(ConfigError, match=r"tf32 needs a GPU .*device=cpu"):
+        resolve_precision("tf32", cpu)
+
+
+@pytest.mark.filterwarnings("ignore:.*CUDA is not available")
+def test_fp32_on_a_gpu_rounds_neither_products_nor_convolutions():
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for precision, rounded in (("fp32", False), ("tf32", True), ("bf16", True)):
+            autocast(precision, torch.device("cuda"))
+            assert [backend.allow_tf32 for backend in backends] == [rounded] * 2
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
 
 
 def test_convolutional_networks_run_channels_last_and_transformers_do_not():

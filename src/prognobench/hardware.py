@@ -16,7 +16,7 @@ from torch import nn
 
 from prognobench.errors import ConfigError, TrainingError
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "tf32", "bf16"]
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's ``mallopt``."""
@@ -71,27 +71,40 @@ def require_compiler() -> None:
         )
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
-    """Return ``fp32`` or ``bf16``; ``auto`` takes bf16 where the hardware multiplies in it.
+def resolve_precision(
+    precision: Precision, device: torch.device
+) -> Literal["fp32", "tf32", "bf16"]:
+    """Return the precision to compute in; ``auto`` takes bf16 where the hardware multiplies in it.
 
     Parameters
     ----------
     precision
-        ``auto``, ``fp32`` or ``bf16``.
+        ``tf32`` is fp32 whose products are made of numbers rounded to ten bits.
+
+    Raises
+    ------
+    ConfigError
+        If it is ``tf32``, and the device is no GPU that knows it.
     """
+    modern = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    if precision == "tf32" and not modern:
+        raise ConfigError(
+            f"train.precision=tf32 needs a GPU of NVIDIA's Ampere or later, and device={device} is "
+            "none; take fp32, or auto"
+        )
     if precision != "auto":
         return precision
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    elif device.type == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        native = False
-    return "bf16" if native else "fp32"
+    if device.type == "cpu":
+        modern = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if modern else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """Return the context in which a model computes in a resolved precision."""
+    if device.type == "cuda":
+        # Left alone, torch rounds in convolutions but not in products: fp32 is to mean fp32.
+        rounded = precision != "fp32"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = rounded
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 

@@ -354,7 +354,7 @@ class Train:
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0
     checkpoint_activations: bool = False
     compile: bool = False
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     save: Literal["none", "best", "all"] = "none"
 
 

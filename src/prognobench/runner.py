@@ -66,13 +66,20 @@ def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
     from prognobench.cells import train_cell
     from prognobench.feasibility import check_strategies
     from prognobench.frozen_cells import feature_cells
-    from prognobench.hardware import keep_freed_memory, require_compiler, resolve_device
+    from prognobench.hardware import (
+        keep_freed_memory,
+        require_compiler,
+        resolve_device,
+        resolve_precision,
+    )
 
     keep_freed_memory()
     if any(run.config.train.compile for run in runs):
         require_compiler()
     check_strategies(runs, workspace)
     devices = {run.config.device: resolve_device(run.config.device) for run in runs}
+    for run in runs:
+        resolve_precision(run.config.train.precision, devices[run.config.device])
     for run in runs:
         device = devices[run.config.device]
         weights = {"origin": run.source.origin, "fingerprint": run.source.fingerprint}
