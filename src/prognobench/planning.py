@@ -121,14 +121,15 @@ def plan(configs: Sequence[RunConfig], progress: Progress | None = None) -> Plan
 def _measured(run: Prepared, left: Sequence[Fold], measured: dict[str, Rates | str]) -> Rates | str:
     """Measure a run, or find what a run like it gave; a string says why it cannot be."""
     config = run.config
-    key = repr(
-        (run.source.fingerprint, asdict(config.strategy), asdict(config.train), config.device)
-    )
+    adapted = run.produces == "Adapted"
+    # What a step costs does not depend on how many epochs there will be.
+    train = replace(config.train, epochs=1) if adapted else config.train
+    key = repr((run.source.fingerprint, asdict(config.strategy), asdict(train), config.device))
     # Heads cost by the size of their parts, so another regime is measured anew.
-    key += "" if run.produces == "Adapted" else repr((config.dataset.name, asdict(config.regime)))
+    key += "" if adapted else repr((config.dataset.name, asdict(config.regime)))
     if key not in measured:
         try:
-            measure = _measure_adapted if run.produces == "Adapted" else _measure_frozen
+            measure = _measure_adapted if adapted else _measure_frozen
             measured[key] = measure(run, left)
         except NotApplicableError as reason:
             measured[key] = f"not applicable: {reason}"
