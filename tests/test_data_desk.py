@@ -221,7 +221,7 @@ def test_few_shot_runs_without_a_validation_part(tmp_path: Path) -> None:
     here = (f"paths.cache={tmp_path / 'cache'}", f"paths.results={tmp_path / 'results'}")
     few = ("regime=few_shot", "regime.k=2", "regime.validation=none")
     small = ("dataset=severity", "dataset.patients=30", "dataset.side=64")
-    small = (*small, "strategy=linear_probe,bitfit")
+    small = (*small, "strategy=linear_probe,lora")
     for outcome in run(compose([*small, *few, *QUICK, *here], multirun=True)):
         assert len(outcome.computed) == 3
         assert not outcome.failed
