@@ -32,7 +32,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def store_run(results: Path, strategy: str, cells: int = 2, seed: int = 0) -> RunFolder:
+def store_run(results: Path, strategy: str, *more: str, cells: int = 2, seed: int = 0) -> RunFolder:
     """Leave a run as the runner would, with random changes in the place of training."""
     (config,) = compose(
         [
@@ -41,6 +41,7 @@ def store_run(results: Path, strategy: str, cells: int = 2, seed: int = 0) -> Ru
             f"model.seed={seed}",
             f"strategy={strategy}",
             f"paths.results={results}",
+            *more,
         ]
     )
     source = MODELS[config.model.builder](**config.model.settings)
@@ -96,6 +97,15 @@ def test_the_mean_over_the_cells_models(strategy: str, films: Path, tmp_path: Pa
     np.testing.assert_allclose(scores(together), np.mean(alone, axis=0))
     best = [CLASSES[column] for column in scores(together).argmax(1)]
     assert together["predicted"].tolist() == best
+
+
+def test_a_run_in_tf32_predicts_without_a_gpu(films: Path, tmp_path: Path) -> None:
+    found = []
+    for precision in ("tf32", "fp32"):
+        torch.manual_seed(0)
+        run = store_run(tmp_path / precision, "bitfit", f"train.precision={precision}")
+        found.append(predict_images(run.path, films, cache=tmp_path / "cache"))
+    pd.testing.assert_frame_equal(*found)
 
 
 def test_a_table_names_images_and_patients(films: Path, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def _from_pixels(
         if progress:
             progress("models", done, len(names))
         model = stored.load(name).model
-        yield predict(model, loader, device=device, precision=recipe.precision)
+        yield predict(model, loader, device=device, precision=stored.precision(device))
 
 
 def _from_features(
@@ -137,7 +137,7 @@ def _from_features(
             tuple(taps),
             folder=cache,
             device=device,
-            precision=stored.recipe.precision,
+            precision=stored.precision(device),
             progress=progress,
         )
     for each in classifiers:

@@ -15,7 +15,10 @@ from prognobench.registry import MODELS, STRATEGIES
 from prognobench.store import RunFolder
 
 if TYPE_CHECKING:
+    import torch
+
     from prognobench.classifiers import FrozenClassifier
+    from prognobench.hardware import Precision
     from prognobench.records import BackboneSource
 
 Progress = Callable[[str, int, int], None]
@@ -59,6 +62,13 @@ class StoredModels:
     @property
     def recipe(self) -> Train:
         return Train(**self.config["train"])
+
+    def precision(self, device: torch.device | str) -> Precision:
+        """The run's; what its GPU rounded to TF32 stays whole on what is none."""
+        import torch
+
+        asked = self.recipe.precision
+        return "fp32" if asked == "tf32" and torch.device(device).type != "cuda" else asked
 
     @property
     def produces(self) -> str:
