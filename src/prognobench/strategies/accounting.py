@@ -55,15 +55,12 @@ def _without_content(model: nn.Module) -> nn.Module:
     """Copy a model to tensors that have shapes alone: to count takes no computing."""
     import torch
 
-    meta = {
-        id(tensor): torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
-        for tensor in model.buffers()
-    } | {
-        id(tensor): torch.nn.Parameter(
-            torch.empty_like(tensor, device="meta"), requires_grad=tensor.requires_grad
-        )
-        for tensor in model.parameters()
+    meta: dict[int, torch.Tensor] = {
+        id(buffer): torch.empty_like(buffer, device="meta") for buffer in model.buffers()
     }
+    for parameter in model.parameters():
+        shape = torch.empty_like(parameter, device="meta")
+        meta[id(parameter)] = torch.nn.Parameter(shape, parameter.requires_grad)
     return copy.deepcopy(model, meta)
 
 
