@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +18,7 @@ from prognobench.hardware import (
     PeakMemory,
     Precision,
     autocast,
+    in_parts,
     memory_format,
     more_parts,
     resolve_precision,
@@ -37,7 +39,7 @@ Forward = Callable[[Tensor, "NDArray[np.intp]"], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained(Fitted):
+class FittedModel(Fitted):
     """What came out of training a model, which has the weights of its best epoch.
 
     Attributes
@@ -60,7 +62,7 @@ def fit(
     where: str,
     progress: Progress | None = None,
     keep: Callable[[int], None] = lambda epoch: None,
-) -> Trained:
+) -> FittedModel:
     """Train an adapted model, and leave it with the weights of its best epoch.
 
     AdamW with the recipe's schedule, clipped gradients, and early stopping on the validation part.
@@ -130,7 +132,7 @@ def fit(
         "micro_batches": step.parts,
         "stopped": "validation" if len(validation.rows) else "fixed number of epochs",
     }
-    return Trained(history=history, best_epoch=best.epoch, cost=cost, validation=chosen)
+    return FittedModel(history=history, best_epoch=best.epoch, cost=cost, validation=chosen)
 
 
 def predict(
@@ -151,14 +153,14 @@ def infer(
     parts = 1
     with torch.inference_mode(), autocast(precision, loader.device):
         for batch in loader.epoch(0, layout):
-            while True:
-                try:
-                    chunks = [forward(part.images, part.rows) for part in _split(batch, parts)]
-                    break
-                except torch.OutOfMemoryError:
-                    parts = more_parts(parts, len(batch.rows), loader.device)
+            compute = partial(_forward_in_parts, forward, batch)
+            chunks, parts = in_parts(compute, parts, len(batch.rows), loader.device)
             logits += [chunk.float().cpu() for chunk in chunks]
     return torch.cat(logits)
+
+
+def _forward_in_parts(forward: Forward, batch: Batch, parts: int) -> list[Tensor]:
+    return [forward(part.images, part.rows) for part in _split(batch, parts)]
 
 
 class Step:

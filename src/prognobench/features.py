@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -27,8 +28,8 @@ from prognobench.files import read_json, write_json
 from prognobench.hardware import (
     Precision,
     autocast,
+    in_parts,
     memory_format,
-    more_parts,
     resolve_precision,
 )
 from prognobench.imaging.augment import Augmentation
@@ -189,15 +190,8 @@ def _compute(
         pieces: list[dict[str, NDArray[np.float32]]] = []
         parts = 1
         for batch in loader.epoch(0, layout):
-            while True:
-                try:
-                    found = [
-                        _features(encoder, images, tuple(backbone.taps), precision)
-                        for images in batch.images.tensor_split(parts)
-                    ]
-                    break
-                except torch.OutOfMemoryError:
-                    parts = more_parts(parts, len(batch.rows), device)
+            compute = partial(_features, encoder, batch.images, tuple(backbone.taps), precision)
+            found, parts = in_parts(compute, parts, len(batch.rows), device)
             pieces += found
             if progress:
                 done = start + sum(len(piece[next(iter(piece))]) for piece in pieces)
@@ -206,11 +200,11 @@ def _compute(
 
 
 def _features(
-    encoder: Any, images: Tensor, taps: tuple[str, ...], precision: str
-) -> dict[str, NDArray[np.float32]]:
+    encoder: Any, images: Tensor, taps: tuple[str, ...], precision: str, parts: int
+) -> list[dict[str, NDArray[np.float32]]]:
     with torch.inference_mode(), autocast(precision, images.device):
-        features = encoder.features(images, taps)
-    return {tap: x.float().cpu().numpy() for tap, x in features.items()}
+        found = [encoder.features(part, taps) for part in images.tensor_split(parts)]
+    return [{tap: x.float().cpu().numpy() for tap, x in piece.items()} for piece in found]
 
 
 def _augmented(

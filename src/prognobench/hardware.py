@@ -7,15 +7,17 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
 
 from prognobench.errors import ConfigError, TrainingError
 
+Made = TypeVar("Made")
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -86,17 +88,19 @@ def resolve_precision(
     ConfigError
         If it is ``tf32``, and the device is no GPU that knows it.
     """
-    modern = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    if precision == "tf32" and not modern:
+    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    if precision == "tf32" and not ampere:
         raise ConfigError(
             f"train.precision=tf32 needs a GPU of NVIDIA's Ampere or later, and device={device} is "
             "none; take fp32, or auto"
         )
     if precision != "auto":
         return precision
-    if device.type == "cpu":
-        modern = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if modern else "fp32"
+    native = ampere or (
+        device.type == "cpu"
+        and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    )
+    return "bf16" if native else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -106,6 +110,29 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
         rounded = precision != "fp32"
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = rounded
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def in_parts(
+    compute: Callable[[int], Made], parts: int, images: int, device: torch.device
+) -> tuple[Made, int]:
+    """Compute on a batch in as many parts as memory needs, ``parts`` to begin with.
+
+    Parameters
+    ----------
+    compute
+        Called with the number of parts.
+    images
+        Of the batch.
+
+    Returns
+    -------
+    What it gave, and in how many parts.
+    """
+    while True:
+        try:
+            return compute(parts), parts
+        except torch.OutOfMemoryError:
+            parts = more_parts(parts, images, device)
 
 
 def more_parts(parts: int, images: int, device: torch.device) -> int:
