@@ -153,7 +153,7 @@ def _pick(
     """The folds' scores that were asked for, of these runs and of chance on their patients."""
     import pandas as pd
 
-    known = set(scores["threshold"])
+    known = set(scores["threshold"].unique())
     rules = {metric.name: _rule(metric, selection) for metric in metrics}
     if missing := set(rules.values()) - known - {HALF, NO_THRESHOLD}:
         raise ConfigError(

@@ -124,7 +124,7 @@ def trade_off(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
     """Columns series, label, x, y, front: points, the Pareto front joined and named."""
 
     def draw(axes: Axes, data: pd.DataFrame) -> None:
-        from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter
+        from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
         for number, (name, part, style) in enumerate(_series(data)):
             axes.scatter(
@@ -143,6 +143,7 @@ def trade_off(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
         small = data["x"].min() < 1  # 10m would be read as ten minutes or millions
         numbers = FuncFormatter(lambda value, _: f"{value:g}") if small else EngFormatter(sep="")
         axes.xaxis.set_major_formatter(numbers)
+        axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.12, y=0.15)
         _name_points(axes, front)

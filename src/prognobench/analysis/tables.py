@@ -131,7 +131,7 @@ def remarks(scored: Scored, cells: pd.DataFrame) -> tuple[str, ...]:
     said = []
     if len(scored.versions) > 1:
         said.append(f"runs of several versions are mixed: {', '.join(scored.versions)}")
-    if scaling := sorted(set(scored.scores["scaling"]) - {"none"}):
+    if scaling := sorted(set(scored.scores["scaling"].unique()) - {"none"}):
         said.append(f"scores after {scaling[0]} scaling, fitted on validation")
     if superseded := cells.attrs.get("superseded"):
         more = len(superseded) - MOST_KEYS
