@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -96,6 +97,35 @@ def test_batches_that_do_not_fit_in_memory_are_split(images, tmp_path, monkeypat
     monkeypatch.setattr(TinyEncoder, "features", scarce)
     found = run(Counting(), images, tmp_path / "scarce")
     np.testing.assert_allclose(found["last1"], expected["last1"], rtol=1e-5, atol=1e-6)
+
+
+def test_tokens_of_a_batch_do_not_outlive_it(images, tmp_path):
+    tokens = []
+
+    class Transformer(TinyEncoder):
+        def features(self, images, taps):
+            room = np.empty((len(images), 9, 4), dtype=np.float32)
+            tokens.append(weakref.ref(room))
+            every = torch.from_numpy(room)
+            every[:] = self(images)[:, None]
+            return dict.fromkeys(taps, every[:, 0])
+
+    backbone = replace(Counting().load(), module=Transformer(), taps={"last1": 4})
+    source = BackboneSource("weights-a", PREPROCESSING, lambda: backbone)
+    alive = []
+
+    embed(
+        source,
+        images,
+        ("last1",),
+        folder=tmp_path,
+        device="cpu",
+        precision="fp32",
+        progress=lambda *_: alive.append(sum(room() is not None for room in tokens)),
+    )
+
+    assert len(alive) > 2
+    assert not any(alive)
 
 
 def test_a_second_time_the_backbone_is_not_loaded(images, tmp_path):

@@ -204,7 +204,8 @@ def _features(
 ) -> list[dict[str, NDArray[np.float32]]]:
     with torch.inference_mode(), autocast(precision, images.device):
         found = [encoder.features(part, taps) for part in images.tensor_split(parts)]
-    return [{tap: x.float().cpu().numpy() for tap, x in piece.items()} for piece in found]
+    # Copies: a class token's view would keep all tokens of its batch until the shard is written.
+    return [{tap: x.float().cpu().numpy().copy() for tap, x in piece.items()} for piece in found]
 
 
 def _augmented(
