@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
+from torch.optim.adamw import adamw
 
 from prognobench.records import Train
 
@@ -38,33 +40,48 @@ class HeadsAdamW:
         self._decays = self.spread(decays.expand(1, len(sizes), -1)) if decays.any() else None
         if self._decays is not None:
             self._decays[..., np.cumsum(sizes) - 1] = 0
-        self._first, self._second = torch.zeros_like(weights), torch.zeros_like(weights)
+        self._first, self._second, self._move = (torch.zeros_like(weights) for _ in range(3))
+        self._count = torch.zeros((), device=weights.device)
         self.averages = torch.zeros_like(weights) if recipe.ema else weights
         self._steps = 0
 
+    @torch.no_grad()
     def step(self, slopes: Tensor, rates: Tensor) -> None:
         """Apply gradients, which it may change, at rates ``(parts, taps, heads)``."""
         self._steps += 1
         self._clip(slopes)
-        first, second = (1 - beta**self._steps for beta in BETAS)
-        w, m, v = self.weights, self._first, self._second
+        # From zero and at a rate of 1, what AdamW makes of its parameters is the move itself. (By
+        # its function: the class imports torch's compiler, a second of a short command.)
+        adamw(
+            [self._move],
+            [slopes],
+            [self._first],
+            [self._second],
+            [],
+            [self._count],
+            fused=True,
+            amsgrad=False,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=1.0,
+            weight_decay=0.0,
+            eps=EPSILON,
+            maximize=False,
+        )
+        spread = self.spread(rates)
         if self._decays is not None:
-            w *= 1 - self.spread(rates) * self._decays
-        m.lerp_(slopes, 1 - BETAS[0])
-        v.mul_(BETAS[1]).addcmul_(slopes, slopes, value=1 - BETAS[1])
-        # The corrections of both moments stand with the rates: fewer passes over the weights.
-        root = second**0.5
-        move = self.spread(rates * (-root / first)).mul_(m)
-        w.addcdiv_(move, v.sqrt().add_(EPSILON * root))
+            self.weights *= 1 - spread * self._decays
+        self.weights.addcmul_(self._move, spread)
+        self._move.zero_()
         if self.recipe.ema:
             decay = min(self.recipe.ema, (1 + self._steps) / (10 + self._steps))
-            self.averages.lerp_(w, 1 - decay)
+            self.averages.lerp_(self.weights, 1 - decay)
 
     def _clip(self, slopes: Tensor) -> None:
-        squares = torch.split(slopes.square(), list(self._sizes), -1)
-        of_columns = torch.stack([square.sum(-1) for square in squares], 1)
-        of_heads = of_columns.view(*of_columns.shape[:2], -1, self._vectors).sum(-1)
-        norms = (of_heads * (self.classes / self._vectors)).sqrt()
+        of_taps = torch.split(slopes, list(self._sizes), -1)
+        of_columns = torch.stack([vector_norm(slope, dim=-1) for slope in of_taps], 1)
+        of_heads = vector_norm(of_columns.view(*of_columns.shape[:2], -1, self._vectors), dim=-1)
+        norms = of_heads * (self.classes / self._vectors) ** 0.5
         if (norms > self.recipe.clip).any():
             slopes.mul_(self.spread((self.recipe.clip / (norms + 1e-6)).clamp(max=1)))
 

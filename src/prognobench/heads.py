@@ -7,9 +7,9 @@ batches, schedule, clipping and early stopping. Together they are a few batched 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -117,12 +117,11 @@ def train_heads(grid: Grid, parts: Sequence[Part], labels: Tensor, recipe: Train
         Class indices ``(images,)``.
     """
     heads = Heads(grid, parts, labels, recipe)
-    steps = batches_per_epoch(len(parts[0].train), recipe)
     for epoch in range(1, recipe.epochs + 1):
         losses = []
-        for step, (rows, mask) in enumerate(heads.batches(epoch, steps)):
-            losses.append(heads.gradients(rows, mask, epoch, step))
-            heads.update(rate(recipe, epoch - 1 + (step + 1) / steps, recipe.epochs))
+        for step, batch in enumerate(heads.batches(epoch), start=1):
+            losses.append(heads.gradients(batch))
+            heads.update(rate(recipe, epoch - 1 + step / heads.steps, recipe.epochs))
         if epoch % recipe.evaluate_every == 0 or epoch == recipe.epochs:
             heads.evaluate(epoch, torch.stack(losses).mean(0))
             if not heads.stopping.running.any():
@@ -135,6 +134,22 @@ def batches_per_epoch(images: int, recipe: Train) -> int:
     return math.ceil(images / (recipe.batch_size * recipe.accumulate))
 
 
+class Batch(NamedTuple):
+    """What every part sees in one step.
+
+    Attributes
+    ----------
+    inputs
+        ``(parts, batch, inputs)``.
+    rows, mask
+        ``(parts, batch)``; 0 in ``mask`` fills up a part's smaller batch.
+    """
+
+    inputs: Tensor
+    rows: Tensor
+    mask: Tensor
+
+
 class Heads:
     """The state of training.
 
@@ -145,6 +160,7 @@ class Heads:
 
     def __init__(self, grid: Grid, parts: Sequence[Part], labels: Tensor, recipe: Train) -> None:
         self.grid, self.parts, self.labels, self.recipe = grid, parts, labels, recipe
+        self.steps = batches_per_epoch(len(parts[0].train), recipe)
         self.terms = stacked_terms([part.loss for part in parts], labels.device)
         self.classes = self.terms.class_weights.shape[-1]
         taps = [[_with_ones(view) for view in views] for views in grid.inputs.values()]
@@ -160,6 +176,7 @@ class Heads:
         self.base = self.rates = rates.expand(self.shape)
         self.adamw = HeadsAdamW(self.weights, self.sizes, decays, self.classes, recipe)
         self.stopping = Stopping(self.base, recipe)
+        self.only: Batch | None = None
         self.validations = [
             (rows, members, self.views[0][rows])
             for rows, members in _validated_together(parts, sum(self.sizes), labels.device)
@@ -167,15 +184,9 @@ class Heads:
 
     # -------------------------------------------------------------- one step
 
-    def gradients(self, rows: Tensor, mask: Tensor, epoch: int, step: int) -> Tensor:
-        """Compute every head's gradient on one batch, and return the losses.
-
-        Parameters
-        ----------
-        rows, mask
-            ``(parts, batch)``; 0 in ``mask`` fills up a part's smaller batch.
-        """
-        x = self._batch(rows, mask, epoch, step)
+    def gradients(self, batch: Batch) -> Tensor:
+        """Compute every head's gradient on one batch, and return the losses."""
+        x, rows, mask = batch
         products = self._products(x, self.weights).requires_grad_()
         by_head = self._logits(products)
         targets = self.labels[rows].unsqueeze(-1).expand(by_head.shape[:-1])
@@ -211,24 +222,36 @@ class Heads:
 
     # -------------------------------------------------------------- what heads see
 
-    def batches(self, epoch: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield rows and mask ``(parts, batch)`` of each step of an epoch."""
-        size = math.ceil(max(len(part.train) for part in self.parts) / steps)
-        rows = np.zeros((steps, len(self.parts), size), dtype=np.int64)
+    def batches(self, epoch: int) -> Iterable[Batch]:
+        """Return the batches of an epoch."""
+        if not self.unchanging:
+            return self._batches(epoch)
+        if self.only is None:
+            self.only = next(self._batches(epoch))
+        return (self.only,)
+
+    @property
+    def unchanging(self) -> bool:
+        """Whether every epoch is one and the same batch, for which an order means nothing."""
+        drawn = any(part.loss.balanced_sampling for part in self.parts)
+        return self.steps == len(self.views) == 1 and not self.grid.dropout and not drawn
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        size = math.ceil(max(len(part.train) for part in self.parts) / self.steps)
+        rows = np.zeros((self.steps, len(self.parts), size), dtype=np.int64)
         mask = np.zeros(rows.shape, dtype=np.float32)
         labels = self.labels.cpu().numpy()
         for i, part in enumerate(self.parts):
             of_part = labels[part.train] if part.loss.balanced_sampling else None
             order = draw_order(len(part.train), of_part, (part.seed, "order", epoch))
-            for step, batch in enumerate(np.array_split(part.train[order], steps)):
+            for step, batch in enumerate(np.array_split(part.train[order], self.steps)):
                 rows[step, i, : len(batch)], mask[step, i, : len(batch)] = batch, 1
-        for step in range(steps):
-            yield (
-                torch.from_numpy(rows[step]).to(self.labels.device),
-                torch.from_numpy(mask[step]).to(self.labels.device),
-            )
+        for step in range(self.steps):
+            at = torch.from_numpy(rows[step]).to(self.labels.device)
+            shown = torch.from_numpy(mask[step]).to(self.labels.device)
+            yield Batch(self._inputs(at, shown, epoch, step), at, shown)
 
-    def _batch(self, rows: Tensor, mask: Tensor, epoch: int, step: int) -> Tensor:
+    def _inputs(self, rows: Tensor, mask: Tensor, epoch: int, step: int) -> Tensor:
         x = self.views[epoch % len(self.views)][rows]
         if self.scaling:
             mean, deviation = self.scaling
