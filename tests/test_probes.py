@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from prognobench.errors import TrainingError
+from prognobench.head_inputs import Inputs
 from prognobench.loaders import draw_order
 from prognobench.probes import EstimatorTask, ProbeTask, fit_estimator, fit_probes
 from prognobench.records import Estimator, Fold, Loss, Probe, Train
@@ -34,6 +37,8 @@ def features(labels):
         values = random.normal(size=(N, width)).astype(np.float32)
         values[:, :3] += 1.5 * labels[:, None]
         made[tap] = values
+    # As the last block is one of the last four.
+    made["last4"][:, -WIDTHS["last1"] :] = made["last1"]
     return made
 
 
@@ -162,6 +167,29 @@ def test_probabilities_are_of_every_image_and_learn_the_signal(task, labels):
     assert result.fitted.cost["heads"] == 8
     width = WIDTHS[result.chosen["tap"]]
     assert result.fitted.cost["parameters_trainable"] == 2 * (width + 1)
+
+
+@given(
+    places=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 10)), min_size=1, max_size=5),
+    views=st.integers(1, 2),
+    constant=st.booleans(),
+)
+def test_columns_that_taps_share_are_held_once(places, views, constant):
+    random = np.random.default_rng(len(places))
+    wide = [torch.from_numpy(random.normal(size=(6, 10)).astype(np.float32)) for _ in range(views)]
+    if constant:
+        wide[0][:] = 0
+    taps = [[view[:, start : start + width] for view in wide] for start, width in places]
+    other = torch.from_numpy(random.normal(size=(6, 3)).astype(np.float32))
+    rows = torch.tensor([[4, 1], [0, 4]])
+
+    inputs = Inputs([*taps, wide, [other] * views])
+
+    for view in range(views):
+        found = inputs.of_taps(inputs.gather(rows, view))
+        for columns, tap in zip(found, [*taps, wide, [other] * views], strict=True):
+            assert torch.equal(columns, tap[view][rows])
+        assert inputs.views[view].shape[1] == 13
 
 
 def test_a_tap_that_the_backbone_lacks_is_left_out(task):

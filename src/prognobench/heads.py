@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from prognobench.adamw import EPSILON, HeadsAdamW
+from prognobench.adamw import HeadsAdamW
+from prognobench.head_inputs import Inputs, looked_at_together
 from prognobench.loaders import draw_order
 from prognobench.losses.objective import Terms, objective, stacked_terms
 from prognobench.optimisation import quality, rate
@@ -25,10 +26,6 @@ from prognobench.stopping import Stopping
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-
-SMALL, LARGEST_TOGETHER = 2**19, 2**22
-"""Numbers: validation parts below the first are looked at together, as many as the second holds."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +137,12 @@ class Batch(NamedTuple):
     Attributes
     ----------
     inputs
-        ``(parts, batch, inputs)``.
+        Of each tap ``(parts, batch, width)``.
     rows, mask
         ``(parts, batch)``; 0 in ``mask`` fills up a part's smaller batch.
     """
 
-    inputs: Tensor
+    inputs: Sequence[Tensor]
     rows: Tensor
     mask: Tensor
 
@@ -153,9 +150,8 @@ class Batch(NamedTuple):
 class Heads:
     """The state of training.
 
-    Weights are ``(parts, heads * vectors, inputs)``: the features of one tap after the other, each
-    with a last one that is always 1 and whose weight is the bias. (Inputs come last since products
-    along them are several times faster.)
+    Weights are ``(parts, heads * vectors, inputs)``: of one tap after the other, the last of each
+    being the bias. (Inputs come last since products along them are several times faster.)
     """
 
     def __init__(self, grid: Grid, parts: Sequence[Part], labels: Tensor, recipe: Train) -> None:
@@ -163,12 +159,12 @@ class Heads:
         self.steps = batches_per_epoch(len(parts[0].train), recipe)
         self.terms = stacked_terms([part.loss for part in parts], labels.device)
         self.classes = self.terms.class_weights.shape[-1]
-        taps = [[_with_ones(view) for view in views] for views in grid.inputs.values()]
-        self.sizes = [views[0].shape[1] for views in taps]
-        self.views = [torch.cat(of_view, 1) for of_view in zip(*taps, strict=True)]
-        self.scaling = self._scaling() if grid.standardise else None
-        columns = grid.size * vectors(self.classes)
-        self.weights = self.views[0].new_zeros(len(parts), columns, sum(self.sizes))
+        self.inputs = Inputs(list(grid.inputs.values()))
+        trained_on = [part.train for part in parts]
+        self.scaling = self.inputs.scaling(trained_on) if grid.standardise else None
+        self.sizes = [width + 1 for width in self.inputs.widths]
+        of_tap = grid.size * vectors(self.classes)
+        self.weights = self.inputs.views[0].new_zeros(len(parts), of_tap, sum(self.sizes))
         self.best = self.slopes = torch.zeros_like(self.weights)
         # Of every head: (parts, taps, heads of a tap).
         self.shape = (len(parts), len(self.sizes), grid.size)
@@ -177,9 +173,11 @@ class Heads:
         self.adamw = HeadsAdamW(self.weights, self.sizes, decays, self.classes, recipe)
         self.stopping = Stopping(self.base, recipe)
         self.only: Batch | None = None
+        validated = [part.validation for part in parts]
+        columns = self.inputs.views[0].shape[1]
         self.validations = [
-            (rows, members, self.views[0][rows])
-            for rows, members in _validated_together(parts, sum(self.sizes), labels.device)
+            (rows, members, self.inputs.of_taps(self.inputs.gather(rows)))
+            for rows, members in looked_at_together(validated, columns, labels.device)
         ]
 
     # -------------------------------------------------------------- one step
@@ -196,23 +194,28 @@ class Heads:
         (slope,) = torch.autograd.grad(mean.sum(), products)
         if vectors(self.classes) < self.classes:
             slope /= self.classes  # of one class's weights, not of what moves both
-        of_taps = zip(slope.chunk(len(self.sizes), -1), self._of_taps(x), strict=True)
-        self.slopes = torch.cat([slope_tap.mT @ x_tap for slope_tap, x_tap in of_taps], -1)
+        slopes: list[Tensor] = []
+        for of_tap, x_tap in zip(slope.chunk(len(self.sizes), -1), x, strict=True):
+            slopes += [of_tap.mT @ x_tap, of_tap.sum(1).unsqueeze(-1)]
+        self.slopes = torch.cat(slopes, -1)
         return mean.detach().view(self.shape)
 
-    def _products(self, x: Tensor, weights: Tensor) -> Tensor:
+    def _products(self, x: Sequence[Tensor], weights: Tensor) -> Tensor:
         """Return inputs times weights ``(parts, images, taps * heads * vectors)``."""
-        of_taps = zip(self._of_taps(x), self._of_taps(weights), strict=True)
-        return torch.cat([x_tap @ w_tap.mT for x_tap, w_tap in of_taps], -1)
+        products = []
+        for x_tap, of_tap in zip(x, self._of_taps(weights), strict=True):
+            w, bias = of_tap[..., :-1], of_tap[..., -1].unsqueeze(1)
+            products.append(torch.baddbmm(bias, x_tap.expand(len(w), -1, -1), w.mT))
+        return torch.cat(products, -1)
 
     def _logits(self, products: Tensor) -> Tensor:
         """Return logits ``(parts, images, taps * heads, classes)``."""
         of_heads = products.view(*products.shape[:-1], -1, vectors(self.classes))
         return _of_classes(of_heads, self.classes, -1)
 
-    def _of_taps(self, x: Tensor) -> Sequence[Tensor]:
-        """Views of each tap's inputs, which stand in the last axis."""
-        return torch.split(x, self.sizes, -1)
+    def _of_taps(self, weights: Tensor) -> Sequence[Tensor]:
+        """Views of the weights of each tap."""
+        return torch.split(weights, self.sizes, -1)
 
     def update(self, factor: float) -> None:
         """Let every head make a step, ``factor`` on its rate being the schedule's."""
@@ -234,7 +237,7 @@ class Heads:
     def unchanging(self) -> bool:
         """Whether every epoch is one and the same batch, for which an order means nothing."""
         drawn = any(part.loss.balanced_sampling for part in self.parts)
-        return self.steps == len(self.views) == 1 and not self.grid.dropout and not drawn
+        return self.steps == len(self.inputs.views) == 1 and not self.grid.dropout and not drawn
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         size = math.ceil(max(len(part.train) for part in self.parts) / self.steps)
@@ -251,35 +254,22 @@ class Heads:
             shown = torch.from_numpy(mask[step]).to(self.labels.device)
             yield Batch(self._inputs(at, shown, epoch, step), at, shown)
 
-    def _inputs(self, rows: Tensor, mask: Tensor, epoch: int, step: int) -> Tensor:
-        x = self.views[epoch % len(self.views)][rows]
-        if self.scaling:
-            mean, deviation = self.scaling
-            x = (x - mean) / deviation
-        if self.grid.dropout:
-            for tap, of_tap in enumerate(self._of_taps(x)):
-                self._drop(of_tap[..., :-1], mask, ("dropout", epoch, step, tap))
-        return x
+    def _inputs(self, rows: Tensor, mask: Tensor, epoch: int, step: int) -> Sequence[Tensor]:
+        view = epoch % len(self.inputs.views)
+        of_taps = self.inputs.of_taps(self.inputs.gather(rows, view, self.scaling))
+        if not self.grid.dropout:
+            return of_taps
+        axes = ("dropout", epoch, step)
+        return [self._dropped(x, mask, (*axes, tap)) for tap, x in enumerate(of_taps)]
 
-    def _drop(self, x: Tensor, mask: Tensor, axes: Sequence[str | int]) -> None:
-        """Drop features of a tap in place; what is drawn depends on the part alone."""
+    def _dropped(self, x: Tensor, mask: Tensor, axes: Sequence[str | int]) -> Tensor:
+        """Drop features of a tap; what is drawn depends on the part alone."""
+        kept = torch.zeros_like(x)
         for i, part in enumerate(self.parts):
             size = int(mask[i].sum())
             drawn = generator(part.seed, *axes).random((size, x.shape[-1]), dtype=np.float32)
-            kept = torch.from_numpy(drawn >= self.grid.dropout).to(x)
-            x[i, :size] *= kept / (1 - self.grid.dropout)
-
-    def _scaling(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation ``(parts, 1, inputs)`` over each training part."""
-        means, deviations = [], []
-        biases = np.cumsum(self.sizes) - 1
-        for part in self.parts:
-            x = torch.cat([view[torch.tensor(part.train)] for view in self.views])
-            mean, deviation = x.mean(0), x.std(0, correction=0)
-            mean[biases], deviation[deviation < EPSILON] = 0, 1
-            means.append(mean)
-            deviations.append(deviation)
-        return torch.stack(means).unsqueeze(1), torch.stack(deviations).unsqueeze(1)
+            kept[i, :size] = torch.from_numpy(drawn >= self.grid.dropout)
+        return x * kept.div_(1 - self.grid.dropout)
 
     # -------------------------------------------------------------- epochs
 
@@ -297,12 +287,14 @@ class Heads:
         """Return the present weights as they act on features that are not standardised."""
         if not self.scaling:
             return self.adamw.averages
-        mean, deviation = self.scaling
-        plain = self.adamw.averages / deviation
-        shifts = self._of_taps(plain * mean)
-        for of_tap, shift in zip(self._of_taps(plain), shifts, strict=True):
-            of_tap[..., -1] -= shift.sum(-1)
-        return plain
+        plain: list[Tensor] = []
+        scaling = zip(*map(self.inputs.of_taps, self.scaling), strict=True)
+        for of_tap, (mean, deviation) in zip(
+            self._of_taps(self.adamw.averages), scaling, strict=True
+        ):
+            w = of_tap[..., :-1] / deviation
+            plain += [w, of_tap[..., -1:] - (w * mean).sum(-1, keepdim=True)]
+        return torch.cat(plain, -1)
 
     def _validate(self, present: Tensor) -> tuple[Tensor, Tensor]:
         """Return loss and monitored quality of every head on its validation part."""
@@ -343,44 +335,8 @@ class Heads:
         )
 
 
-def _with_ones(features: Tensor) -> Tensor:
-    return torch.cat([features, torch.ones_like(features[:, :1])], 1)
-
-
 def _of_classes(of_vectors: Tensor, classes: int, dim: int) -> Tensor:
     """Give each class its values, from those of the vectors in ``dim``."""
     if of_vectors.shape[dim] == classes:
         return of_vectors
     return torch.cat([-of_vectors, of_vectors], dim)
-
-
-def _validated_together(
-    parts: Sequence[Part], inputs: int, device: torch.device
-) -> list[tuple[Tensor, Tensor]]:
-    """Group the parts by their validation rows: those that share them, and small ones of a size.
-
-    Returns
-    -------
-    Of each group the rows, ``(1, images)`` or ``(parts, images)``, and the numbers of its parts.
-    """
-    sharing: dict[bytes, list[int]] = {}
-    for i, part in enumerate(parts):
-        sharing.setdefault(part.validation.tobytes(), []).append(i)
-    groups, small = [], dict[int, list[int]]()
-    for members in sharing.values():
-        size = len(parts[members[0]].validation)
-        if len(members) > 1 or size * inputs > SMALL:
-            groups.append((members[:1], members))
-        else:
-            small.setdefault(size, []).extend(members)
-    for size, members in small.items():
-        most = max(1, LARGEST_TOGETHER // max(1, size * inputs))
-        chunks = [members[start : start + most] for start in range(0, len(members), most)]
-        groups += [(chunk, chunk) for chunk in chunks]
-    return [
-        (
-            torch.from_numpy(np.stack([parts[i].validation for i in rows])).long().to(device),
-            torch.tensor(members, device=device),
-        )
-        for rows, members in groups
-    ]

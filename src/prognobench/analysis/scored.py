@@ -74,7 +74,9 @@ def _up_to_date(results: Path, scored: Scored) -> bool:
     metrics = {metric.name for metric in all_metrics()}
     if (len(folders), len(marks)) != (len(runs), runs["done"].sum()):
         return False
-    if not metrics.issubset(scored.scores["metric"].unique()) or not set(COLUMNS).issubset(scored.scores):
+    if not set(COLUMNS).issubset(scored.scores):
+        return False
+    if not metrics.issubset(scored.scores["metric"].unique()):
         return False
     written = (results / "scores.csv").stat().st_mtime_ns
     files = [*(folder.path / "run.json" for folder in folders), *marks, *failures]

@@ -1,0 +1,126 @@
+"""What linear heads see: features of taps, and which images are looked at together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+EPSILON = 1e-8
+"""A feature that deviates by less is constant, and is not divided by its deviation."""
+
+SMALL, LARGEST_TOGETHER = 2**19, 2**22
+"""Numbers: validation parts below the first are looked at together, as many as the second holds."""
+
+
+class Scaling(NamedTuple):
+    """Mean and deviation of each column over each training part, ``(parts, 1, columns)``."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
+class Inputs:
+    """Features of several taps.
+
+    Taps contain one another: the last block is one of the last four. What is contained is neither
+    held nor gathered a second time.
+
+    Parameters
+    ----------
+    taps
+        Of each tap its views, each ``(images, width)`` in fp32.
+
+    Attributes
+    ----------
+    widths
+        Of the taps.
+    views
+        Of each view the columns of all taps ``(images, columns)``.
+    """
+
+    def __init__(self, taps: Sequence[Sequence[Tensor]]) -> None:
+        self.widths = [views[0].shape[1] for views in taps]
+        self._starts = [0] * len(taps)
+        own: list[int] = []
+        columns = 0
+        for tap in sorted(range(len(taps)), key=lambda tap: -self.widths[tap]):
+            found = ((wide, _place(taps[tap], taps[wide])) for wide in own)
+            wide, place = next(((w, at) for w, at in found if at is not None), (None, 0))
+            if wide is None:
+                own.append(tap)
+                self._starts[tap], columns = columns, columns + self.widths[tap]
+            else:
+                self._starts[tap] = self._starts[wide] + place
+        self.views = [torch.cat([taps[tap][v] for tap in own], 1) for v in range(len(taps[0]))]
+
+    def of_taps(self, columns: Tensor) -> Sequence[Tensor]:
+        """Return each tap's part of the last axis."""
+        places = zip(self._starts, self.widths, strict=True)
+        return [columns[..., start : start + width] for start, width in places]
+
+    def gather(self, rows: Tensor, view: int = 0, scaling: Scaling | None = None) -> Tensor:
+        """Return the columns of some images ``(parts, images, columns)``."""
+        x = self.views[view][rows]
+        return (x - scaling.mean) / scaling.deviation if scaling else x
+
+    def scaling(self, parts: Sequence[NDArray[np.intp]]) -> Scaling:
+        """Return what brings the columns to mean 0 and deviation 1 over each part's images."""
+        means, deviations = [], []
+        for part in parts:
+            x = torch.cat([view[torch.tensor(part)] for view in self.views])
+            means.append(x.mean(0))
+            deviations.append(x.std(0, correction=0))
+        deviation = torch.stack(deviations).unsqueeze(1)
+        return Scaling(
+            torch.stack(means).unsqueeze(1), deviation.masked_fill(deviation < EPSILON, 1)
+        )
+
+
+def _place(narrow: Sequence[Tensor], wide: Sequence[Tensor]) -> int | None:
+    """Where in the wider tap the columns of the narrower one stand, in every view."""
+    width = narrow[0].shape[1]
+    of_first_image = (wide[0][0].unfold(0, width, 1) == narrow[0][0]).all(-1)
+    for start in of_first_image.nonzero().flatten().tolist():
+        views = zip(narrow, wide, strict=True)
+        if all(torch.equal(n, w[:, start : start + width]) for n, w in views):
+            return int(start)
+    return None
+
+
+def looked_at_together(
+    parts: Sequence[NDArray[np.intp]], columns: int, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
+    """Group parts by their rows: those that have the same ones, and small ones of a size.
+
+    Returns
+    -------
+    Of each group the rows, ``(1, images)`` or ``(parts, images)``, and the numbers of its parts.
+    """
+    sharing: dict[bytes, list[int]] = {}
+    for i, rows in enumerate(parts):
+        sharing.setdefault(rows.tobytes(), []).append(i)
+    groups, small = [], dict[int, list[int]]()
+    for members in sharing.values():
+        size = len(parts[members[0]])
+        if len(members) > 1 or size * columns > SMALL:
+            groups.append((members[:1], members))
+        else:
+            small.setdefault(size, []).extend(members)
+    for size, members in small.items():
+        most = max(1, LARGEST_TOGETHER // max(1, size * columns))
+        chunks = [members[start : start + most] for start in range(0, len(members), most)]
+        groups += [(chunk, chunk) for chunk in chunks]
+    return [
+        (
+            torch.from_numpy(np.stack([parts[i] for i in which])).long().to(device),
+            torch.tensor(members, device=device),
+        )
+        for which, members in groups
+    ]
