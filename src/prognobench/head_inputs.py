@@ -68,7 +68,7 @@ class Inputs:
     def gather(self, rows: Tensor, view: int = 0, scaling: Scaling | None = None) -> Tensor:
         """Return the columns of some images ``(parts, images, columns)``."""
         # Several times faster than indexing, which copies number by number.
-        x = self.views[view].index_select(0, rows.flatten()).view(*rows.shape, -1)
+        x = self.views[view].index_select(0, rows.flatten()).unflatten(0, rows.shape)
         return (x - scaling.mean) / scaling.deviation if scaling else x
 
     def scaling(self, parts: Sequence[NDArray[np.intp]]) -> Scaling:
