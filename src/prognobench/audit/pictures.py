@@ -32,6 +32,10 @@ random, all are found that lost 2 % of height and width, three of four that lost
 that lost 8 %, few that lost more.
 """
 
+OUTLINE = 6
+"""Frequencies of an outline along each side: of 402 real films, 0.25 % of pairs are left by the
+bound of 6, 0.08 % by that of 8, 3 % by that of 4."""
+
 SIDE = 128
 COARSE = 64
 DETAIL = 3.0
@@ -100,7 +104,7 @@ def hash_codes(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 
 def outlines(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return a vector of each thumbnail ``(images, 64)``; the product of two bounds a correlation.
+    """Return a vector of each thumbnail ``(images, 36)``; the product of two bounds a correlation.
 
     It holds the lowest frequencies of the standardised thumbnail and, in the place of its mean,
     the length of what they leave out. By the inequality of Cauchy and Schwarz, the correlation of
@@ -108,11 +112,12 @@ def outlines(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     """
     from scipy.fft import dct
 
-    transform = dct(np.eye(thumbnails.shape[1], dtype=np.float32), axis=0, norm="ortho")[:8]
-    found = np.empty((len(thumbnails), 64), dtype=np.float32)
+    transform = dct(np.eye(thumbnails.shape[1], dtype=np.float32), axis=0, norm="ortho")
+    transform = transform[:OUTLINE]
+    found = np.empty((len(thumbnails), OUTLINE**2), dtype=np.float32)
     for start in range(0, len(thumbnails), 256):
         block = _standardised(thumbnails[start : start + 256]).reshape(-1, *thumbnails.shape[1:])
-        low = (transform @ block @ transform.T).reshape(len(block), 64)
+        low = (transform @ block @ transform.T).reshape(len(block), -1)
         low[:, 0] = np.sqrt(np.maximum(1 - (low[:, 1:] ** 2).sum(axis=1), 0))
         found[start : start + 256] = low
     return found

@@ -132,8 +132,10 @@ def _read_plain(path: Path, channels: int) -> NDArray[np.uint8]:
             image.draft("L", None)  # a JPEG's colour is then not decoded at all
         if image.mode in DEEP_MODES:
             return as_channels(_deep(image), channels)
-        upright = ImageOps.exif_transpose(_opaque(image))
-        return np.array(upright.convert("RGB" if channels == 3 else "L"))
+        upright = _opaque(image)
+        ImageOps.exif_transpose(upright, in_place=True)
+        mode = "RGB" if channels == 3 else "L"
+        return np.asarray(upright if upright.mode == mode else upright.convert(mode))
 
 
 def _deep(image: Image) -> NDArray[np.uint8]:

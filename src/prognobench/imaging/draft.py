@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import zlib
@@ -42,7 +43,7 @@ class Draft:
 
     @property
     def row_bytes(self) -> int:
-        return int(np.prod(self.shape[1:]))
+        return math.prod(self.shape[1:])
 
     def open(self, digests: Sequence[str]) -> None:
         """Start, or go on with what a killed process left; the whole space is reserved at once.

@@ -103,6 +103,8 @@ def _fitted(image: NDArray[np.uint8], side: int, interpolation: str, fit: str) -
 def _scaled(
     image: NDArray[np.uint8], height: int, width: int, interpolation: str
 ) -> NDArray[np.uint8]:
+    if image.shape[:2] == (height, width):
+        return image
     import cv2
     from PIL import Image
 
