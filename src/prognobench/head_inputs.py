@@ -41,6 +41,8 @@ class Inputs:
     ----------
     widths
         Of the taps.
+    columns
+        Of all taps together.
     views
         Of each view the columns of all taps ``(images, columns)``.
     """
@@ -49,13 +51,14 @@ class Inputs:
         self.widths = [views[0].shape[1] for views in taps]
         self._starts = [0] * len(taps)
         own: list[int] = []
-        columns = 0
+        self.columns = 0
         for tap in sorted(range(len(taps)), key=lambda tap: -self.widths[tap]):
             found = ((wide, _place(taps[tap], taps[wide])) for wide in own)
             wide, place = next(((w, at) for w, at in found if at is not None), (None, 0))
             if wide is None:
                 own.append(tap)
-                self._starts[tap], columns = columns, columns + self.widths[tap]
+                self._starts[tap] = self.columns
+                self.columns += self.widths[tap]
             else:
                 self._starts[tap] = self._starts[wide] + place
         self.views = [torch.cat([taps[tap][v] for tap in own], 1) for v in range(len(taps[0]))]
@@ -68,7 +71,7 @@ class Inputs:
     def gather(self, rows: Tensor, view: int = 0, scaling: Scaling | None = None) -> Tensor:
         """Return the columns of some images ``(parts, images, columns)``."""
         # Several times faster than indexing, which copies number by number.
-        x = self.views[view].index_select(0, rows.flatten()).unflatten(0, rows.shape)
+        x = self.views[view].index_select(0, rows.flatten()).view(*rows.shape, self.columns)
         return (x - scaling.mean) / scaling.deviation if scaling else x
 
     def scaling(self, parts: Sequence[NDArray[np.intp]]) -> Scaling:

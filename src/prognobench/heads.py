@@ -174,10 +174,9 @@ class Heads:
         self.stopping = Stopping(self.base, recipe)
         self.only: Batch | None = None
         validated = [part.validation for part in parts]
-        columns = self.inputs.views[0].shape[1]
         self.validations = [
             (rows, members, self.inputs.of_taps(self.inputs.gather(rows)))
-            for rows, members in looked_at_together(validated, columns, labels.device)
+            for rows, members in looked_at_together(validated, self.inputs.columns, labels.device)
         ]
 
     # -------------------------------------------------------------- one step

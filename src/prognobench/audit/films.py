@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prognobench.workers import shared_out
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -68,20 +70,12 @@ def look(pixels: NDArray[np.uint8], progress: Progress | None = None) -> Films:
     pixels
         uint8 ``(images, side, side, channels)``, memory-mapped or not.
     """
-    from joblib import Parallel, cpu_count, delayed
-
     thumbnails = np.empty((len(pixels), THUMBNAIL, THUMBNAIL), dtype=np.uint8)
     faults = np.full(len(pixels), "", dtype="U12")
     blocks = [slice(at, min(at + BLOCK, len(pixels))) for at in range(0, len(pixels), BLOCK)]
-    separate = len(blocks) >= PROCESSES_FROM  # which are told where the pixels lie, not given them
-    parallel = Parallel(
-        n_jobs=cpu_count(),
-        backend="loky" if separate else "threading",
-        return_as="generator",
-        max_nbytes=None,
-        pre_dispatch="4 * n_jobs",
-    )
-    found = parallel(delayed(_look_at)(pixels[block]) for block in blocks)
+    separate = len(blocks) >= PROCESSES_FROM
+    # Processes are told where the pixels lie, not given them.
+    found = shared_out(_look_at, [pixels[block] for block in blocks], separate=separate)
     for block, seen in zip(blocks, found, strict=True):
         thumbnails[block], faults[block] = seen
         if progress:

@@ -13,6 +13,7 @@ import numpy as np
 from prognobench.imaging.decode import FORMATS, is_dicom
 from prognobench.records import Cohort, Files
 from prognobench.seeds import derive
+from prognobench.workers import shared_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,11 +68,8 @@ def film_metadata(cohort: Cohort) -> pd.DataFrame:
 
 def _headers(paths: Sequence[str]) -> Iterator[tuple[Any, ...] | None]:
     """Read headers; many by several processes, since interpreting them keeps this one busy."""
-    from joblib import Parallel, delayed
-
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    parallel = Parallel(n_jobs=-1 if len(chunks) > 2 else 1)
-    return chain.from_iterable(parallel(delayed(_chunk_of_headers)(chunk) for chunk in chunks))
+    return chain.from_iterable(shared_out(_chunk_of_headers, chunks, separate=len(chunks) > 2))
 
 
 def _chunk_of_headers(paths: Sequence[str]) -> list[tuple[Any, ...] | None]:

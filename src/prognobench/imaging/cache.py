@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,7 @@ from prognobench.imaging.decode import read_image
 from prognobench.imaging.draft import Draft, stored_rows
 from prognobench.imaging.square import to_square
 from prognobench.records import Cohort, Files, ImageOptions, Rendered
+from prognobench.workers import shared_out
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -205,29 +206,16 @@ def _clear(home: Path) -> None:
 def _decode_all(
     draft: Draft, cohort: Cohort, recipe: Recipe, jobs: Sequence[Rows]
 ) -> Generator[tuple[Rows, str]]:
-    """Decode the image of each job into its rows; yields the rows, and what was wrong.
+    """Decode the image of each job into its rows; yields the rows, and what was wrong."""
+    from joblib import cpu_count
 
-    Threads share this process where there is little to do. More goes to processes that are
-    started afresh: forking one in which torch has threads can hang, and some decoders keep the
-    interpreter's lock.
-    """
-    from joblib import Parallel, cpu_count, delayed
-
-    workers = max(1, min(cpu_count(), len(jobs)))
-    separate = len(jobs) >= PROCESSES_FROM
-    chunk = max(1, min(CHUNK, len(jobs) // (4 * workers))) if separate else 1
-    parallel = Parallel(
-        n_jobs=workers,
-        backend="loky" if separate else "threading",
-        return_as="generator_unordered",
-        max_nbytes=None,
-        batch_size=1,
-        pre_dispatch="4 * n_jobs",
-    )
     names, images = cohort.table["source"].to_numpy(), cohort.table["image"].to_numpy()
     tasks = [(rows, cohort.sources[names[rows[0]]], images[rows[0]]) for rows in jobs]
-    chunks = (tasks[start : start + chunk] for start in range(0, len(tasks), chunk))
-    with closing(parallel(delayed(_decode_into)(draft, recipe, tasks) for tasks in chunks)) as done:
+    separate = len(tasks) >= PROCESSES_FROM
+    chunk = max(1, min(CHUNK, len(tasks) // (4 * cpu_count()))) if separate else 1
+    chunks = [tasks[start : start + chunk] for start in range(0, len(tasks), chunk)]
+    decode = partial(_decode_into, draft, recipe)
+    with closing(shared_out(decode, chunks, separate=separate, ordered=False)) as done:
         for results in done:
             yield from results
 
