@@ -168,11 +168,11 @@ class Bench:
         for key in ("ours", *others):
             found[key] = median(r[key].wall for r in rounds)
             found[f"{key}_processor"] = median(r[key].processor for r in rounds)
+            found[f"{key}_memory_mb"] = max(r[key].memory for r in rounds) / 2**20
         for key in others:
             found[f"{key}/ours"] = median(r[key].wall / r["ours"].wall for r in rounds)
             busy = (r[key].processor / r["ours"].processor for r in rounds)
             found[f"{key}/ours_processor"] = median(busy)
-        found["ours_memory_mb"] = max(r["ours"].memory for r in rounds) / 2**20
         self.note(name, **found)
 
     def note(self, name: str, **found: Any) -> None:
