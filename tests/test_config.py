@@ -75,6 +75,21 @@ def test_every_fault_comes_in_one_message() -> None:
     assert "unknown key 'train.lr'" in text
 
 
+def test_wrong_choices_do_not_hide_wrong_values_of_other_sections() -> None:
+    wrong = ["dataset=mortalty", "dataset.table=3", "strategy=lorra", "strategy.r=x"]
+
+    faults = faults_of(*wrong, "train.epochs=0", "cv.folds=1")
+
+    assert [fault.partition(",")[0] for fault in faults[:2]] == [
+        "unknown dataset 'mortalty'",
+        "unknown strategy 'lorra'",
+    ]
+    assert any("train.epochs=0" in fault for fault in faults)
+    assert any("cv" in fault and "folds" in fault for fault in faults)
+    # Settings of what was not found cannot be judged.
+    assert not any("strategy.r" in fault or "dataset.table" in fault for fault in faults)
+
+
 def test_a_fault_in_one_run_of_a_sweep_stops_all_of_them() -> None:
     (fault,) = faults_of("strategy=lora,full", "train.epochs=5,-1", multirun=True)
     assert fault.startswith("train.epochs=-1")

@@ -228,6 +228,21 @@ def test_the_head_trains_alone_first(parts):
     assert all(p.requires_grad for p in made.parameters())
 
 
+def test_what_was_remembered_while_the_head_trained_alone_is_forgotten(parts):
+    recipe = Train(epochs=1, batch_size=8, augmentation="none")
+    made = with_frozen_beginning()
+    made = replace(
+        made,
+        groups=(*made.groups, ParameterGroup("body", ("2.weight", "2.bias"), lr=1e-2)),
+        head_first_epochs=2,
+    )
+    before = made.model[2].weight.clone()
+
+    train(made, parts, recipe)
+
+    assert not torch.equal(made.model[2].weight, before)
+
+
 def test_averaged_weights_are_what_is_kept(parts):
     plain, averaged = network(), network()
     recipe = {"epochs": 3, "batch_size": 8, "augmentation": "none"}
@@ -255,10 +270,13 @@ def test_a_loss_that_is_not_finite_names_cell_epoch_and_step(parts):
 
 
 class Hungry(nn.Linear):
-    """Runs out of memory on more than three images."""
+    """Runs out of memory on more than so many images, and computes nothing of none."""
+
+    most = 3
 
     def forward(self, x):
-        if len(x) > 3:
+        assert len(x)
+        if len(x) > self.most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().forward(x)
 
@@ -273,6 +291,18 @@ def test_out_of_memory_is_answered_by_smaller_parts_of_the_same_batch(parts):
     assert fitted.cost["micro_batches"] == 4
     for a, b in zip(plain.parameters(), hungry.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [3, 12])
+def test_where_single_images_fit_every_part_has_one(loader, size, monkeypatch):
+    monkeypatch.setattr(Hungry, "most", 1)
+    made = network(Hungry(64, 6), nn.ReLU())
+    # Batches of 3, or of 12 and 11: what the larger one was split into is too much for the other.
+    rows = range(size if size == 3 else 23)
+
+    fitted = train(adapted(made), (loader(rows, True, size), loader(range(40, 60), False, size)))
+
+    assert fitted.cost["micro_batches"] == size
 
 
 def test_out_of_memory_on_one_image_is_an_error(parts):

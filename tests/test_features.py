@@ -85,12 +85,14 @@ def test_features_are_what_the_backbone_gives(images, tmp_path):
         np.testing.assert_allclose(values, expected[tap].numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_batches_that_do_not_fit_in_memory_are_split(images, tmp_path, monkeypatch):
+@pytest.mark.parametrize("most", [1, 5])
+def test_batches_that_do_not_fit_in_memory_are_split(images, tmp_path, monkeypatch, most):
     expected = run(Counting(), images, tmp_path / "plenty")
     whole = TinyEncoder.features
 
     def scarce(self, batch, taps):
-        if len(batch) > 5:
+        assert len(batch)
+        if len(batch) > most:
             raise torch.OutOfMemoryError("out of memory")
         return whole(self, batch, taps)
 
@@ -240,6 +242,34 @@ def test_what_was_written_before_a_kill_is_not_computed_again(images, tmp_path, 
     assert np.array_equal(resumed, run(Counting(), images, tmp_path / "whole")["last1"])
     stores = list((tmp_path / "features").iterdir())
     assert len(list(stores[0].glob("*.safetensors"))) == 3
+
+
+def test_a_damaged_file_is_made_anew_and_drafts_of_the_killed_go(images, tmp_path):
+    whole = run(Counting(), images, tmp_path)["last1"]
+    (store,) = (folder for folder in (tmp_path / "features").iterdir() if folder.is_dir())
+    (shard,) = store.glob("*.safetensors")
+    draft = store / ".killed.123"
+    draft.write_bytes(b"half")
+    shard.write_bytes(shard.read_bytes()[:1000])
+
+    with pytest.warns(UserWarning, match=rf"{shard.name} is damaged"):
+        again = run(Counting(), images, tmp_path)["last1"]
+
+    assert np.array_equal(again, whole)
+    assert not draft.exists()
+    counting = Counting()
+    assert np.array_equal(run(counting, images, tmp_path)["last1"], whole)
+    assert counting.loads == 0
+
+
+def test_a_folder_that_cannot_be_made_costs_the_bank_and_not_the_run(images, tmp_path):
+    expected = run(Counting(), images, tmp_path / "elsewhere")["last1"]
+    (tmp_path / "features").write_text("no folder")
+
+    with pytest.warns(UserWarning, match="nothing can be kept in"):
+        found = run(Counting(), images, tmp_path)["last1"]
+
+    assert np.array_equal(found, expected)
 
 
 def test_a_full_disk_costs_the_bank_and_not_the_run(images, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from prognobench.analysis.scoring import score
 from prognobench.compose import compose
 from prognobench.errors import ConfigError
+from prognobench.models import source as sources
 from prognobench.registry import load_components
 from prognobench.runner import Outcome, run
 
@@ -80,6 +82,50 @@ def test_numbers_do_not_depend_on_the_order_or_company_of_cells(here: tuple[str,
         apart = predictions(run_sweep("model=vit", f"strategy={strategy}", results, here[1]))
         for cell, table in apart.items():
             pd.testing.assert_frame_equal(table, together[cell])
+
+
+def test_runs_that_differ_in_their_views_alone_do_not_share_them(here: tuple[str, ...]) -> None:
+    views = ("model=vit", "strategy=linear_probe", "strategy.views=1", here[1])
+    together = predictions(run_sweep(*views, "train.horizontal_flip=true,false", here[0]))
+    for flip in ("true", "false"):
+        results = f"{here[0]}_{flip}"
+        apart = predictions(run_sweep(*views, f"train.horizontal_flip={flip}", results))
+        for cell, table in apart.items():
+            pd.testing.assert_frame_equal(table, together[cell])
+
+
+@pytest.mark.parametrize("monitor", ["loss", "mcc"])
+@pytest.mark.parametrize("strategy", ["linear_probe", "logistic", "bitfit"])
+def test_a_backbone_that_gives_no_numbers_gives_no_predictions(
+    here: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, strategy: str, monitor: str
+) -> None:
+    made = sources._backbone
+
+    def broken(network, *more):
+        with torch.no_grad():
+            next(network.parameters()).fill_(torch.nan)
+        return made(network, *more)
+
+    monkeypatch.setattr(sources, "_backbone", broken)
+    monkeypatch.setattr(sources, "_masters", OrderedDict())
+    results, cache = (place.partition("=")[2] for place in here)
+    # A cache of its own: other tests must not find what broken weights give.
+    sweep = ("model=vit", f"strategy={strategy}", f"train.monitor={monitor}", here[0])
+    (outcome,) = run_sweep(*sweep, f"paths.cache={results}_{Path(cache).name}")
+
+    assert not outcome.computed
+    assert len(outcome.failed) == 3
+    assert all("finite" in said or "nan" in said for said in outcome.failed.values())
+
+
+def test_a_loss_that_a_classifier_cannot_follow_is_not_applicable(here: tuple[str, ...]) -> None:
+    sweep = ("model=vit", "strategy=logistic,knn,linear_probe", "loss=balanced_sampler", *here)
+    logistic, knn, probe = run_sweep(*sweep)
+
+    for outcome in (logistic, knn):
+        assert "draws no batches" in outcome.not_applicable
+        assert not outcome.computed
+    assert len(probe.computed) == 3
 
 
 def test_metrics_in_bf16_lie_within_the_noise_of_folds(here: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from prognobench.engine import fit, predict
+from prognobench.errors import TrainingError
 from prognobench.imaging.augment import Augmentation
 from prognobench.loaders import Loader
 from prognobench.preparation import Prepared, Workspace
@@ -117,7 +118,17 @@ def prediction_table(run: Prepared, fold: Fold, probabilities: NDArray[np.float6
     ----------
     probabilities
         ``(validation and test images, classes)``, in the fold's order.
+
+    Raises
+    ------
+    TrainingError
+        If any is not finite: such a cell has no predictions.
     """
+    if wrong := int((~np.isfinite(probabilities)).any(axis=1).sum()):
+        raise TrainingError(
+            f"the predictions of {wrong} of {len(probabilities)} images are not finite; "
+            "are the weights of the backbone, and the learning rates small enough?"
+        )
     rows = np.concatenate([fold.validation, fold.test])
     parts = np.repeat(["validation", "test"], [len(fold.validation), len(fold.test)])
     images = run.cohort.table.iloc[rows]

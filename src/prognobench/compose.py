@@ -66,7 +66,16 @@ def compose(
     """
     if config_dir is not None and not config_dir.is_dir():
         raise ConfigError(f"--config-dir: no folder {config_dir}")
-    _check_choices(overrides, config_dir, multirun)
+    faults, unknown = _faulty_choices(overrides, config_dir, multirun)
+    if faults:
+        # What is wrong in the other sections is said in the same message; nothing is launched.
+        left_out = {*unknown, "hydra"}
+        others = [override for override in overrides if _section(override) not in left_out]
+        try:
+            compose(others, multirun=multirun, config_dir=config_dir)
+        except ConfigError as error:
+            faults += error.faults
+        raise ConfigError(dict.fromkeys(faults))
     arguments = [_opened(override) for override in overrides]
     arguments = ["--multirun", *arguments] if multirun else _resolve_lora(arguments)
     if config_dir is not None:
@@ -125,8 +134,7 @@ class SweepLoader:
         overrides = _resolve_lora([_opened(override) for override in job])
         sections: dict[str, list[str]] = {}
         for override in overrides:
-            key = override.partition("=")[0].lstrip("+~")
-            sections.setdefault(key.partition(".")[0].partition("@")[0], []).append(override)
+            sections.setdefault(_section(override), []).append(override)
         self._first = self._first or sections
         if sections.keys() != self._first.keys():
             return self._load(overrides)
@@ -251,19 +259,29 @@ def _resolve_lora(overrides: Sequence[str]) -> list[str]:
     return list(overrides)
 
 
-def _check_choices(overrides: Sequence[str], config_dir: Path | None, multirun: bool) -> None:
-    """Report every unknown key and choice at once, with near names, before Hydra composes."""
+def _section(override: str) -> str:
+    key = override.partition("=")[0].lstrip("+~")
+    return key.partition(".")[0].partition("@")[0].partition("/")[0]
+
+
+def _faulty_choices(
+    overrides: Sequence[str], config_dir: Path | None, multirun: bool
+) -> tuple[list[str], set[str]]:
+    """Return every unknown key and choice, with near names, and the sections that they stand in."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     faults: list[str] = []
+    sections: set[str] = set()
     parser = OverridesParser.create()
     for text in overrides:
+        before = len(faults)
         try:
             override = parser.parse_override(text)
         except HydraException as error:
             hint = ' (quote values with special characters: key="value")' if "=" in text else ""
             faults.append(f"{text!r} is no override, as in key=value: {_first_lines(error)}{hint}")
+            sections.add(_section(text))
             continue
         if override.is_sweep_override() and not multirun:
             faults.append(
@@ -280,8 +298,9 @@ def _check_choices(overrides: Sequence[str], config_dir: Path | None, multirun: 
             ]
         elif group.partition(".")[0].partition("/")[0] not in (*OPEN_SECTIONS, *_TOP_LEVEL):
             faults.append(f"unknown key '{group}'{near(group, [*CONFIG_GROUPS, *_TOP_LEVEL])}")
-    if faults:
-        raise ConfigError(faults)
+        if len(faults) > before:
+            sections.add(_section(text))
+    return faults, sections
 
 
 _TOP_LEVEL = ("seed", "device", "lora", "hydra")

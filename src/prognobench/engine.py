@@ -92,6 +92,7 @@ def fit(
     chosen = np.empty((0, len(loss.class_weights)))
     for groups, epochs in _phases(adapted, recipe):
         _train_only(model, groups)
+        step.forward = _plain(model)  # what the phase before remembered may train now
         if epochs > 1:
             shape = (train.channels, *train.pixels.shape[1:3])
             step.forward = prefix = RememberedPrefix(model.train(), shape, step.precision, device)
@@ -195,7 +196,7 @@ class Step:
         total = torch.zeros((), device=batches[0].images.device)
         for batch in batches:
             forward = self.forward if batch.fixed else _plain(self.model)
-            for part in _split(batch, self.parts):
+            for part in _split(batch, min(self.parts, len(batch.rows))):
                 with autocast(self.precision, part.images.device):
                     logits = forward(part.images, part.rows)
                 losses, _ = objective(logits, part.labels, self.terms)

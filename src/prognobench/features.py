@@ -13,7 +13,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -112,8 +112,7 @@ def embed(
     store = folder / "features" / _store_name(source, resolved, view)
     shards = _read(store)
     if _unknown(pixels.digests, shards):
-        store.mkdir(parents=True, exist_ok=True)
-        with FileLock(store / "lock"):
+        with _alone(store) as writable:
             shards = _read(store)
             unknown = _unknown(pixels.digests, shards)
             for shard in _compute(
@@ -125,7 +124,8 @@ def embed(
                 precision=resolved,
                 progress=progress,
             ):
-                _write(store, shard)
+                if writable:
+                    _write(store, shard)
                 shards.append(shard)
     return _collect(pixels.digests, shards, taps)
 
@@ -233,14 +233,44 @@ def _store_name(source: BackboneSource, precision: str, view: View) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
 
 
+@contextmanager
+def _alone(store: Path) -> Iterator[bool]:
+    """Keep other processes from computing the same features, and say whether any can be kept.
+
+    What a killed process was writing is cleared away.
+    """
+    writable = True
+    with ExitStack() as held:
+        try:
+            store.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(store / "lock"))
+            for draft in store.glob(".*"):
+                draft.unlink(missing_ok=True)
+        except OSError as error:
+            writable = False
+            warnings.warn(
+                f"nothing can be kept in {store} ({error.strerror or error}); the next run will "
+                "compute its features again",
+                stacklevel=2,
+            )
+        yield writable
+
+
 def _read(store: Path) -> list[Shard]:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     shards = []
     for file in sorted(store.glob("*.safetensors")):
-        with safe_open(file, framework="np") as opened:
-            about: dict[str, list[str]] = json.loads(opened.metadata()["about"])
-            features = {tap: opened.get_tensor(tap) for tap in about["taps"]}
+        try:
+            with safe_open(file, framework="np") as opened:
+                about: dict[str, list[str]] = json.loads(opened.metadata()["about"])
+                features = {tap: opened.get_tensor(tap) for tap in about["taps"]}
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            # Files are renamed into place when whole, so something has happened to this one since.
+            warnings.warn(f"{file} is damaged ({error}); it is made anew", stacklevel=2)
+            with suppress(OSError):
+                file.unlink()
+            continue
         shards.append(Shard(about["digests"], features))
     return shards
 
@@ -260,7 +290,8 @@ def _write(store: Path, shard: Shard) -> None:
             os.fsync(file.fileno())
         draft.replace(store / f"{name}.safetensors")
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
         warnings.warn(
             f"{len(shard.digests)} images' features could not be kept in {store} "
             f"({error.strerror or error}); the next run will compute them again",

@@ -5,7 +5,7 @@ share a cohort and a backbone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ import torch
 
 from prognobench.cells import cell_axes, prediction_table
 from prognobench.classifiers import reads_features
-from prognobench.errors import NotApplicableError
+from prognobench.errors import NotApplicableError, TrainingError
 from prognobench.features import PLAIN, Features, View, backbone_facts, embed
 from prognobench.hardware import resolve_precision
 from prognobench.preparation import Prepared, Workspace
@@ -36,10 +36,13 @@ def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.
         run.key: STRATEGIES[run.config.strategy.builder](**run.config.strategy.settings)
         for run in runs
     }
-    cells = [(run, fold) for run in runs for fold in run.unfinished()]
+    cells = [(run, fold) for run in runs for fold in _applicable(run, specs[run.key])]
+    if not cells:
+        return
     try:
         start = time.perf_counter()
         features = _features(runs[0], specs.values(), workspace, device)
+        _require_finite(features)
         shared: dict[str, Any] = {"seconds_embedding_shared": time.perf_counter() - start}
         images = any(isinstance(s, Probe) or reads_features(s) for s in specs.values())
         if images:
@@ -51,14 +54,47 @@ def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.
             run.folder.write_failure(fold.name, error)
         return
     tasks = [_task(run, fold, specs[run.key], features) for run, fold in cells]
-    for (run, fold), result in zip(cells, _fit(tasks), strict=True):
-        if isinstance(result, NotApplicableError):
-            run.folder.mark_not_applicable(result)
-            continue
-        if isinstance(result, Exception):
-            run.folder.write_failure(fold.name, result)
-            continue
-        _store(run, fold, result, backbone, shared)
+    for i, result in _fit(tasks):
+        run, fold = cells[i]
+        if isinstance(result, ProbeResult):
+            stored = _attempt(partial(_store, run, fold, result, backbone, shared))
+        else:
+            stored = result
+        if isinstance(stored, NotApplicableError):
+            run.folder.mark_not_applicable(stored)
+        elif isinstance(stored, Exception):
+            run.folder.write_failure(fold.name, stored)
+
+
+def _applicable(run: Prepared, spec: Probe | Estimator) -> Sequence[Fold]:
+    """Return the folds to do; none where the loss asks for what the classifier cannot do."""
+    folds = run.unfinished()
+    exact = bool(spec.strengths) if isinstance(spec, Probe) else reads_features(spec)
+    if folds and exact and run.loss(folds[0]).balanced_sampling:
+        strategy, loss = run.config.strategy.name, run.config.loss.name
+        reason = (
+            f"{strategy} draws no batches, which loss={loss} would draw evenly from all classes; "
+            "class weights do the same (loss=cross_entropy)"
+        )
+        run.folder.mark_not_applicable(NotApplicableError(reason))
+        return ()
+    return folds
+
+
+def _require_finite(features: Iterable[Features]) -> None:
+    """Raise an error if the backbone gives any image a feature that is no number."""
+    wrong = {
+        int(row)
+        for view in features
+        for of_images in view.values()
+        for row in np.flatnonzero(~np.isfinite(of_images).all(axis=1))
+    }
+    if wrong:
+        raise TrainingError(
+            f"the backbone gives {len(wrong)} images features that are not finite (the first in "
+            f"row {min(wrong) + 1} of the cohort); are its weights, and is train.precision wide "
+            "enough?"
+        )
 
 
 def _store(
@@ -158,17 +194,20 @@ def _task(
     )
 
 
-def _fit(tasks: Sequence[Task]) -> list[ProbeResult | Exception]:
-    """Fit all tasks, the probes together; where that fails, each for itself."""
-    results: dict[int, ProbeResult | Exception] = {}
+def _fit(tasks: Sequence[Task]) -> Iterator[tuple[int, ProbeResult | Exception]]:
+    """Fit the probes together, or, where that fails and the others, each for itself.
+
+    Yields the number of each task and its result as soon as it is there.
+    """
     probes = {i: task for i, task in enumerate(tasks) if isinstance(task, ProbeTask)}
     together = _attempt(partial(fit_probes, list(probes.values())))
+    alone = dict(enumerate(tasks))
     if not isinstance(together, Exception):
-        results.update(zip(probes, together, strict=True))
-    for i, task in enumerate(tasks):
-        if i not in results:
-            results[i] = _attempt(partial(_fit_one, task))
-    return [results[i] for i in range(len(tasks))]
+        for i, result in zip(probes, together, strict=True):
+            del alone[i]
+            yield i, result
+    for i, task in alone.items():
+        yield i, _attempt(partial(_fit_one, task))
 
 
 def _fit_one(task: Task) -> ProbeResult:

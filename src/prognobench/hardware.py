@@ -128,6 +128,7 @@ def in_parts(
     -------
     What it gave, and in how many parts.
     """
+    parts = min(parts, images)
     while True:
         try:
             return compute(parts), parts
@@ -147,7 +148,7 @@ def more_parts(parts: int, images: int, device: torch.device) -> int:
         raise TrainingError(f"{device} runs out of memory on a single image; use a smaller model")
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    return 2 * parts
+    return min(2 * parts, images)
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:

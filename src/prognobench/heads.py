@@ -277,6 +277,7 @@ class Heads:
         present = self._plain()
         if len(self.parts[0].validation):
             loss, value = self._validate(present)
+            value = value.masked_fill(~loss.isfinite(), -math.inf)
         else:
             loss, value = torch.full_like(train_loss, math.nan), torch.full_like(train_loss, epoch)
         better = self.stopping.watch(epoch, train_loss, loss, value, self.rates)

@@ -18,8 +18,8 @@ def minimise(
     *,
     tolerance: float = 1e-6,
     iterations: int = 1000,
-) -> Tensor:
-    """Return where each of many independent functions is smallest.
+) -> tuple[Tensor, Tensor]:
+    """Return where each of many independent functions is smallest, and the gradient left there.
 
     Limited-memory BFGS (Liu and Nocedal 1989) with step lengths halved until the function falls
     enough (Armijo), each problem with its own.
@@ -32,6 +32,10 @@ def minimise(
         Where to begin, in double precision.
     tolerance
         A problem is solved once no component of its gradient is larger.
+
+    Returns
+    -------
+    Points ``(problems, parameters)``, and the largest component of each gradient ``(problems,)``.
     """
     x = start.clone()
     value, slope = _evaluate(values, x)
@@ -66,7 +70,7 @@ def minimise(
         if not s.any():
             break
         x, value, slope = moved, found, tilted
-    return x
+    return x, slope.abs().amax(1)
 
 
 def _evaluate(values: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from torch import Tensor
 from prognobench.heads import Part
 from prognobench.lbfgs import minimise
 from prognobench.losses.objective import objective, stacked_terms
+
+STEEP = 1e-4
+"""Gradient of a mean loss above which a regression counts as not solved."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,13 @@ def solve_logistic(
         return (((losses * shown[:, None]).sum(2) + penalties * squares / 2) / total).flatten()
 
     start = x.new_zeros(len(parts) * len(strengths), (coordinates.shape[-1] + 1) * free)
-    points = minimise(values, start, tolerance=1e-7)
+    points, left = minimise(values, start, tolerance=1e-7)
+    if unsolved := int((left > STEEP).sum()):
+        warnings.warn(
+            f"{unsolved} of {len(left)} logistic regressions are not solved (gradients of up to "
+            f"{left.max():.1g} are left): standardise the features, or take smaller C",
+            stacklevel=2,
+        )
     logits = logits_of(points, coordinates)
     every = labels.expand(*logits.shape[:-1])
     losses, weights = losses_of(logits, every)

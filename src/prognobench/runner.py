@@ -101,13 +101,16 @@ def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
 
 
 def _sharing_features(runs: Iterable[Prepared]) -> Iterable[list[Prepared]]:
-    """Group the runs that read features by what they share: images, weights, precision, device."""
+    """Group the runs that read features by what they share: images, views, weights, precision,
+    device.
+    """
     groups: dict[tuple[str, ...], list[Prepared]] = defaultdict(list)
     for run in runs:
         if run.produces != "Adapted":
             config, prints = run.config, run.fingerprints
             train = config.train
-            how = (str(asdict(config.image)), train.augmentation, train.precision, config.device)
+            views = (train.augmentation, str(train.horizontal_flip))
+            how = (str(asdict(config.image)), *views, train.precision, config.device)
             groups[prints["cohort"], prints["weights"], *how].append(run)
     return groups.values()
 
