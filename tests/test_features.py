@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import weakref
@@ -279,7 +280,7 @@ def test_a_full_disk_costs_the_bank_and_not_the_run(images, tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(bank.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.warns(UserWarning, match="No space left on device"):
             found = run(Counting(), images, tmp_path)["last1"]
     (store,) = (tmp_path / "features").iterdir()

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from prognobench.errors import StoreError
+from prognobench.feature_files import Shard, alone, read, write
 from prognobench.files import read_json, write_json
 from prognobench.hardware import (
     Precision,
@@ -72,14 +70,6 @@ class View:
 PLAIN = View()
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Features of some images: tap -> ``(images, width)``, the pooled feature first."""
-
-    digests: Sequence[str]
-    features: Mapping[str, NDArray[np.float32]]
-
-
 def embed(
     source: BackboneSource,
     pixels: Images,
@@ -110,10 +100,10 @@ def embed(
     device = torch.device(device)
     resolved = resolve_precision(precision, device)
     store = folder / "features" / _store_name(source, resolved, view)
-    shards = _read(store)
+    shards = read(store)
     if _unknown(pixels.digests, shards):
-        with _alone(store) as writable:
-            shards = _read(store)
+        with alone(store) as writable:
+            shards = read(store)
             unknown = _unknown(pixels.digests, shards)
             for shard in _compute(
                 source,
@@ -125,7 +115,7 @@ def embed(
                 progress=progress,
             ):
                 if writable:
-                    _write(store, shard)
+                    write(store, shard)
                 shards.append(shard)
     return _collect(pixels.digests, shards, taps)
 
@@ -220,7 +210,7 @@ def _augmented(
     return images
 
 
-# ------------------------------------------------------------------ on disk
+# ------------------------------------------------------------------ what the bank knows
 
 
 def _store_name(source: BackboneSource, precision: str, view: View) -> str:
@@ -231,72 +221,6 @@ def _store_name(source: BackboneSource, precision: str, view: View) -> str:
         "view": asdict(view) if view.number else None,
     }
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
-
-
-@contextmanager
-def _alone(store: Path) -> Iterator[bool]:
-    """Keep other processes from computing the same features, and say whether any can be kept.
-
-    What a killed process was writing is cleared away.
-    """
-    writable = True
-    with ExitStack() as held:
-        try:
-            store.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(store / "lock"))
-            for draft in store.glob(".*"):
-                draft.unlink(missing_ok=True)
-        except OSError as error:
-            writable = False
-            warnings.warn(
-                f"nothing can be kept in {store} ({error.strerror or error}); the next run will "
-                "compute its features again",
-                stacklevel=2,
-            )
-        yield writable
-
-
-def _read(store: Path) -> list[Shard]:
-    from safetensors import SafetensorError, safe_open
-
-    shards = []
-    for file in sorted(store.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="np") as opened:
-                about: dict[str, list[str]] = json.loads(opened.metadata()["about"])
-                features = {tap: opened.get_tensor(tap) for tap in about["taps"]}
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            # Files are renamed into place when whole, so something has happened to this one since.
-            warnings.warn(f"{file} is damaged ({error}); it is made anew", stacklevel=2)
-            with suppress(OSError):
-                file.unlink()
-            continue
-        shards.append(Shard(about["digests"], features))
-    return shards
-
-
-def _write(store: Path, shard: Shard) -> None:
-    """Write a shard whole or not at all; a full disk costs the bank only, not the run."""
-    from safetensors.numpy import save
-
-    about = json.dumps({"digests": list(shard.digests), "taps": list(shard.features)})
-    content = save(dict(shard.features), metadata={"about": about})
-    name = hashlib.sha256("\n".join(shard.digests).encode()).hexdigest()[:20]
-    draft = store / f".{name}.{os.getpid()}"
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(store / f"{name}.safetensors")
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
-        warnings.warn(
-            f"{len(shard.digests)} images' features could not be kept in {store} "
-            f"({error.strerror or error}); the next run will compute them again",
-            stacklevel=2,
-        )
 
 
 def _unknown(digests: Sequence[str], shards: Sequence[Shard]) -> list[int]:

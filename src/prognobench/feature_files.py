@@ -1,0 +1,93 @@
+"""Files of the embedding bank: whole or not at all, for many processes at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Features of some images: tap -> ``(images, width)``, the pooled feature first."""
+
+    digests: Sequence[str]
+    features: Mapping[str, NDArray[np.float32]]
+
+
+@contextmanager
+def alone(store: Path) -> Iterator[bool]:
+    """Keep other processes from computing the same features, and say whether any can be kept.
+
+    What a killed process was writing is cleared away.
+    """
+    writable = True
+    with ExitStack() as held:
+        try:
+            store.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(store / "lock"))
+            for draft in store.glob(".*"):
+                draft.unlink(missing_ok=True)
+        except OSError as error:
+            writable = False
+            warnings.warn(
+                f"nothing can be kept in {store} ({error.strerror or error}); the next run will "
+                "compute its features again",
+                stacklevel=2,
+            )
+        yield writable
+
+
+def read(store: Path) -> list[Shard]:
+    from safetensors import SafetensorError, safe_open
+
+    shards = []
+    for file in sorted(store.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="np") as opened:
+                about: dict[str, list[str]] = json.loads(opened.metadata()["about"])
+                features = {tap: opened.get_tensor(tap) for tap in about["taps"]}
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            # Files are renamed into place when whole, so something has happened to this one since.
+            warnings.warn(f"{file} is damaged ({error}); it is made anew", stacklevel=2)
+            with suppress(OSError):
+                file.unlink()
+            continue
+        shards.append(Shard(about["digests"], features))
+    return shards
+
+
+def write(store: Path, shard: Shard) -> None:
+    """Write a shard whole or not at all; a full disk costs the bank only, not the run."""
+    from safetensors.numpy import save
+
+    about = json.dumps({"digests": list(shard.digests), "taps": list(shard.features)})
+    content = save(dict(shard.features), metadata={"about": about})
+    name = hashlib.sha256("\n".join(shard.digests).encode()).hexdigest()[:20]
+    draft = store / f".{name}.{os.getpid()}"
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(store / f"{name}.safetensors")
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
+        warnings.warn(
+            f"{len(shard.digests)} images' features could not be kept in {store} "
+            f"({error.strerror or error}); the next run will compute them again",
+            stacklevel=2,
+        )
