@@ -512,6 +512,39 @@ def test_a_frozen_beginning_runs_once_for_each_image(parts, monkeypatch):
         assert a["validation_loss"] == pytest.approx(b["validation_loss"], rel=1e-4)
 
 
+class Adapter(nn.Module):
+    """A branch that starts at zero, as LoRA's: it sees what the frozen layer beside it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.base, self.down, self.up = nn.Linear(16, 16), nn.Linear(16, 4), nn.Linear(4, 16)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+
+def test_a_branch_that_starts_at_zero_is_not_cut_off(parts, monkeypatch):
+    def made():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), Counted(64, 16), nn.Tanh(), Adapter(), nn.Linear(16, 2))
+        names = [f"3.{part}.{kind}" for part in ("down", "up") for kind in ("weight", "bias")]
+        head = ParameterGroup("head", ("4.weight", "4.bias"))
+        return Adapted(model, (ParameterGroup("body", tuple(names), lr=1e-2), head))
+
+    recipe = Train(epochs=4, batch_size=8, augmentation="none")
+    remembered, plain = made(), made()
+
+    train(remembered, parts, recipe)
+    monkeypatch.setattr("prognobench.prefix.SMALLEST_SHARE", 2.0)
+    train(plain, parts, recipe)
+
+    assert remembered.model[1].images < plain.model[1].images
+    for a, b in zip(remembered.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("random", [nn.Dropout(0.5), nn.BatchNorm1d(64)])
 def test_what_is_random_or_moves_is_not_remembered(parts, random):
     made = with_frozen_beginning(random)

@@ -77,13 +77,16 @@ def _find_cut(
     model: nn.Module, shape: tuple[int, ...], precision: Precision, device: torch.device
 ) -> nn.Module | None:
     """Return the module after which to cut, or ``None`` where nothing can be gained."""
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    if frozen < SMALLEST_SHARE * sum(p.numel() for p in model.parameters()):
+        return None
     random = torch.Generator().manual_seed(0)
     images = torch.randn(2, *shape, generator=random).to(device)
     changeable = {module for module in model.modules() if _changes_in_training(module)}
     was_training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), autocast(precision, device):
+        with torch.no_grad(), _begun(model), autocast(precision, device):
             expected, complete = _run_recorded(model, images)
             for position in range(len(complete) - 1, max(len(complete) - 5, -1), -1):
                 cut, output = complete[position]
@@ -98,6 +101,21 @@ def _find_cut(
         for module, training in was_training.items():
             module.training = training
     return None
+
+
+@contextmanager
+def _begun(model: nn.Module) -> Iterator[None]:
+    """Let what trains be other than it starts: a branch that starts at zero hides what it sees."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    before = [p.detach().clone() for p in trained]
+    random = torch.Generator().manual_seed(0)
+    try:
+        for p in trained:
+            p.add_(0.02 * torch.randn(p.shape, generator=random).to(p))
+        yield
+    finally:
+        for p, value in zip(trained, before, strict=True):
+            p.copy_(value)
 
 
 def _changes_in_training(module: nn.Module) -> bool:
