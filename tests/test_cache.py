@@ -216,6 +216,23 @@ def test_all_broken_images_are_told_at_once_and_the_others_kept(
     assert not list(folder.glob("pixels/*/*.part"))
 
 
+@pytest.mark.parametrize("left", [0, 40, 1000])
+def test_an_array_that_was_damaged_is_built_anew(root: Path, folder: Path, left: int) -> None:
+    whole = np.array(pixel_cache(cohort_of(root), 16, "bicubic", folder).array)
+    (path,) = folder.glob("pixels/*/*.npy")
+    path.write_bytes(path.read_bytes()[:left])
+
+    again = pixel_cache(cohort_of(root), 16, "bicubic", folder)
+
+    assert np.array_equal(again.array, whole)
+
+
+def test_a_cache_that_is_a_file_is_told(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StoreError, match=r"another folder can be chosen with paths\.cache"):
+        pixel_cache(cohort_of(root), 16, "bicubic", tmp_path / "file")
+
+
 def test_all_missing_files_are_told_at_once(root: Path, folder: Path) -> None:
     (root / "1.png").unlink()
     (root / "4.png").unlink()

@@ -172,6 +172,12 @@ def test_the_data_desk_prints_json(prognobench: Command, tmp_path: Path) -> None
     (folds,) = tmp_path.glob("*-folds.csv")
     assert folds.read_text().startswith("repeat,fold,draw,part,patient_id")
 
+    several = ("-m", "seed=1,2,3", "--json", "--csv", str(tmp_path / "several"))
+    said = prognobench("data", "check", *SMALL, *several)
+    assert [each["cohort"] for each in json.loads(said.out)] == [found["cohort"]] * 3
+    several = [path.read_text() for path in tmp_path.glob("several/*/*-folds.csv")]
+    assert len(set(several)) == 3
+
 
 def test_images_are_decoded_ahead(prognobench: Command) -> None:
     said = prognobench("data", "prepare", *SMALL)

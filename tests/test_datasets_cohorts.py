@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,37 @@ def test_a_film_is_a_chest_film_by_its_body_part(tmp_path: Path) -> None:
     cohort = read("covid_19_ny_sbu", root=root, task="icu")
     assert len(cohort) == 10, "films of both downloads"
     assert "not a chest film (PORTABLE / AP / PELVIS)" in reasons(cohort).values()
+
+
+def test_the_first_film_of_a_day_is_so_whatever_series_it_stands_in(tmp_path: Path) -> None:
+    root = make_covid_19_ny(tmp_path, metadata=False)
+    more = Collection(tmp_path / "second download", "COVID-19-NY-SBU")
+    for patient in ("A000000", "A000003"):
+        more.add(patient, "19000105", series="CHEST NIGHT", times=("010000",), views=("PA",))
+    (root / "second download" / "manifest-1600000000000").rename(root / "manifest-2")
+
+    first, last, every = (
+        read("covid_19_ny_sbu", root=root, task="mortality", films=films)
+        for films in ("first", "last", "all")
+    )
+    images = first.table.set_index("patient_id")["image"]
+    assert "CHEST NIGHT" in images["A000000"]
+    assert "CHEST NIGHT" in images["A000003"]
+    assert "CHEST PA" in last.table.set_index("patient_id")["image"]["A000000"]
+    assert every.table["patient_id"].value_counts()[["A000000", "A000003"]].tolist() == [2, 2]
+
+
+def test_dates_of_a_list_that_was_saved_anew(tmp_path: Path) -> None:
+    root = make_covid_19_ny(tmp_path)
+    listed = root / "manifest-1600000000000" / "metadata.csv"
+    images = read("covid_19_ny_sbu", root=root, task="mortality").table["image"].tolist()
+    text = listed.read_text()
+    iso = re.sub(r"(?<=,)(\d\d)-(\d\d)-(\d{4})(?=,)", r"\3-\1-\2", text)
+    assert iso != text
+    listed.write_text(iso)
+    assert read("covid_19_ny_sbu", root=root, task="mortality").table["image"].tolist() == images
+    listed.write_text(re.sub(r"(?<=,)(\d\d)-(\d\d)-(\d{4})(?=,)", r"day \2", text))
+    fails("covid_19_ny_sbu", "Study Date 'day 05'", "month-day-year", root=root, task="mortality")
 
 
 def test_series_of_a_list_never_lead_out_of_the_folder(tmp_path: Path) -> None:

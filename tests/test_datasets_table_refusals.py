@@ -45,6 +45,20 @@ def test_headers(tmp_path: Path) -> None:
     fails(tmp_path, rows_of(), "cannot be read as a table", table=_broken_excel(tmp_path))
 
 
+@pytest.mark.parametrize("rows", [(3,), (3, 5)])
+def test_a_quotation_mark_that_is_not_closed_loses_no_rows(
+    tmp_path: Path, rows: tuple[int, ...]
+) -> None:
+    lines = ["patient,image,outcome,note"]
+    for at, row in enumerate(rows_of(), 2):
+        note = '"tube 5' if at in rows else ""
+        lines.append(f"{row['patient']},{row['image']},{row['outcome']},{note}")
+    fails(tmp_path, rows_of(), "table.csv, row 3", "written twice", text="\n".join(lines))
+    inches = rows_of()
+    inches[0] |= {"note": '5" tube, "old"\nbent'}
+    assert len(read(tmp_path, inches)) == 6
+
+
 def _broken_excel(path: Path) -> Path:
     (path / "broken.xlsx").write_bytes(b"PK\x03\x04 and no more")
     return path / "broken.xlsx"
@@ -148,9 +162,13 @@ def test_patient_numbers_that_changed_on_the_way(tmp_path: Path) -> None:
     mixed = rows_of()
     mixed[3]["patient"] = "1"
     fails(tmp_path, mixed, "'001' (table.csv row 2) and '1' (table.csv row 5)", "as text")
-    nobody = rows_of()
-    nobody[2]["patient"] = " "
-    fails(tmp_path, nobody, "no patient in table.csv row 4")
+    for blank in (" ", "nan", "NA"):
+        nobody = rows_of()
+        nobody[2]["patient"] = blank
+        fails(tmp_path, nobody, "no patient in table.csv row 4")
+    rounded = rows_of()
+    rounded[3]["patient"] = "1.2E+12"
+    fails(tmp_path, rounded, "table.csv row 5: patient '1.2E+12'", "a spreadsheet rounded")
 
 
 def test_one_film_of_two_patients(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from prognobench.datasets.soundness import unreadable
 from prognobench.errors import DataError, MissingExtraError
 from prognobench.imaging import decode
 from prognobench.imaging.decode import read_image
@@ -317,8 +318,10 @@ def test_truncated_files(tmp_path: Path, suffix: str) -> None:
 def test_truncated_dicom(tmp_path: Path) -> None:
     for name, settings in {"raw": {}, "rle": {"syntax": RLELossless}}.items():
         path = write_dicom(tmp_path / f"{name}.dcm", film(side=64), bits=12, **settings)
+        assert unreadable(path) == ""
         path.write_bytes(path.read_bytes()[:-2000])
-        refused(path)
+        refused(path, "dataset.exclude")
+        assert unreadable(path) == "is truncated"
 
 
 def test_dicom_without_pixels_and_with_many_frames(tmp_path: Path) -> None:
@@ -356,7 +359,7 @@ def huge_png(width: int, height: int) -> bytes:
 def test_a_png_bomb_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
     path = tmp_path / "bomb.png"
     path.write_bytes(huge_png(side, side))
-    refused(path, "pixels", "down or leave it out")
+    refused(path, "pixels", "leave it out with dataset.exclude")
 
 
 def test_dicom_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

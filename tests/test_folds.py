@@ -275,6 +275,13 @@ def test_holdout_by_a_column() -> None:
     assert {int(p[1:]) % 2 for p in patients(cohort, fold.test)} == {1}
     assert len(patients(cohort, fold.validation)) in (3, 4)
 
+    again = split(two, "holdout", column="split", validation=0.25, repeats=3)
+    assert np.array_equal(again[0].validation, fold.validation)
+    assert len({tuple(each.validation) for each in again}) == 3
+    assert len({tuple(each.test) for each in again}) == 1
+    with pytest.raises(DataError, match="leaves nothing to split anew"):
+        split(with_column, "holdout", column="split", repeats=2)
+
 
 @pytest.mark.parametrize(
     ("values", "message"),

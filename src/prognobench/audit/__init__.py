@@ -55,8 +55,15 @@ class Audit:
 
     def refusals(self, checks: Checks) -> list[str]:
         """Return why a run must not start, in sentences; nothing where the config allows it."""
-        refused = [*self.broken, *(() if checks.allow_leaks else self.leaks)]
-        return refused + ([] if checks.allow_duplicates else list(self.duplicates))
+        refused = list(self.broken)
+        for name, found in (("leaks", self.leaks), ("duplicates", self.duplicates)):
+            if found and not getattr(checks, f"allow_{name}"):
+                refused += found
+                refused.append(
+                    f"{self.cohort}: 'prognobench data check' lists all of these {name}; "
+                    f"checks.allow_{name}=true goes on all the same, and is recorded"
+                )
+        return refused
 
     def sections(self) -> list[tuple[str, pd.DataFrame]]:
         """The tables that have rows, with their titles."""

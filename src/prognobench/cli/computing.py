@@ -221,18 +221,21 @@ def check(as_json: bool, folder: Path | None, **composing: Any) -> None:
     from prognobench.folds import export_folds
     from prognobench.preparation import Workspace
 
-    for config in _compose(**composing):
+    configs = _compose(**composing)
+    documents = []
+    for number, config in enumerate(configs, 1):
         with console.progress_bars() as progress:
             workspace = Workspace(progress)
             found = workspace.full_audit(config)
         if folder is not None:
+            home = folder / str(number) if len(configs) > 1 else folder
             folds = export_folds(workspace.folds(config), workspace.cohort(config))
             for title, frame in {**found.tables, "folds": folds}.items():
-                file = folder / f"{found.cohort}-{title.replace(' ', '-')}.csv"
+                file = home / f"{found.cohort}-{title.replace(' ', '-')}.csv"
                 write_table(file, frame)
                 console.say(f"written: {file}")
         if as_json:
-            print(json.dumps(found.to_json(), indent=2))
+            documents.append(found.to_json())
             continue
         for title, frame in found.sections():
             console.print_frame(frame, f"{found.cohort}: {title}", most=20)
@@ -242,6 +245,8 @@ def check(as_json: bool, folder: Path | None, **composing: Any) -> None:
             console.warn(sentence)
         if not (found.duplicates or found.leaks):
             console.say("no leaks and no repeated films were found")
+    if documents:
+        print(json.dumps(documents if len(configs) > 1 else documents[0], indent=2))
 
 
 @data.command()

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prognobench.datasets.headers import Header, days_since_1970, read_header
-from prognobench.datasets.spreadsheet import read_sheet
+from prognobench.datasets.spreadsheet import listed, read_sheet
 from prognobench.errors import DataError, MissingExtraError
+
+DATES = ("%m-%d-%Y", "%Y-%m-%d", "%m/%d/%Y", "%Y%m%d")
+"""As the archive writes dates, and as programs rewrite them."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +79,27 @@ def _from_metadata(table: Path, below: str, collection: str) -> list[Series]:
     }
     rows = sheet.select(columns)
     found = []
+    strange: list[str] = []
     for row in rows[rows["collection"] == collection].to_dict("records"):
         folder = posixpath.normpath(f"{below}/{row['folder']}".replace("\\", "/"))
         if folder.startswith(("../", "/")):
             raise DataError(f"{row['where']}: {row['folder']!r} lies outside of {below}")
-        day = days_since_1970(row["date"], "%m-%d-%Y")
+        day = _day(row["date"])
+        if row["date"] and math.isnan(day):
+            strange.append(f"{row['where']}: Study Date {row['date']!r}")
         described = (row["modality"], row["study"], row["series"])
         found.append(Series(row["patient"], folder, *described, day))
+    if strange:
+        raise DataError(
+            f"{listed(strange, 3)}: expected a date as month-day-year, 01-31-2020, by which a "
+            "patient's films are ordered; write the dates so, or leave the cells blank"
+        )
     return found
+
+
+def _day(date: str) -> float:
+    days = (days_since_1970(date, form) for form in DATES)
+    return next((day for day in days if not math.isnan(day)), math.nan)
 
 
 def _from_tree(root: Path, home: Path) -> list[Series]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 OTHER_MARKS = (b"BM", b"RIFF", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ", b"P2", b"P5", b"P6")
 TAIL = 1 << 12
+FRAGMENT, END_OF_FRAGMENTS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+"""Tags in the compressed pixels of a DICOM file."""
 
 
 def unreadable(path: str | Path, thorough: bool = False) -> str:
@@ -91,9 +93,26 @@ def _dicom_fault(path: str | Path, size: int) -> str:
         with open(path, "rb") as file:
             dataset = dcmread(file, stop_before_pixels=True, force=True)
             rest = size - file.tell()
-        return _announced_fault(dataset, rest)
+            fault = _announced_fault(dataset, rest)
+            syntax = dataset.file_meta.get("TransferSyntaxUID")
+            if not fault and syntax is not None and syntax.is_encapsulated:
+                fault = "" if _ends(file, size) else "is truncated"
+        return fault
     except Exception as error:  # pydicom raises anything on broken files
         return f"is not a DICOM file that can be read ({error})"
+
+
+def _ends(file: BinaryIO, size: int) -> bool:
+    """Whether compressed pixels, whose element begins here, come to their end within the file."""
+    file.seek(12, os.SEEK_CUR)  # tag, representation, a length that is not known
+    while len(head := file.read(8)) == 8:
+        tag, length = head[:4], int.from_bytes(head[4:], "little")
+        if tag == END_OF_FRAGMENTS:
+            return True
+        if tag != FRAGMENT or file.tell() + length > size:
+            return False
+        file.seek(length, os.SEEK_CUR)
+    return False
 
 
 def _announced_fault(dataset: Any, rest: int) -> str:

@@ -179,9 +179,16 @@ def _text(path: Path, header_row: int) -> Iterator[Row]:
     unquoted = re.sub(r'"[^"]*"', "", head)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=unquoted.count)
     csv.field_size_limit(1 << 24)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    for number, cells in enumerate(lines, 1):
-        yield number, [cell.strip() for cell in cells]
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    number = 0
+    try:
+        for number, cells in enumerate(lines, 1):
+            yield number, [cell.strip() for cell in cells]
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, row {number + 1}: {error}; a quotation mark that opens a cell closes it, "
+            "too, and one inside of it is written twice"
+        ) from error
 
 
 def _decoded(path: Path) -> str:

@@ -21,7 +21,7 @@ from prognobench.datasets.assembly import (
 )
 from prognobench.datasets.files import ImageFolder
 from prognobench.datasets.spreadsheet import read_sheet
-from prognobench.datasets.values import Label, covariate, labels_and_classes, positions
+from prognobench.datasets.values import BLANKS, Label, covariate, labels_and_classes, positions
 from prognobench.errors import DataError
 from prognobench.records import Cohort
 from prognobench.registry import DATASETS
@@ -112,10 +112,19 @@ def table(
         )
     with collecting(faults):
         rows["order"] = positions(rows["order"], f"{place} {order!r}") if order else float("nan")
+    rounded = rows[rows["patient_id"].str.fullmatch(r"\d(\.\d+)?E\+\d+", case=False)]
+    if len(rounded):
+        first = rounded.iloc[0]
+        faults.append(
+            f"{first['where']}: patient {first['patient_id']!r} is a number that a spreadsheet "
+            f"rounded ({len(rounded)} rows); save the ids as text, from where they are whole"
+        )
     if faults:
         raise DataError(faults)
-    rows["patient_id"] = patient_ids(rows["patient_id"])
-    rows["centre"] = rows["centre"].replace("", UNKNOWN_CENTRE) if centre else UNKNOWN_CENTRE
+    rows["patient_id"] = _filled(patient_ids(rows["patient_id"]))
+    if not centre:
+        rows["centre"] = UNKNOWN_CENTRE
+    rows["centre"] = _filled(rows["centre"]).replace("", UNKNOWN_CENTRE)
     for name in carried:
         rows[name] = covariate(carried[name]) if name in covariates else carried[name]
     return assemble(
@@ -127,6 +136,11 @@ def table(
         name=sheet.path.stem,
         covariates=covariates,
     )
+
+
+def _filled(cells: pd.Series[str]) -> pd.Series[str]:
+    """Blank what programs write where nothing is known."""
+    return cells.mask(cells.str.casefold().isin(BLANKS), "")
 
 
 def _carried_faults(carried: pd.DataFrame, label: str) -> list[str]:

@@ -161,11 +161,11 @@ def _patient_films(
         if reason:
             exclusions.add(one.folder, reason)
         else:
-            by_day[one.day].append(one)
+            by_day[math.inf if math.isnan(one.day) else one.day].append(one)
     films: list[Film] = []
     forward = -1 if rules.films == "last" else 1
-    for day in sorted(by_day, key=lambda day: (math.isnan(day), forward * day)):
-        enough = films and rules.films != "all"
+    for day in sorted(by_day, key=lambda day: (day == math.inf, forward * day)):
+        enough = bool(films) and rules.films != "all"  # of the days before
         for one in by_day[day]:
             if enough:
                 exclusions.add(one.folder, f"not of the day of the patient's {rules.films} film")

@@ -87,7 +87,7 @@ def holdout(
     """
     patients = Patients.of(cohort)
     if column:
-        return [_split_by(cohort, patients, column, validation, seed)]
+        return _split_by(cohort, column, validation, seed, repeats)
     if validation + test >= 1:
         raise DataError(
             f"cv.validation={validation} and cv.test={test} leave nothing to train on; "
@@ -103,14 +103,15 @@ def holdout(
 
 
 def _split_by(
-    cohort: Cohort, patients: Patients, column: str, validation: float, seed: int
-) -> Fold:
-    """The fold that a column of the table describes."""
-    table = cohort.table
+    cohort: Cohort, column: str, validation: float, seed: int, repeats: int
+) -> list[Fold]:
+    """The folds that a column of the table describes; only a validation part can be dealt anew."""
+    patients, table = Patients.of(cohort), cohort.table
     if column not in table:
         raise DataError(
             f"{cohort.name}: cv.column={column!r} is no column of the table; "
-            f"it has {', '.join(map(str, table.columns))}"
+            f"it has {', '.join(map(str, table.columns))} (dataset=table keeps other columns with "
+            f"dataset.keep=[{column}])"
         )
     values = table[column].astype(str).str.strip().str.lower()
     part = values.map(PARTS)
@@ -125,11 +126,20 @@ def _split_by(
         name: patients.members(np.flatnonzero((part == name).to_numpy()))
         for name in ("train", "validation", "test")
     }
-    train, validating = members["train"], members["validation"]
-    if not len(validating):
-        random = generator(seed, "folds", "holdout", column)
-        train, validating = patients.deal(train, [1 - validation, validation], random)
-    return patients.fold(train, validating, members["test"])
+    train, validating, test = members.values()
+    if len(validating):
+        if repeats > 1:
+            raise DataError(
+                f"{cohort.name}: cv.repeats={repeats} leaves nothing to split anew, since column "
+                f"{column!r} says who validates, too"
+            )
+        return [patients.fold(train, validating, test)]
+    made = []
+    for repeat in range(repeats):
+        random = generator(seed, "folds", "holdout", column, *([repeat] if repeat else []))
+        training, validating = patients.deal(train, [1 - validation, validation], random)
+        made.append(patients.fold(training, validating, test, repeat=repeat))
+    return made
 
 
 @CVS.register("external")

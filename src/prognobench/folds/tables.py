@@ -91,6 +91,8 @@ def import_folds(path: Path, cohort: Cohort) -> list[Fold]:
         faults.append(
             f"folds: {path} has parts called {some(strange)}; allowed are {', '.join(PARTS)}"
         )
+    if not len(table):
+        faults.append(f"folds: {path} has no row below its column names")
     if faults:
         raise DataError(faults)
     keys = axes.assign(part=part, index=index.astype(int)).drop_duplicates()

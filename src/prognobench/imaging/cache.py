@@ -135,14 +135,14 @@ def readable_pixels(
     digests = pixel_digests(cohort, recipe, folder)
     home = folder / "pixels" / recipe.name
     path = home / f"{_sha256(*digests)[:32]}.npy"
-    if not path.exists():
+    if _mapped(path) is None:
         from filelock import FileLock
 
         draft = Draft(path, (len(cohort), recipe.side, recipe.side, recipe.options.channels))
         try:
             home.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
-                if not path.exists():
+                if _mapped(path) is None:
                     if broken := _build(draft, cohort, recipe, digests, progress):
                         return Pixels(np.load(draft.part, mmap_mode="r"), digests), broken
                     draft.finish()
@@ -155,6 +155,18 @@ def readable_pixels(
                 f"it takes {size:.2g} GB (another folder can be chosen with paths.cache)"
             ) from error
     return Pixels(np.load(path, mmap_mode="r"), digests), {}
+
+
+def _mapped(path: Path) -> NDArray[np.uint8] | None:
+    """Return the array of a file, or nothing where there is none or it was damaged since."""
+    try:
+        array: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, EOFError):
+        path.unlink(missing_ok=True)
+        return None
+    return array
 
 
 def pixel_digests(cohort: Cohort, recipe: Recipe, folder: Path) -> tuple[str, ...]:

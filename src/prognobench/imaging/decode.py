@@ -84,7 +84,7 @@ def refuse_bomb(path: Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise DataError(
             f"{path}: {width} x {height} pixels are more than the {MAX_PIXELS:,} that are decoded; "
-            "scale the image down or leave it out"
+            "scale the image down, or leave it out with dataset.exclude"
         )
 
 
@@ -93,7 +93,7 @@ def refuse_frames(path: Path, frames: int) -> None:
     if frames > 1:
         raise DataError(
             f"{path}: holds {frames} frames, a film has one; export the frame that is meant, "
-            "or leave the file out"
+            "or leave the file out with dataset.exclude"
         )
 
 
@@ -123,7 +123,9 @@ def _read_plain(path: Path, channels: int) -> NDArray[np.uint8]:
     try:
         image: Image.Image = Image.open(path, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{path}: {error} Scale the image down or leave it out") from error
+        raise DataError(
+            f"{path}: {error} Scale the image down, or leave it out with dataset.exclude"
+        ) from error
     with image:
         refuse_bomb(path, *image.size)
         if image.format != "MPO":  # a JPEG with a preview behind it

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+# Such a file has no pixels, which is said with its name.
+warnings.filterwarnings("ignore", "End of file reached before delimiter", module="pydicom")
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 DEFLATED_LIMIT = 4 * MAX_PIXELS
@@ -49,7 +53,8 @@ def read_dicom(path: Path, channels: int) -> NDArray[np.uint8]:
     dataset = _opened(path)
     if "PixelData" not in dataset:
         raise DataError(
-            f"{path}: a DICOM file without pixels (a report or an index?); leave it out"
+            f"{path}: a DICOM file without pixels (a report, an index, or cut off?); replace "
+            "it, or leave it out with dataset.exclude"
         )
     refuse_frames(path, int(dataset.get("NumberOfFrames") or 1))
     if "TransferSyntaxUID" not in dataset.file_meta:  # a bare data set, as older tools wrote it

@@ -7,7 +7,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,8 +109,9 @@ class Draft:
 
     def discard(self) -> None:
         """Remove every trace."""
-        for suffix in (".part", ".crc", ".digests"):
-            self.path.with_suffix(suffix).unlink(missing_ok=True)
+        for ending in (".part", ".crc", ".digests"):
+            with suppress(OSError):
+                self.path.with_suffix(ending).unlink()
 
 
 def stored_rows(home: Path, wanted: set[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
