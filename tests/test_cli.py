@@ -146,6 +146,14 @@ def test_runs_are_compared(prognobench: Command, results: Path) -> None:
     assert prognobench("compare", "--by", "colour").code == 2
 
 
+def test_a_baseline_by_itself_has_a_table(prognobench: Command, tmp_path: Path) -> None:
+    own = f"paths.results={tmp_path / 'results'}"
+    said = prognobench("run", *SMALL, "strategy=prior", own)
+    assert said.code == 0
+    assert "MCC" in said.out
+    assert "prior" in said.out
+
+
 def test_claims_are_checked(prognobench: Command) -> None:
     said = prognobench("claims")
     assert said.code == 0

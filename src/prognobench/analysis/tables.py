@@ -158,7 +158,10 @@ def lay_out(
     apart = [name for name in DIMENSIONS if name not in shown and name != "threshold"]
     if "k" in shown:
         apart.remove("regime")
-    competing = cells[~cells["model"].isin([ORACLE, CHANCE]) & ~cells["baseline"]]
+    made = ~cells["model"].isin([ORACLE, CHANCE])
+    competing = cells[made & ~cells["baseline"]]
+    if not len(competing):  # baselines by themselves compete with each other
+        competing = cells[made]
     for names, group in competing.groupby(apart, sort=False):
         fixed = dict(zip(apart, names, strict=True))
         common = [name for name in apart if name not in CHOICES]
