@@ -7,13 +7,15 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prognobench.errors import DataError
 from prognobench.records import Cohort, Files
+from prognobench.workers import shared_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +26,11 @@ IDENTITY = ("patient_id", "image", "label", "centre", "order")
 SETTLED_NS = 2_000_000_000
 """A file changed less than so many nanoseconds ago may change again within the same time stamp."""
 
-CHUNK = 16
+CHUNK, MANY = 16, 256
+"""Files that a thread or a process takes at once."""
+
+PROCESSES_FROM = 4000
+"""So many files are worth the time that starting processes takes."""
 
 
 def cohort_digest(cohort: Cohort, folder: Path) -> str:
@@ -112,14 +118,18 @@ def _file_digests(root: Path, names: Sequence[str], folder: Path, faults: list[s
 
 
 def _read_all(root: Path, names: Sequence[str]) -> Iterator[str | OSError]:
-    """Digest files in threads, each of which takes several: handing over one costs as much.
+    """Digest files in groups, since handing over one costs as much.
 
-    More threads than processors keep each other waiting for the interpreter: twice the time.
+    Threads wait for each other at every small file; many files go to processes.
     """
-    chunks = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for found in threads.map(lambda chunk: [_digest(root / name) for name in chunk], chunks):
-            yield from found
+    separate = len(names) >= PROCESSES_FROM
+    size = MANY if separate else CHUNK
+    chunks = [names[start : start + size] for start in range(0, len(names), size)]
+    return chain.from_iterable(shared_out(partial(_digests, root), chunks, separate=separate))
+
+
+def _digests(root: Path, names: Sequence[str]) -> list[str | OSError]:
+    return [_digest(root / name) for name in names]
 
 
 def _unreadable(path: Path, error: OSError) -> str:
