@@ -10,7 +10,8 @@ import click
 
 from prognobench import __version__
 from prognobench.cli import console
-from prognobench.cli.computing import data, export, list_, plan, predict, run
+from prognobench.cli.computing import export, list_, plan, predict, run
+from prognobench.cli.desk import data
 from prognobench.cli.reading import claims, compare, report, score, table
 from prognobench.errors import PrognobenchError
 

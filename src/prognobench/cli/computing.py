@@ -1,8 +1,7 @@
-"""Commands that compose configs: run, plan, data, predict, and list, which says what there is."""
+"""Commands that compose configs: run, plan, predict, and list, which says what there is."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +37,8 @@ def _complete(
     return [CompletionItem(prefix + name) for name in names if name.startswith(start)]
 
 
-def _takes_overrides(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the arguments of :func:`_compose`."""
+def takes_overrides(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the arguments of :func:`composed`."""
     for decorate in (
         click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=_complete),
         click.option("-m", "--multirun", is_flag=True, help="Sweep over comma-separated values."),
@@ -55,7 +54,7 @@ def _takes_overrides(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _compose(
+def composed(
     overrides: Sequence[str],
     multirun: bool,
     config_dir: Path | None,
@@ -71,7 +70,7 @@ def _compose(
 
 
 @click.command()
-@_takes_overrides
+@takes_overrides
 @click.option("--no-table", is_flag=True, help="Only compute and store; print no table.")
 @click.pass_context
 def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
@@ -82,7 +81,7 @@ def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
     prognobench run -m model=vit,cnn strategy=full,lora seed=1,2,3
     prognobench run -m +experiment=embedded
     """
-    configs = _compose(**composing, run_job=_run_job)
+    configs = composed(**composing, run_job=_run_job)
     if not configs:
         return
     from prognobench.runner import run as run_all
@@ -169,7 +168,7 @@ def list_(what: str | None, config_dir: Path | None) -> None:
 
 
 @click.command()
-@_takes_overrides
+@takes_overrides
 def plan(**composing: Any) -> None:
     """Say what a run or sweep would do and cost, from a short measurement; nothing is stored.
 
@@ -177,7 +176,7 @@ def plan(**composing: Any) -> None:
     prognobench plan -m +experiment=embedded
     prognobench plan -m model=vit,cnn strategy=full,lora train=study
     """
-    configs = _compose(**composing)
+    configs = composed(**composing)
     from prognobench.planning import plan as plan_all
 
     with console.progress_bars() as progress:
@@ -197,74 +196,6 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:,.1f} {unit}"
     return f"{seconds:,.0f} seconds"
-
-
-@click.group()
-def data() -> None:
-    """Audit a dataset; decode its images ahead."""
-
-
-@data.command()
-@_takes_overrides
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-@click.option(
-    "--csv", "folder", type=FOLDER, help="Also write the tables and the folds as CSV here."
-)
-def check(as_json: bool, folder: Path | None, **composing: Any) -> None:
-    """Look for leaks, duplicates, broken images and shortcuts before a model finds them.
-
-    \b
-    prognobench data check dataset=cxr_icu dataset.root=covid-chestxray
-    prognobench data check dataset=table dataset.table=cohort.csv dataset.images=films \\
-        dataset.label=outcome dataset.positive=dead
-    """
-    from prognobench.folds import export_folds
-    from prognobench.preparation import Workspace
-
-    configs = _compose(**composing)
-    documents = []
-    for number, config in enumerate(configs, 1):
-        with console.progress_bars() as progress:
-            workspace = Workspace(progress)
-            found = workspace.full_audit(config)
-        if folder is not None:
-            home = folder / str(number) if len(configs) > 1 else folder
-            folds = export_folds(workspace.folds(config), workspace.cohort(config))
-            for title, frame in {**found.tables, "folds": folds}.items():
-                file = home / f"{found.cohort}-{title.replace(' ', '-')}.csv"
-                write_table(file, frame)
-                console.say(f"written: {file}")
-        if as_json:
-            documents.append(found.to_json())
-            continue
-        for title, frame in found.sections():
-            console.print_frame(frame, f"{found.cohort}: {title}", most=20)
-        for note in found.notes:
-            console.say(note)
-        for sentence in (*found.duplicates, *found.leaks):
-            console.warn(sentence)
-        if not (found.duplicates or found.leaks):
-            console.say("no leaks and no repeated films were found")
-    if documents:
-        print(json.dumps(documents if len(configs) > 1 else documents[0], indent=2))
-
-
-@data.command()
-@_takes_overrides
-def prepare(**composing: Any) -> None:
-    """Decode a dataset's images into the pixel cache, as the chosen models need them.
-
-    \b
-    prognobench data prepare dataset=cxr_icu dataset.root=covid-chestxray model=resnet18
-    """
-    from prognobench.preparation import Workspace
-
-    configs = _compose(**composing)
-    with console.progress_bars() as progress:
-        workspace = Workspace(progress)
-        for config in configs:
-            shape = workspace.pixels(config).array.shape
-            console.say(f"{config.dataset.name} for {config.model.name}: {shape[0]:,} images ready")
 
 
 @click.command()

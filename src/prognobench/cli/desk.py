@@ -1,0 +1,94 @@
+"""Commands about a dataset alone: what is wrong with it, and its images made ready."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prognobench.cli import console
+from prognobench.cli.computing import FOLDER, composed, takes_overrides
+from prognobench.files import write_table
+
+if TYPE_CHECKING:
+    from prognobench.audit import Audit
+    from prognobench.records import Cohort, Fold
+
+
+@click.group()
+def data() -> None:
+    """Audit a dataset; decode its images ahead."""
+
+
+@data.command()
+@takes_overrides
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option(
+    "--csv", "folder", type=FOLDER, help="Also write the tables and the folds as CSV here."
+)
+def check(as_json: bool, folder: Path | None, **composing: Any) -> None:
+    """Look for leaks, duplicates, broken images and shortcuts before a model finds them.
+
+    \b
+    prognobench data check dataset=cxr_icu dataset.root=covid-chestxray
+    prognobench data check dataset=table dataset.table=cohort.csv dataset.images=films \\
+        dataset.label=outcome dataset.positive=dead
+    """
+    from prognobench.preparation import Workspace
+
+    configs = composed(**composing)
+    documents = []
+    for number, config in enumerate(configs, 1):
+        with console.progress_bars() as progress:
+            workspace = Workspace(progress)
+            found = workspace.full_audit(config)
+        if folder is not None:
+            home = folder / str(number) if len(configs) > 1 else folder
+            _write_tables(home, found, workspace.folds(config), workspace.cohort(config))
+        if as_json:
+            documents.append(found.to_json())
+            continue
+        for title, frame in found.sections():
+            console.print_frame(frame, f"{found.cohort}: {title}", most=20)
+        for note in found.notes:
+            console.say(note)
+        for sentence in (*found.duplicates, *found.leaks):
+            console.warn(sentence)
+        if not (found.duplicates or found.leaks):
+            console.say("no leaks and no repeated films were found")
+    if documents:
+        print(json.dumps(documents if len(configs) > 1 else documents[0], indent=2))
+
+
+def _write_tables(folder: Path, found: Audit, folds: Sequence[Fold], cohort: Cohort) -> None:
+    """Write what was found, the folds, and all that was left out."""
+    from prognobench.folds import export_folds
+
+    tables = {**found.tables, "folds": export_folds(folds, cohort)}
+    if cohort.exclusions is not None:
+        tables["every exclusion"] = cohort.exclusions
+    for title, frame in tables.items():
+        file = folder / f"{found.cohort}-{title.replace(' ', '-')}.csv"
+        write_table(file, frame)
+        console.say(f"written: {file}")
+
+
+@data.command()
+@takes_overrides
+def prepare(**composing: Any) -> None:
+    """Decode a dataset's images into the pixel cache, as the chosen models need them.
+
+    \b
+    prognobench data prepare dataset=cxr_icu dataset.root=covid-chestxray model=resnet18
+    """
+    from prognobench.preparation import Workspace
+
+    configs = composed(**composing)
+    with console.progress_bars() as progress:
+        workspace = Workspace(progress)
+        for config in configs:
+            shape = workspace.pixels(config).array.shape
+            console.say(f"{config.dataset.name} for {config.model.name}: {shape[0]:,} images ready")
