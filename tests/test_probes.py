@@ -281,6 +281,16 @@ def test_exact_heads_agree_with_scikit_learn(task, features, classes, standardis
     )
 
 
+def test_regressions_that_are_not_solved_are_told(task, features):
+    scales = np.logspace(0, 5, WIDTHS["last1"], dtype=np.float32)
+    noise = np.random.default_rng(0).normal(size=(N, WIDTHS["last1"])).astype(np.float32)
+    far = {**features, "last1": noise * scales + 1000}
+    probe = Probe(taps=("last1",), strengths=(100.0,), standardise=False)
+
+    with pytest.warns(UserWarning, match="1 of 1 logistic regressions are not solved"):
+        fit_probes([replace(task(probe=probe), features=far)])
+
+
 def test_exact_heads_solved_together_are_those_solved_one_by_one(task):
     probe = Probe(taps=("last1", "last4"), strengths=(1e-3, 0.1, 10.0), standardise=True)
     tasks = [task(i, probe=probe, fold=fold(i, size)) for i, size in enumerate((72, 70, 8, 5))]

@@ -110,9 +110,10 @@ def test_a_backbone_that_gives_no_numbers_gives_no_predictions(
     monkeypatch.setattr(sources, "_masters", OrderedDict())
     results, cache = (place.partition("=")[2] for place in here)
     # A cache of its own: other tests must not find what broken weights give.
-    sweep = ("model=vit", f"strategy={strategy}", f"train.monitor={monitor}", here[0])
-    (outcome,) = run_sweep(*sweep, f"paths.cache={results}_{Path(cache).name}")
+    sweep = ("model=vit", f"strategy={strategy},prior", f"train.monitor={monitor}", here[0])
+    outcome, baseline = run_sweep(*sweep, f"paths.cache={results}_{Path(cache).name}")
 
+    assert len(baseline.computed) == 3
     assert not outcome.computed
     assert len(outcome.failed) == 3
     assert all("finite" in said or "nan" in said for said in outcome.failed.values())

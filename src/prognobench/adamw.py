@@ -43,12 +43,10 @@ class HeadsAdamW:
         self._first, self._second, self._move = (torch.zeros_like(weights) for _ in range(3))
         self._count = torch.zeros((), device=weights.device)
         self.averages = torch.zeros_like(weights) if recipe.ema else weights
-        self._steps = 0
 
     @torch.no_grad()
     def step(self, slopes: Tensor, rates: Tensor) -> None:
         """Apply gradients, which it may change, at rates ``(parts, taps, heads)``."""
-        self._steps += 1
         self._clip(slopes)
         # From zero and at a rate of 1, what AdamW makes of its parameters is the move itself. (By
         # its function: the class imports torch's compiler, a second of a short command.)
@@ -74,7 +72,8 @@ class HeadsAdamW:
         self.weights.addcmul_(self._move, spread)
         self._move.zero_()
         if self.recipe.ema:
-            decay = min(self.recipe.ema, (1 + self._steps) / (10 + self._steps))
+            steps = int(self._count)
+            decay = min(self.recipe.ema, (1 + steps) / (10 + steps))
             self.averages.lerp_(self.weights, 1 - decay)
 
     def _clip(self, slopes: Tensor) -> None:

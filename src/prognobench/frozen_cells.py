@@ -37,22 +37,22 @@ def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.
         for run in runs
     }
     cells = [(run, fold) for run in runs for fold in _applicable(run, specs[run.key])]
-    if not cells:
-        return
+    images = {key for key, s in specs.items() if isinstance(s, Probe) or reads_features(s)}
+    features, backbone = [Features()], 0
+    shared: dict[str, Any] = {}
     try:
-        start = time.perf_counter()
-        features = _features(runs[0], specs.values(), workspace, device)
-        _require_finite(features)
-        shared: dict[str, Any] = {"seconds_embedding_shared": time.perf_counter() - start}
-        images = any(isinstance(s, Probe) or reads_features(s) for s in specs.values())
-        if images:
+        if any(run.key in images for run, _ in cells):
+            start = time.perf_counter()
+            features = _features(runs[0], specs.values(), workspace, device)
+            _require_finite(features)
+            shared["seconds_embedding_shared"] = time.perf_counter() - start
             shared["precision_features"] = resolve_precision(runs[0].config.train.precision, device)
-        cache = runs[0].config.paths.cache
-        backbone = backbone_facts(runs[0].source, cache).parameters if images else 0
+            backbone = backbone_facts(runs[0].source, runs[0].config.paths.cache).parameters
     except Exception as error:
         for run, fold in cells:
-            run.folder.write_failure(fold.name, error)
-        return
+            if run.key in images:
+                run.folder.write_failure(fold.name, error)
+        features, cells = [Features()], [cell for cell in cells if cell[0].key not in images]
     tasks = [_task(run, fold, specs[run.key], features) for run, fold in cells]
     for i, result in _fit(tasks):
         run, fold = cells[i]

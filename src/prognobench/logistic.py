@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from prognobench.head_inputs import EPSILON
 from prognobench.heads import Part
 from prognobench.lbfgs import minimise
 from prognobench.losses.objective import objective, stacked_terms
@@ -140,7 +141,7 @@ def _span(train: Tensor, standardise: bool) -> Span:
     mean, deviation = torch.zeros_like(train[0]), torch.ones_like(train[0])
     if standardise:
         mean, deviation = train.mean(0), train.std(0, correction=0)
-        deviation[deviation < 1e-8] = 1
+        deviation[deviation < EPSILON] = 1
     if len(train) >= train.shape[1]:
         return Span(mean, deviation, None)
     scaled = (train - mean) / deviation
