@@ -100,7 +100,7 @@ def test_names_are_text_and_no_formulas_or_tags(drawn):
 
 def test_files_for_papers(drawn, tmp_path):
     figure = find(drawn, "confusion")
-    files = list(save([figure], tmp_path))
+    files = save([figure], tmp_path)
     assert [path.suffix for path in files] == [".svg", ".png", ".pdf"]
     assert Image.open(BytesIO(files[1].read_bytes())).size[0] > 400
     assert files[2].read_bytes().startswith(b"%PDF")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 from sklearn.datasets import make_moons
 from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
@@ -14,8 +17,23 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from prognobench.analysis.evaluation import Measure
-from prognobench.analysis.intervals import Panel, Repetition, Resampling, bootstrap, draw_weights
-from prognobench.analysis.stats import bayesian_t, corrected_p, corrected_t, delong, holm, mcnemar
+from prognobench.analysis.intervals import (
+    Panel,
+    Repetition,
+    Resampling,
+    bootstrap,
+    draw_weights,
+    quantiles,
+)
+from prognobench.analysis.stats import (
+    bayesian_t,
+    corrected_p,
+    corrected_t,
+    delong,
+    holm,
+    mcnemar,
+    wilson,
+)
 from prognobench.metrics.metric import find_metric
 
 
@@ -83,6 +101,28 @@ def test_mcnemar_agrees_with_statsmodels():
     found = mcnemar(first, second)
     assert found.p == pytest.approx(expected.pvalue)
     assert found.low < found.value < found.high
+
+
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilsons_interval_agrees_with_scipy(counts):
+    low, high = wilson(*counts)
+    ends = stats.binomtest(*counts).proportion_ci(0.95, "wilson")
+    assert (low, high) == pytest.approx(ends, abs=1e-14)
+
+
+def test_quantiles_agree_with_numpy_whatever_is_undefined():
+    rng = np.random.default_rng(0)
+    for rows, lost in itertools.product((1, 2, 7, 200), (0.0, 0.2, 0.9)):
+        drawn = rng.normal(size=(rows, 30)).round(1)
+        drawn[rng.random(drawn.shape) < lost] = np.nan
+        drawn[:, 0] = np.nan
+        shares = np.sort(rng.random((2, 30)), axis=0)
+        shares[:, 1] = 0, 1
+        ends = quantiles(drawn, shares)
+        for column in range(30):
+            known = drawn[:, column][~np.isnan(drawn[:, column])]
+            wanted = np.quantile(known, shares[:, column]) if len(known) else (np.nan, np.nan)
+            assert np.array_equal((ends[0][column], ends[1][column]), wanted, equal_nan=True)
 
 
 def test_newcombes_interval_of_his_example():

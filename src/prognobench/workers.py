@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 Job = TypeVar("Job")
 Done = TypeVar("Done")
+
+MOST_BESIDE = 3
+"""Processes beside this one: each takes as long to start as a dozen figures to draw."""
 
 
 def shared_out(
@@ -35,3 +41,64 @@ def shared_out(
     )
     results: Generator[Done] = parallel(delayed(work)(job) for job in jobs)
     return results
+
+
+class Beside(Generic[Job, Done]):
+    """Work that other processes begin while this one still makes the jobs.
+
+    The processes start at once and end with the context. Without a second processor, or where a
+    process dies, this one does the work. Jobs and results are pickled.
+    """
+
+    def __init__(self, work: Callable[[Job], Done]) -> None:
+        from joblib import cpu_count
+        from joblib.externals.loky import ProcessPoolExecutor
+
+        self._work = work
+        self._jobs: list[Job] = []
+        self._begun: list[Future[Done] | None] = []
+        others = min(cpu_count() - 1, MOST_BESIDE)
+        self._executor = ProcessPoolExecutor(max_workers=others) if others else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._executor is not None:
+            for future in self._begun:
+                if future is not None:
+                    future.cancel()
+            # Not by killing: loky stumbles over what was cancelled, and leaves the processes.
+            self._executor.shutdown()
+
+    def prepare(self, ahead: Callable[[], object]) -> None:
+        """Have a process do this before its first job, such as imports."""
+        if self._executor is not None:
+            self._executor.submit(ahead)
+
+    def add(self, job: Job) -> None:
+        """Begin a job as soon as a process is free."""
+        self._jobs.append(job)
+        self._begun.append(self._executor and self._executor.submit(self._work, job))
+
+    def finish(self) -> list[Done]:
+        """Return what came of each job, in their order; do here what no process has begun."""
+        done: dict[int, Done] = {}
+        for number in reversed(range(len(self._jobs))):
+            future = self._begun[number]
+            if future is None or future.cancel():
+                done[number] = self._work(self._jobs[number])
+        for number in range(len(self._jobs)):
+            if number not in done:
+                done[number] = self._result(number)
+        return [done[number] for number in range(len(self._jobs))]
+
+    def _result(self, number: int) -> Done:
+        from concurrent.futures import BrokenExecutor
+
+        future = self._begun[number]
+        assert future is not None
+        try:
+            return future.result()
+        except BrokenExecutor:
+            return self._work(self._jobs[number])

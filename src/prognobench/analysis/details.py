@@ -10,9 +10,16 @@ import numpy as np
 from prognobench.analysis.closeups import Chosen
 from prognobench.analysis.drawing import confusion, curves, forest, reliability, unit_square
 from prognobench.analysis.evaluation import HALF, NO_THRESHOLD, VALIDATION, Measure
-from prognobench.analysis.intervals import Panel, Resampling, bootstrap, draw_weights, within
+from prognobench.analysis.intervals import (
+    Panel,
+    Resampling,
+    bootstrap,
+    draw_weights,
+    interval_ends,
+    within,
+)
 from prognobench.analysis.plots import Figure
-from prognobench.analysis.stats import CONFIDENCE
+from prognobench.analysis.stats import wilson
 from prognobench.analysis.subgroups import groupable, subgroups
 from prognobench.errors import StoreError
 from prognobench.metrics.metric import Metric, find_metric
@@ -57,7 +64,7 @@ def _bands(panel: Panel, line: Callable[[Ranking], Floats]) -> dict[str, Floats]
     )
     sample = Sample.of(first.labels, first.scores, weights=weights[:, first.patient])
     drawn = line(sample.ranking(1))
-    low, high = np.nanquantile(drawn[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
+    low, high = interval_ends(drawn[0], drawn[1:])
     return {"y": drawn[0], "low": low, "high": high}
 
 
@@ -130,7 +137,6 @@ def _value(panel: Panel, name: str) -> float:
 def calibration(chosen: Chosen) -> Figure:
     """Observed rate against forecast in bins of equally many patients."""
     import pandas as pd
-    from scipy.stats import binomtest
 
     rows = []
     for name, panel in chosen.panels.items():
@@ -138,9 +144,9 @@ def calibration(chosen: Chosen) -> Figure:
         order = np.argsort(first.scores[:, 1], kind="stable")
         for part in np.array_split(order, min(BINS, max(1, len(order) // 10))):
             events, n = int((first.labels[part] == 1).sum()), len(part)
-            ends = binomtest(events, n).proportion_ci(CONFIDENCE, "wilson")
+            low, high = wilson(events, n)
             forecast = float(first.scores[part, 1].mean())
-            rows.append((name, forecast, events / n, ends.low, ends.high, n))
+            rows.append((name, forecast, events / n, float(low), float(high), n))
     best = chosen.series[0]
     slope = _value(chosen.panels[best], "calibration_slope")
     return chosen.figure(
@@ -164,8 +170,9 @@ def decision_curve(chosen: Chosen) -> Figure:
         axes = ("curves", len(panel.strata))
         weights = draw_weights(panel.strata, CURVE_RESAMPLES, axes)[:, first.patient]
         drawn = weights @ worth / weights.sum(axis=1, keepdims=True)
-        low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
-        lines[name] = {"x": THRESHOLDS, "y": worth.mean(axis=0), "low": low, "high": high}
+        mean = worth.mean(axis=0)
+        low, high = interval_ends(mean, drawn)
+        lines[name] = {"x": THRESHOLDS, "y": mean, "low": low, "high": high}
     prevalence = float((chosen.panels[chosen.series[0]].strata == 1).mean())
     everybody = prevalence - (1 - prevalence) * THRESHOLDS / (1 - THRESHOLDS)
     shown = everybody > -0.05

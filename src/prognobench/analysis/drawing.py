@@ -38,7 +38,8 @@ def heat_map(axes: Axes, data: pd.DataFrame) -> None:
         dark = cell["value"] < (low + high) / 2
         colour = ("white" if dark else "black") if np.isfinite(cell["value"]) else INK
         at = columns.index(cell["column"]), rows.index(cell["row"])
-        axes.text(*at, cell["text"], ha="center", va="center", color=colour, size=7)
+        text = axes.text(*at, cell["text"], ha="center", va="center", color=colour, size=7)
+        text.set_in_layout(False)  # measured for nothing: it lies inside the axes
     axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0)
@@ -127,15 +128,16 @@ def trade_off(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
         from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
         for number, (name, part, style) in enumerate(_series(data)):
-            axes.scatter(
+            axes.plot(
                 part["x"],
                 part["y"],
                 color=style["color"],
                 label=name,
-                s=22,
+                linestyle="none",
                 marker=MARKERS[number % len(MARKERS)],
+                markersize=4.7,
                 alpha=0.8,
-                linewidths=0,
+                markeredgewidth=0,
             )
         front = data[data["front"]].sort_values("x")
         axes.plot(front["x"], front["y"], color=FAINT, linewidth=1, zorder=0)

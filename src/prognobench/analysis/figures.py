@@ -231,7 +231,7 @@ def differences(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Iterator
 def _fold_scores(scored: Scored, own: pd.DataFrame) -> pd.DataFrame:
     first = own.iloc[0]
     scores = scored.scores
-    for name in (*CONTEXT, "metric", "threshold", "level"):
+    for name in ("metric", "threshold", "level", *CONTEXT):  # the rarest first
         scores = scores[scores[name] == first[name]]
     scores = scores[scores["fold"].notna() & (scores["subgroup"] == "")]
     keys = own[list(CHOICES)].assign(key=own["keys"].str.split()).explode("key")

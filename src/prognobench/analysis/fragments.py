@@ -43,11 +43,8 @@ def best_first(table: Table, metric: Metric) -> Table:
     return replace(table, rows=(*ordered, *table.rows[competing:]))
 
 
-def figure_fragment(figure: Figure) -> str:
-    """A figure with its words, its data and the command that makes it."""
-    svg = figure.inline().replace(
-        "<svg ", f'<svg role="img" aria-label="{escape(figure.alt, quote=True)}" ', 1
-    )
+def figure_fragment(figure: Figure, svg: str) -> str:
+    """A figure with its words, its data and the command that makes it, around ``svg``."""
     data = base64.b64encode(figure.data.to_csv(index=False, float_format="%.5g").encode()).decode()
     title = figure.title + (f" ({SYNTHETIC})" if figure.synthetic else "")
     wide = " class=wide" if figure.size[0] > WIDE else ""

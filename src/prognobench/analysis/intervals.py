@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -208,7 +209,15 @@ def draw_weights(
     axes
         Of the random numbers: the same axes give the same resamples to every run.
     """
+    return _drawn(tuple(strata.tolist()), resamples, tuple(axes), stratified)
+
+
+@lru_cache(maxsize=1)  # one figure asks for the same resamples of each of its series
+def _drawn(
+    classes: tuple[int, ...], resamples: int, axes: tuple[Axis, ...], stratified: bool
+) -> NDArray[np.float64]:
     rng = generator("bootstrap", *axes)
+    strata = np.array(classes)
     weights = np.zeros((resamples, len(strata)))
     groups = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
     for group in groups if stratified else [np.arange(len(strata))]:
@@ -217,6 +226,7 @@ def draw_weights(
         drawn += (np.arange(resamples, dtype=np.int32) * size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=resamples * size)
         weights[:, group] = counts.reshape(resamples, size)
+    weights.flags.writeable = False
     return weights
 
 
@@ -274,11 +284,15 @@ def quantiles(
     drawn: NDArray[np.float64], shares: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Low and high quantile of each column; resamples without a value are left out."""
-    ends = np.full(shares.shape, np.nan)
-    for column, values in enumerate(drawn.T):
-        known = values[~np.isnan(values)]
-        if len(known) and not np.isnan(shares[:, column]).any():
-            ends[:, column] = np.quantile(known, shares[:, column])
+    ordered = np.sort(drawn, axis=0)  # NaN comes last
+    known = (~np.isnan(drawn)).sum(axis=0)
+    place = shares * np.maximum(known - 1, 0)
+    below = np.nan_to_num(np.floor(place)).astype(np.intp)
+    low = np.take_along_axis(ordered, below, axis=0)
+    high = np.take_along_axis(ordered, np.minimum(below + 1, np.maximum(known - 1, 0)), axis=0)
+    part = place - below
+    # From the nearer end, as NumPy does: exact where both ends are equal.
+    ends = np.where(part < 0.5, low + (high - low) * part, high - (high - low) * (1 - part))
     return ends[0], ends[1]
 
 
@@ -288,7 +302,7 @@ def _bca(
     drawn: NDArray[np.float64],
     shares: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    from scipy.stats import norm
+    from scipy.special import ndtr, ndtri
 
     centred = np.nanmean(left_out, axis=0) - left_out
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -296,6 +310,6 @@ def _bca(
         known = ~np.isnan(drawn)
         counts = (drawn < value).sum(axis=0) + (drawn == value).sum(axis=0) / 2
         below = counts / known.sum(axis=0)
-        bias = norm.ppf(below)
-        shifted = bias + norm.ppf(shares)
-        return np.asarray(norm.cdf(bias + shifted / (1 - skew * shifted)))
+        bias = ndtri(below)
+        shifted = bias + ndtri(shares)
+        return np.asarray(ndtr(bias + shifted / (1 - skew * shifted)))

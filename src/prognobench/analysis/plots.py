@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prognobench.analysis.drawing import FAINT, INK
 from prognobench.files import write_bytes, write_table
+from prognobench.workers import shared_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +48,9 @@ STYLE: dict[str, Any] = {
     "text.parse_math": False,
     "pdf.fonttype": 42,
 }
+
+SOME = 4
+"""Figures that are drawn as files sooner than processes start."""
 
 FORMATS = ("svg", "png", "pdf")
 
@@ -86,6 +93,9 @@ class Figure:
             canvas = Canvas(figsize=self.size)
             axes = canvas.subplots()
             self.draw(axes, self.data)
+            for axis in (axes.xaxis, axes.yaxis):
+                if not axis.get_label_text():
+                    axis.set_label_coords(0, 0)  # or its place is sought below all tick labels
             if self.synthetic:
                 canvas.suptitle("synthetic films", x=0.995, ha="right", size=7, color=FAINT)
             stream = io.BytesIO()
@@ -104,19 +114,38 @@ class Figure:
         return stream.getvalue()
 
     def inline(self) -> str:
-        """Return the SVG for a page: text in the page's colour, no id twice on the page."""
+        """Return the SVG for a page: said in words, in the page's colour, no id twice on it."""
         text = self.render("svg").decode()
         text = text[text.index("<svg") :].replace(INK, "currentColor")
         used = set(re.findall(r"#([\w-]+)[\")]", text))
         text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text)
-        return re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+        text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+        said = f'<svg role="img" aria-label="{escape(self.alt, quote=True)}" '
+        return text.replace("<svg ", said, 1)
 
 
-def save(figures: Sequence[Figure], folder: Path) -> Iterator[Path]:
-    """Write each figure as SVG, PNG and PDF, and its data as CSV."""
-    for figure in figures:
-        write_table(folder / f"{figure.name}.csv", figure.data)
-        for kind in FORMATS:
-            path = folder / f"{figure.name}.{kind}"
-            write_bytes(path, figure.render(kind))
-            yield path
+def load() -> None:
+    """Import what drawing takes, and never look for garbage in it."""
+    import gc
+
+    for name in ("matplotlib.figure", "matplotlib.backends.backend_svg", "pandas"):
+        import_module(name)
+    gc.freeze()
+
+
+def save(figures: Sequence[Figure], folder: Path) -> list[Path]:
+    """Write each figure as SVG, PNG and PDF, and its data as CSV; return where they are."""
+    separate = len(figures) > SOME
+    return [
+        path
+        for written in shared_out(partial(_save, folder), figures, separate=separate)
+        for path in written
+    ]
+
+
+def _save(folder: Path, figure: Figure) -> list[Path]:
+    write_table(folder / f"{figure.name}.csv", figure.data)
+    paths = [folder / f"{figure.name}.{kind}" for kind in FORMATS]
+    for path, kind in zip(paths, FORMATS, strict=True):
+        write_bytes(path, figure.render(kind))
+    return paths

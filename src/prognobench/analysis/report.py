@@ -26,7 +26,7 @@ from prognobench.analysis.fragments import best_first, claim_fragment, figure_fr
 from prognobench.analysis.headline import headline
 from prognobench.analysis.inventory import datasets, models, strategies, unfinished
 from prognobench.analysis.listings import efficiency, rank_table, wins_table
-from prognobench.analysis.plots import Figure, save
+from prognobench.analysis.plots import Figure, load, save
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.ranks import rank
 from prognobench.analysis.render import html_tables
@@ -34,6 +34,7 @@ from prognobench.analysis.scored import Scored, read_scores
 from prognobench.analysis.tables import SYNTHETIC, lay_out, remarks
 from prognobench.files import read_json, write_text
 from prognobench.metrics.metric import Metric, find_metric
+from prognobench.workers import Beside
 
 METRICS = ("mcc", "average_precision", "roc_auc", "balanced_accuracy", "brier")
 """Columns of the headline table; the first is the page's own metric unless another is asked for."""
@@ -72,17 +73,20 @@ def report(
     found = find_metric(metric)
     say = progress or (lambda label, done, total: None)
     say("report", 0, STEPS)
-    scored = read_scores(results)
-    say("report", 1, STEPS)
-    page = _Page(results, scored, found)
-    sections = []
-    for number, (name, title, html) in enumerate(page.sections()):
-        sections.append((name, title, html))
-        say("report", 2 + number, STEPS)
+    with Beside(Figure.inline) as studio:
+        studio.prepare(load)
+        scored = read_scores(results)
+        say("report", 1, STEPS)
+        page = _Page(results, scored, found, studio)
+        sections = []
+        for number, (name, title, html) in enumerate(page.sections()):
+            sections.append((name, title, html))
+            say("report", 2 + number, STEPS)
+        drawn = studio.finish()
     out = out or results / "report.html"
-    write_text(out, page.whole([section for section in sections if section[2]]))
+    write_text(out, page.whole([section for section in sections if section[2]], drawn))
     if figures:
-        list(save(page.figures, results / "figures"))
+        save(page.figures, results / "figures")
     say("report", STEPS, STEPS)
     return out
 
@@ -90,8 +94,10 @@ def report(
 class _Page:
     """The sections of the page, and the figures that they show."""
 
-    def __init__(self, results: Path, scored: Scored, metric: Metric) -> None:
-        self.results, self.scored, self.metric = results, scored, metric
+    def __init__(
+        self, results: Path, scored: Scored, metric: Metric, studio: Beside[Figure, str]
+    ) -> None:
+        self.results, self.scored, self.metric, self.studio = results, scored, metric, studio
         self.metrics = list(dict.fromkeys([metric.name, *METRICS]))
         self.cells = aggregate(scored, Selection(self.metrics))
         self.notes = remarks(scored, self.cells)
@@ -194,13 +200,16 @@ class _Page:
     # -------------------------------------------------------------- pieces
 
     def _grid(self, figures: Iterable[Figure]) -> str:
-        drawn = list(figures)
-        self.figures += drawn
-        cards = "".join(map(figure_fragment, drawn))
-        return f'<div class="figures">{cards}</div>' if cards else ""
+        cards = []
+        for figure in figures:
+            self.studio.add(figure)
+            # Text on the page is escaped: nothing but this is a comment.
+            cards.append(figure_fragment(figure, f"<!--{len(self.figures)}-->"))
+            self.figures.append(figure)
+        return f'<div class="figures">{"".join(cards)}</div>' if cards else ""
 
-    def whole(self, sections: Sequence[tuple[str, str, str]]) -> str:
-        """Return the page."""
+    def whole(self, sections: Sequence[tuple[str, str, str]], drawn: Sequence[str]) -> str:
+        """Return the page, with each figure in its place."""
         runs = self.scored.runs[self.scored.runs["model"] != ORACLE]
         facts = {
             "datasets": runs["dataset"].nunique(),
@@ -218,6 +227,10 @@ class _Page:
         lead += "".join(f'<p class="notice">{escape(note)}</p>' for note in self.notes)
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         page = _part("page.html")
+        body = "".join(
+            f'<section id="{name}"><h2>{title}</h2>{html}</section>'
+            for name, title, html in sections
+        )
         values = {
             "@title": "prognobench report",
             "@style": _part("page.css"),
@@ -225,10 +238,7 @@ class _Page:
             "@contents": "".join(f'<li><a href="#{n}">{t}</a></li>' for n, t, _ in sections),
             "@foot": f"Made by prognobench {escape(', '.join(self.scored.versions))} on {now}.",
             "@script": _part("page.js"),
-            "@body": "".join(
-                f'<section id="{name}"><h2>{title}</h2>{html}</section>'
-                for name, title, html in sections
-            ),
+            "@body": re.sub("<!--([0-9]+)-->", lambda found: drawn[int(found[1])], body),
         }
         # One pass: what stands in a value is never taken for a place.
         return re.sub("|".join(values), lambda found: values[found[0]], page)

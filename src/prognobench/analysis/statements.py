@@ -66,8 +66,10 @@ def read_claims(file: Path) -> ClaimFile:
     import yaml
     from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
+    # The same loader in C, where PyYAML was built with it.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        written = yaml.safe_load(file.read_text(encoding="utf-8"))
+        written = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     strict = ConfigDict(extra="forbid")

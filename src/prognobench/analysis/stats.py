@@ -84,6 +84,27 @@ def corrected_p(differences: NDArray[np.float64], test_share: float) -> NDArray[
     return np.where(n < 2, np.nan, np.where(error < TINY, certain, p))
 
 
+def wilson(
+    events: ArrayLike, n: ArrayLike, confidence: float = CONFIDENCE
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Low and high ends of the score interval of a proportion (Wilson 1927); NaN without trials.
+
+    Parameters
+    ----------
+    events, n
+        Of one shape: how often it happened, of how many.
+    """
+    from scipy.special import ndtri
+
+    events, n = np.asarray(events, float), np.asarray(n, float)
+    z = ndtri((1 + confidence) / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = events / n
+        centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+        reach = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return np.maximum(centre - reach, 0.0), np.minimum(centre + reach, 1.0)
+
+
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Difference:
     """Exact test whether two classifiers are right equally often (McNemar 1947).
 
@@ -108,18 +129,13 @@ def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Difference:
 
 
 def _newcombe(both: int, a: int, b: int, neither: int) -> tuple[float, float]:
-    from scipy import stats
-
     n = both + a + b + neither
-    intervals = [
-        stats.binomtest(count, n).proportion_ci(CONFIDENCE, "wilson")
-        for count in (both + a, both + b)
-    ]
+    low, high = wilson([both + a, both + b], [n, n])
     first, second = (both + a) / n, (both + b) / n
     product = (both + a) * (b + neither) * (both + b) * (a + neither)
     phi = (both * neither - a * b) / np.sqrt(product) if product else 0.0
-    low1, high1 = first - intervals[0].low, intervals[0].high - first
-    low2, high2 = second - intervals[1].low, intervals[1].high - second
+    low1, high1 = first - low[0], high[0] - first
+    low2, high2 = second - low[1], high[1] - second
     below = np.sqrt(low1**2 - 2 * phi * low1 * high2 + high2**2)
     above = np.sqrt(high1**2 - 2 * phi * high1 * low2 + low2**2)
     return float(first - second - below), float(first - second + above)
