@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,6 +18,9 @@ EPSILON = 1e-8
 
 SMALL, LARGEST_TOGETHER = 2**19, 2**22
 """Numbers: validation parts below the first are looked at together, as many as the second holds."""
+
+MOST_FILLED = 1.5
+"""By so much parts that are looked at together may differ in size."""
 
 
 class Scaling(NamedTuple):
@@ -98,33 +102,56 @@ def _place(narrow: Sequence[Tensor], wide: Sequence[Tensor]) -> int | None:
     return None
 
 
+class Together(NamedTuple):
+    """Parts whose images are looked at together.
+
+    Attributes
+    ----------
+    members
+        Numbers of the parts.
+    rows, mask
+        ``(parts, images)``, or ``(1, images)`` where all have the same; 0 in ``mask`` fills up a
+        smaller part.
+    """
+
+    members: Tensor
+    rows: Tensor
+    mask: Tensor
+
+
 def looked_at_together(
     parts: Sequence[NDArray[np.intp]], columns: int, device: torch.device
-) -> list[tuple[Tensor, Tensor]]:
-    """Group parts by their rows: those that have the same ones, and small ones of a size.
-
-    Returns
-    -------
-    Of each group the rows, ``(1, images)`` or ``(parts, images)``, and the numbers of its parts.
-    """
+) -> list[Together]:
+    """Group parts that have the same rows, and small ones of much the same size."""
     sharing: dict[bytes, list[int]] = {}
     for i, rows in enumerate(parts):
         sharing.setdefault(rows.tobytes(), []).append(i)
-    groups, small = [], dict[int, list[int]]()
+    groups, small = [], list[int]()
     for members in sharing.values():
-        size = len(parts[members[0]])
-        if len(members) > 1 or size * columns > SMALL:
-            groups.append((members[:1], members))
+        if len(members) > 1 or len(parts[members[0]]) * columns > SMALL:
+            groups.append(_filled(parts, members[:1], members, device))
         else:
-            small.setdefault(size, []).extend(members)
-    for size, members in small.items():
-        most = max(1, LARGEST_TOGETHER // max(1, size * columns))
-        chunks = [members[start : start + most] for start in range(0, len(members), most)]
-        groups += [(chunk, chunk) for chunk in chunks]
-    return [
-        (
-            torch.from_numpy(np.stack([parts[i] for i in which])).long().to(device),
-            torch.tensor(members, device=device),
-        )
-        for which, members in groups
-    ]
+            small += members
+    small.sort(key=lambda i: len(parts[i]))
+    start = 0
+    for end in range(1, len(small) + 1):
+        next_size = len(parts[small[end]]) if end < len(small) else math.inf
+        numbers = (end + 1 - start) * next_size * columns
+        if next_size > MOST_FILLED * len(parts[small[start]]) or numbers > LARGEST_TOGETHER:
+            chunk = small[start:end]
+            groups.append(_filled(parts, chunk, chunk, device))
+            start = end
+    return groups
+
+
+def _filled(
+    parts: Sequence[NDArray[np.intp]],
+    which: Sequence[int],
+    members: Sequence[int],
+    device: torch.device,
+) -> Together:
+    size = max(len(parts[i]) for i in which)
+    rows, mask = np.zeros((len(which), size), np.int64), np.zeros((len(which), size), np.float32)
+    for row, i in enumerate(which):
+        rows[row, : len(parts[i])], mask[row, : len(parts[i])] = parts[i], 1
+    return Together(*(torch.from_numpy(a).to(device) for a in (np.array(members), rows, mask)))

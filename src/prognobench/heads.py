@@ -175,29 +175,33 @@ class Heads:
         self.only: Batch | None = None
         validated = [part.validation for part in parts]
         self.validations = [
-            (rows, members, self.inputs.of_taps(self.inputs.gather(rows)))
-            for rows, members in looked_at_together(validated, self.inputs.columns, labels.device)
+            (members, Batch(self.inputs.of_taps(self.inputs.gather(rows)), rows, mask))
+            for members, rows, mask in looked_at_together(
+                validated, self.inputs.columns, labels.device
+            )
         ]
 
     # -------------------------------------------------------------- one step
 
     def gradients(self, batch: Batch) -> Tensor:
         """Compute every head's gradient on one batch, and return the losses."""
-        x, rows, mask = batch
-        products = self._products(x, self.weights).requires_grad_()
-        by_head = self._logits(products)
-        targets = self.labels[rows].unsqueeze(-1).expand(by_head.shape[:-1])
-        losses, weights = objective(by_head.flatten(1, 2), targets.flatten(1, 2), self.terms)
-        shown = mask.unsqueeze(-1)
-        mean = (losses.view_as(targets) * shown).sum(1) / (weights.view_as(targets) * shown).sum(1)
+        products = self._products(batch.inputs, self.weights).requires_grad_()
+        mean = self._losses(self._logits(products), batch, self.terms)
         (slope,) = torch.autograd.grad(mean.sum(), products)
         if vectors(self.classes) < self.classes:
             slope /= self.classes  # of one class's weights, not of what moves both
         slopes: list[Tensor] = []
-        for of_tap, x_tap in zip(slope.chunk(len(self.sizes), -1), x, strict=True):
+        for of_tap, x_tap in zip(slope.chunk(len(self.sizes), -1), batch.inputs, strict=True):
             slopes += [of_tap.mT @ x_tap, of_tap.sum(1).unsqueeze(-1)]
         self.slopes = torch.cat(slopes, -1)
         return mean.detach().view(self.shape)
+
+    def _losses(self, logits: Tensor, batch: Batch, terms: Terms) -> Tensor:
+        """Return the mean loss over a batch of each part's heads ``(parts, heads)``."""
+        targets = self.labels[batch.rows].unsqueeze(-1).expand(logits.shape[:-1])
+        losses, weights = objective(logits.flatten(1, 2), targets.flatten(1, 2), terms)
+        shown = batch.mask.unsqueeze(-1)
+        return (losses.view_as(targets) * shown).sum(1) / (weights.view_as(targets) * shown).sum(1)
 
     def _products(self, x: Sequence[Tensor], weights: Tensor) -> Tensor:
         """Return inputs times weights ``(parts, images, taps * heads * vectors)``."""
@@ -299,25 +303,24 @@ class Heads:
     def _validate(self, present: Tensor) -> tuple[Tensor, Tensor]:
         """Return loss and monitored quality of every head on its validation part."""
         losses, values = (self.labels.new_zeros(self.shape, dtype=torch.float32) for _ in range(2))
-        for rows, members, x in self.validations:
-            logits = self._logits(self._products(x, present[members]))
-            targets = self.labels[rows].unsqueeze(-1).expand(logits.shape[:-1])
-            terms = Terms(*(term[members] for term in self.terms))
-            each, weights = objective(logits.flatten(1, 2), targets.flatten(1, 2), terms)
-            loss = each.view_as(targets).sum(1) / weights.view_as(targets).sum(1)
+        for members, batch in self.validations:
+            logits = self._logits(self._products(batch.inputs, present[members]))
+            loss = self._losses(logits, batch, Terms(*(term[members] for term in self.terms)))
             losses[members] = loss.view(-1, *self.shape[1:])
-            values[members] = self._quality(loss, logits, rows).view(-1, *self.shape[1:])
+            values[members] = self._quality(loss, logits, batch).view(-1, *self.shape[1:])
         return losses, values
 
-    def _quality(self, loss: Tensor, logits: Tensor, rows: Tensor) -> Tensor:
+    def _quality(self, loss: Tensor, logits: Tensor, batch: Batch) -> Tensor:
         """Return the monitored value ``(parts, heads)``."""
         if self.recipe.monitor == "loss":
             return -loss
         probabilities = logits.double().softmax(-1).transpose(1, 2).cpu().numpy()
-        labels = self.labels[rows].expand(len(loss), -1).cpu().numpy()
+        labels = self.labels[batch.rows].expand(len(loss), -1).cpu().numpy()
+        sizes = batch.mask.sum(1).long().expand(len(loss)).tolist()
+        of_parts = zip(loss.double().cpu().numpy(), probabilities, labels, sizes, strict=True)
         found = [
-            quality(self.recipe.monitor, *of_part)
-            for of_part in zip(loss.double().cpu().numpy(), probabilities, labels, strict=True)
+            quality(self.recipe.monitor, losses, p[:, :size], y[:size])
+            for losses, p, y, size in of_parts
         ]
         return torch.from_numpy(np.stack(found)).to(loss)
 
