@@ -18,7 +18,14 @@ from prognobench.errors import NotApplicableError, TrainingError
 from prognobench.features import PLAIN, Features, View, backbone_facts, embed
 from prognobench.hardware import resolve_precision
 from prognobench.preparation import Prepared, Workspace
-from prognobench.probes import EstimatorTask, ProbeResult, ProbeTask, fit_estimator, fit_probes
+from prognobench.probes import (
+    EstimatorTask,
+    ProbeResult,
+    ProbeTask,
+    fit_estimator,
+    fit_groups,
+    fit_probes,
+)
 from prognobench.records import Estimator, Fold, Probe
 from prognobench.registry import STRATEGIES
 from prognobench.seeds import derive
@@ -195,17 +202,18 @@ def _task(
 
 
 def _fit(tasks: Sequence[Task]) -> Iterator[tuple[int, ProbeResult | Exception]]:
-    """Fit the probes together, or, where that fails and the others, each for itself.
+    """Fit the probes together, and those where that fails and the others each for itself.
 
     Yields the number of each task and its result as soon as it is there.
     """
-    probes = {i: task for i, task in enumerate(tasks) if isinstance(task, ProbeTask)}
-    together = _attempt(partial(fit_probes, list(probes.values())))
+    probes = [(i, task) for i, task in enumerate(tasks) if isinstance(task, ProbeTask)]
     alone = dict(enumerate(tasks))
-    if not isinstance(together, Exception):
-        for i, result in zip(probes, together, strict=True):
-            del alone[i]
-            yield i, result
+    for numbers, fitted in fit_groups([task for _, task in probes]):
+        if not isinstance(fitted, Exception):
+            for number, result in zip(numbers, fitted, strict=True):
+                i = probes[number][0]
+                del alone[i]
+                yield i, result
     for i, task in alone.items():
         yield i, _attempt(partial(_fit_one, task))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ from prognobench.records import Fitted, Fold, Loss, Probe, Train
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["EstimatorTask", "ProbeResult", "ProbeTask", "fit_estimator", "fit_probes"]
+__all__ = ["EstimatorTask", "ProbeResult", "ProbeTask", "fit_estimator", "fit_groups", "fit_probes"]
 
 DEFAULT_RATE = 1e-3
 """Learning rate where no validation part can choose; the nearest of the grid is taken."""
@@ -74,33 +74,43 @@ def fit_probes(tasks: Sequence[ProbeTask], device: torch.device | str = "cpu") -
     TrainingError
         If a task has no tap that the backbone has, or none of its heads has a finite loss.
     """
-    threads = torch.get_num_threads()
-    groups = list(_together(tasks, threads))
-
-    def fit_group(numbers: list[int]) -> list[ProbeResult]:
-        return _fit_group([tasks[i] for i in numbers], torch.device(device))
-
-    try:
-        # Operations are too small to be worth dividing: each thread has its own group instead.
-        with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
-            fitted = list(pool.map(fit_group, groups))
-    finally:
-        torch.set_num_threads(threads)
-    results = {
-        i: r for g, rs in zip(groups, fitted, strict=True) for i, r in zip(g, rs, strict=True)
-    }
+    results: dict[int, ProbeResult] = {}
+    for numbers, fitted in fit_groups(tasks, device):
+        if isinstance(fitted, Exception):
+            raise fitted
+        results.update(zip(numbers, fitted, strict=True))
     return [results[i] for i in range(len(tasks))]
+
+
+def fit_groups(
+    tasks: Sequence[ProbeTask], device: torch.device | str = "cpu"
+) -> Iterator[tuple[Sequence[int], Sequence[ProbeResult] | Exception]]:
+    """As :func:`fit_probes`, but yield the numbers and results of tasks as they are done.
+
+    An error is that of one or more of the tasks it is yielded with.
+    """
+    threads = torch.get_num_threads()
+    # Operations are too small to be worth dividing: each thread has its own group instead.
+    pool = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
+    try:
+        futures = {
+            pool.submit(_fit_group, [tasks[i] for i in numbers], torch.device(device)): numbers
+            for numbers in _together(tasks, threads)
+        }
+        for future in as_completed(futures):
+            error = future.exception()
+            if error is not None and not isinstance(error, Exception):
+                raise error
+            yield futures[future], error or future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def _together(tasks: Sequence[ProbeTask], threads: int) -> Iterator[list[int]]:
     """Group tasks that one batched problem can hold, so that every thread has a group."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, task in enumerate(tasks):
-        if not task.taps:
-            raise TrainingError(
-                f"cell {task.fold.name}: the backbone has none of the taps "
-                f"{', '.join(task.probe.taps)}"
-            )
         arrays = [id(view[tap]) for view in (task.features, *task.views) for tap in task.taps]
         key = (
             *(
@@ -119,7 +129,7 @@ def _together(tasks: Sequence[ProbeTask], threads: int) -> Iterator[list[int]]:
         width = sum(task.features[tap].shape[1] + 1 for tap in task.taps)
         probe = task.probe
         grid = len(probe.strengths) or len(probe.learning_rates) * len(probe.weight_decays)
-        most = LARGEST // (width * grid * vectors(len(task.loss.class_weights)))
+        most = LARGEST // max(1, width * grid * vectors(len(task.loss.class_weights)))
         size = max(1, min(most, math.ceil(len(numbers) / threads)))
         for start in range(0, len(numbers), size):
             yield numbers[start : start + size]
@@ -128,6 +138,10 @@ def _together(tasks: Sequence[ProbeTask], threads: int) -> Iterator[list[int]]:
 def _fit_group(tasks: Sequence[ProbeTask], device: torch.device) -> list[ProbeResult]:
     memory, start = PeakMemory(device), time.perf_counter()
     task = tasks[0]
+    if not task.taps:
+        raise TrainingError(
+            f"cell {task.fold.name}: the backbone has none of the taps {', '.join(task.probe.taps)}"
+        )
     parts = [Part(t.fold.train, t.fold.validation, t.loss, t.seed) for t in tasks]
     labels = torch.tensor(task.labels, dtype=torch.long, device=device)
     if task.probe.strengths:
