@@ -187,10 +187,27 @@ def test_the_data_desk_prints_json(prognobench: Command, tmp_path: Path) -> None
     assert len(set(several)) == 3
 
 
-def test_images_are_decoded_ahead(prognobench: Command) -> None:
+def test_where_no_folds_can_be_made_the_desk_shows_the_counts_that_say_why(
+    prognobench: Command,
+) -> None:
+    said = prognobench("data", "check", *SMALL, "--json", "regime=few_shot", "regime.k=32")
+    assert said.code == 2
+    assert "too few of a class for regime.k=32" in said.err
+    tables = json.loads(said.out)["tables"]
+    assert tables["patients and films"]
+    assert tables["metadata-only baseline"]
+    assert not tables["patients by part"]
+
+
+def test_images_are_decoded_ahead(prognobench: Command, tmp_path: Path) -> None:
     said = prognobench("data", "prepare", *SMALL)
     assert said.code == 0
     assert "images ready" in said.err
+
+    absent = f"model.weights={tmp_path / 'to-be-downloaded.safetensors'}"
+    said = prognobench("data", "prepare", *SMALL, absent, f"paths.cache={tmp_path}")
+    assert said.code == 0, said.err
+    assert len(list(tmp_path.glob("pixels/*/*.npy"))) == 1
 
 
 def test_saved_models_predict_new_images_and_are_exported(

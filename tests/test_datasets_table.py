@@ -143,7 +143,8 @@ def test_covariates_centre_and_kept_columns(tmp_path: Path) -> None:
     assert cohort.table["sex"].tolist()[:2] == ["m", "f"]
     assert cohort.table["split"].tolist() == ["train"] * 6
     assert cohort.table["centre"].tolist() == ["unknown", *["A"] * 5]
-    assert list(cohort.table.columns[6:]) == ["Age", "sex", "split"]
+    assert list(cohort.table.columns[6:]) == ["Age", "sex", "split", "where"]
+    assert cohort.table["where"].tolist()[:2] == ["table.csv row 2", "table.csv row 3"]
 
 
 def test_images_by_path_name_stem_and_folder(tmp_path: Path) -> None:

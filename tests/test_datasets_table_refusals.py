@@ -11,6 +11,7 @@ from made_cohorts import write_csv, write_image
 from made_tables import Row, fails, folder_of, read, rows_of
 
 from prognobench.errors import DataError, MissingExtraError
+from prognobench.imaging.cache import pixel_cache
 from prognobench.registry import DATASETS
 
 
@@ -115,6 +116,33 @@ def test_all_missing_and_unreadable_files_in_one_message(tmp_path: Path) -> None
     assert "table.csv row 2: 1.png is not an image" in message
     assert "and 10 more" in message
     assert "dataset.on_missing=drop" in message
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_among_the_images_is_not_waited_for(tmp_path: Path) -> None:
+    rows = [*rows_of(), {"patient": "7", "image": "pipe.png", "outcome": "dead"}]
+    folder = folder_of(tmp_path, rows[:-1])
+    os.mkfifo(folder / "pipe.png")
+    table = write_csv(tmp_path / "table.csv", rows)
+    with pytest.raises(DataError, match=r"table.csv row 8: pipe.png is no regular file"):
+        DATASETS["table"](table=table, images=folder, label="outcome", positive="dead")
+
+
+def test_what_breaks_only_on_decoding_is_told_by_its_row(tmp_path: Path) -> None:
+    cohort = read(tmp_path, rows_of())
+    for name in ("2.png", "5.png"):
+        file = tmp_path / "images" / name
+        content = bytearray(file.read_bytes())
+        middle = content.index(b"IDAT") + 12
+        content[middle : middle + 8] = bytes(8)
+        file.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        pixel_cache(cohort, 32, "bicubic", tmp_path / "cache")
+    first, second = caught.value.faults
+    assert first.startswith("table.csv row 3: ")
+    assert "2.png" in first
+    assert second.startswith("table.csv row 6: ")
+    assert "dataset.exclude" in second
 
 
 def test_paths_never_leave_the_folder(tmp_path: Path) -> None:

@@ -183,11 +183,11 @@ class Workspace:
         looking = None if recipe is None else recipe.name
         return self.once(make, "audit", splitting, asdict(config.checks), config.seed, looking)
 
-    def full_audit(self, config: RunConfig) -> Audit:
+    def full_audit(self, config: RunConfig, folds: Sequence[Fold]) -> Audit:
         """All of the data desk's checks; images that cannot be decoded are part of its findings."""
         return audit(
             self.cohort(config),
-            self.folds(config),
+            folds,
             folder=config.paths.cache,
             thorough=True,
             seed=config.seed,

@@ -53,7 +53,7 @@ class Cohort:
         One row per image, a clean range index. Columns ``patient_id`` (str), ``image`` (str),
         ``source`` (key into ``sources``), ``label`` (int, index into ``classes``; one value per
         patient), ``centre`` (str), ``order`` (float, position in time, NaN if unknown), then any
-        covariates and other descriptive columns.
+        covariates and other descriptive columns, such as ``where`` ("metadata.csv row 12").
     classes
         Names of the outcome's values; in a binary task the second is the positive one.
     sources

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,14 @@ import click
 
 from prognobench.cli import console
 from prognobench.cli.computing import FOLDER, composed, takes_overrides
+from prognobench.errors import ConfigError, FaultsError, WeightsError
 from prognobench.files import write_table
 
 if TYPE_CHECKING:
     from prognobench.audit import Audit
-    from prognobench.records import Cohort, Fold
+    from prognobench.imaging.cache import Pixels
+    from prognobench.preparation import Workspace
+    from prognobench.records import Cohort, Fold, RunConfig
 
 
 @click.group()
@@ -41,33 +45,53 @@ def check(as_json: bool, folder: Path | None, **composing: Any) -> None:
 
     configs = composed(**composing)
     documents = []
+    faults: list[str] = []
     for number, config in enumerate(configs, 1):
         with console.progress_bars() as progress:
             workspace = Workspace(progress)
-            found = workspace.full_audit(config)
+            cohort = workspace.cohort(config)
+            folds, unsplit = _folds(workspace, config)
+            found = workspace.full_audit(config, folds)
+        faults += unsplit
         if folder is not None:
             home = folder / str(number) if len(configs) > 1 else folder
-            _write_tables(home, found, workspace.folds(config), workspace.cohort(config))
+            _write_tables(home, found, folds, cohort)
         if as_json:
             documents.append(found.to_json())
-            continue
-        for title, frame in found.sections():
-            console.print_frame(frame, f"{found.cohort}: {title}", most=20)
-        for note in found.notes:
-            console.say(note)
-        for sentence in (*found.duplicates, *found.leaks):
-            console.warn(sentence)
-        if not (found.duplicates or found.leaks):
-            console.say("no leaks and no repeated films were found")
+        else:
+            _print(found)
     if documents:
         print(json.dumps(documents if len(configs) > 1 else documents[0], indent=2))
+    if faults:
+        raise ConfigError(dict.fromkeys(faults))
+
+
+def _folds(workspace: Workspace, config: RunConfig) -> tuple[Sequence[Fold], Sequence[str]]:
+    """Return the folds, or why there can be none: what is found without them says more of it."""
+    try:
+        return workspace.folds(config), ()
+    except FaultsError as error:
+        return (), error.faults
+
+
+def _print(found: Audit) -> None:
+    for title, frame in found.sections():
+        console.print_frame(frame, f"{found.cohort}: {title}", most=20)
+    for note in found.notes:
+        console.say(note)
+    for sentence in (*found.duplicates, *found.leaks):
+        console.warn(sentence)
+    if not (found.duplicates or found.leaks):
+        console.say("no leaks and no repeated films were found")
 
 
 def _write_tables(folder: Path, found: Audit, folds: Sequence[Fold], cohort: Cohort) -> None:
     """Write what was found, the folds, and all that was left out."""
     from prognobench.folds import export_folds
 
-    tables = {**found.tables, "folds": export_folds(folds, cohort)}
+    tables = dict(found.tables)
+    if folds:
+        tables["folds"] = export_folds(folds, cohort)
     if cohort.exclusions is not None:
         tables["every exclusion"] = cohort.exclusions
     for title, frame in tables.items():
@@ -90,5 +114,14 @@ def prepare(**composing: Any) -> None:
     with console.progress_bars() as progress:
         workspace = Workspace(progress)
         for config in configs:
-            shape = workspace.pixels(config).array.shape
+            shape = _pixels(workspace, config).array.shape
             console.say(f"{config.dataset.name} for {config.model.name}: {shape[0]:,} images ready")
+
+
+def _pixels(workspace: Workspace, config: RunConfig) -> Pixels:
+    """Decode what a model reads; pixels do not depend on its weights, which need not be there."""
+    try:
+        return workspace.pixels(config)
+    except WeightsError:
+        settings = {**config.model.settings, "weights": "random"}
+        return workspace.pixels(replace(config, model=replace(config.model, settings=settings)))

@@ -149,7 +149,7 @@ def assemble(
     extra = [column for column in films.columns if column not in (*COLUMNS, "where")]
     return Cohort(
         name=name,
-        table=films.assign(source="images")[[*COLUMNS, *extra]].reset_index(drop=True),
+        table=films.assign(source="images")[[*COLUMNS, *extra, "where"]].reset_index(drop=True),
         classes=tuple(classes),
         sources={"images": Files(folder.root)},
         covariates=tuple(covariates),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,8 @@ def unreadable(path: str | Path, thorough: bool = False) -> str:
         Read PNG files whole and compare their checksums.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return "is no regular file"  # to open a pipe is to wait for its other end
         with open(path, "rb") as file:
             head = file.read(132)
             size = file.seek(0, os.SEEK_END)

@@ -119,7 +119,7 @@ def pixel_cache(
     recipe = Recipe(side, interpolation, options)
     pixels, broken = readable_pixels(cohort, recipe, folder, progress)
     if broken:
-        raise DataError(sorted(set(broken.values())))
+        raise DataError(dict.fromkeys(broken[row] for row in sorted(broken)))
     return pixels
 
 
@@ -195,15 +195,23 @@ def _build(
         for digest, pixels in stored_rows(draft.path.parent, set(left)):
             write(left.pop(digest), pixels)
     broken: dict[int, str] = {}
+    where = _places(cohort)
     count = len(cohort) - sum(map(len, left.values()))
     with closing(_decode_all(draft, cohort, recipe, list(left.values()))) as decoded:
         for rows, fault in decoded:
             count += len(rows)
             if fault:
-                broken |= dict.fromkeys(rows, fault)
+                broken |= {row: f"{where[row]}{fault}" for row in rows}
             if progress:
                 progress(f"decoding {cohort.name}", count, len(cohort))
     return broken
+
+
+def _places(cohort: Cohort) -> list[str]:
+    """Where each film stands in its user's table, as the beginning of a message."""
+    if "where" not in cohort.table:
+        return [""] * len(cohort)
+    return [f"{where}: " if where else "" for where in cohort.table["where"].fillna("").tolist()]
 
 
 def _clear(home: Path) -> None:
