@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 from made_runs import make_run
@@ -96,6 +97,14 @@ def test_svg_is_sound_small_and_says_synthetic(drawn, kind):
 
 def test_names_are_text_and_no_formulas_or_tags(drawn):
     assert "vit $a$ &lt;b&gt;" in find(drawn, "heat").inline()
+
+
+def test_a_figure_does_not_depend_on_settings_around_it(drawn):
+    figure = find(drawn, "confusion")
+    plain = figure.inline()
+    with matplotlib.rc_context({"axes.linewidth": 5, "xtick.major.size": 9}):
+        assert figure.inline() == plain
+        assert matplotlib.rcParams["axes.linewidth"] == 5
 
 
 def test_files_for_papers(drawn, tmp_path):

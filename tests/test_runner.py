@@ -184,6 +184,33 @@ def test_a_users_own_strategy_that_fails_in_one_cell_costs_no_other(
     assert not outcome.failed
 
 
+LISTED = """
+from prognobench.records import Probe
+from prognobench.registry import STRATEGIES
+
+@STRATEGIES.register("listed")
+def listed() -> Probe:
+    "A probe whose rates, in a list, cannot be grouped with those of others."
+    return Probe(taps=("last1",), learning_rates=[0.01])
+"""
+
+
+def test_a_users_own_probe_that_cannot_be_trained_costs_no_other(
+    here: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "components").mkdir()
+    (tmp_path / "components" / "listed.py").write_text(LISTED)
+    (tmp_path / "configs" / "strategy").mkdir(parents=True)
+    (tmp_path / "configs" / "strategy" / "listed.yaml").write_text("name: listed\nbuilder: listed")
+    load_components(tmp_path / "components")
+    sweep = [*SMALL, "strategy=listed,linear_probe", *here]
+    wrong, right = run(compose(sweep, multirun=True, config_dir=tmp_path / "configs"))
+    assert len(wrong.failed) == 3
+    assert not wrong.computed
+    assert len(right.computed) == 3
+    assert not right.failed
+
+
 def test_a_pair_that_cannot_be_is_recorded_with_its_reason(here: tuple[str, ...]) -> None:
     (outcome,) = run_sweep("model=cnn", "strategy=vera", *here)
     assert outcome.not_applicable

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -208,12 +209,13 @@ def _fit(tasks: Sequence[Task]) -> Iterator[tuple[int, ProbeResult | Exception]]
     """
     probes = [(i, task) for i, task in enumerate(tasks) if isinstance(task, ProbeTask)]
     alone = dict(enumerate(tasks))
-    for numbers, fitted in fit_groups([task for _, task in probes]):
-        if not isinstance(fitted, Exception):
-            for number, result in zip(numbers, fitted, strict=True):
-                i = probes[number][0]
-                del alone[i]
-                yield i, result
+    with suppress(Exception):  # of a task that cannot even be grouped: told when it is alone
+        for numbers, fitted in fit_groups([task for _, task in probes]):
+            if not isinstance(fitted, Exception):
+                for number, result in zip(numbers, fitted, strict=True):
+                    i = probes[number][0]
+                    del alone[i]
+                    yield i, result
     for i, task in alone.items():
         yield i, _attempt(partial(_fit_one, task))
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 Job = TypeVar("Job")
 Done = TypeVar("Done")
 
+IDLE = 60
+"""Seconds without work after which a process ends, should this one have been killed."""
+
 MOST_BESIDE = 3
 """Processes beside this one: each takes as long to start as a dozen figures to draw."""
 
@@ -58,7 +61,7 @@ class Beside(Generic[Job, Done]):
         self._jobs: list[Job] = []
         self._begun: list[Future[Done] | None] = []
         others = min(cpu_count() - 1, MOST_BESIDE)
-        self._executor = ProcessPoolExecutor(max_workers=others) if others else None
+        self._executor = ProcessPoolExecutor(others, timeout=IDLE) if others else None
 
     def __enter__(self) -> Self:
         return self

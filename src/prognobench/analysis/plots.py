@@ -89,7 +89,9 @@ class Figure:
         from matplotlib.figure import Figure as Canvas
 
         style: Any = {**STYLE, "svg.hashsalt": self.name}
-        with matplotlib.rc_context(style):
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()  # a figure looks alike in every process
+            matplotlib.rcParams.update(style)
             canvas = Canvas(figsize=self.size)
             axes = canvas.subplots()
             self.draw(axes, self.data)

@@ -195,23 +195,21 @@ def _build(
         for digest, pixels in stored_rows(draft.path.parent, set(left)):
             write(left.pop(digest), pixels)
     broken: dict[int, str] = {}
-    where = _places(cohort)
     count = len(cohort) - sum(map(len, left.values()))
     with closing(_decode_all(draft, cohort, recipe, list(left.values()))) as decoded:
         for rows, fault in decoded:
             count += len(rows)
             if fault:
-                broken |= {row: f"{where[row]}{fault}" for row in rows}
+                broken |= {row: f"{_place(cohort, row)}{fault}" for row in rows}
             if progress:
                 progress(f"decoding {cohort.name}", count, len(cohort))
     return broken
 
 
-def _places(cohort: Cohort) -> list[str]:
-    """Where each film stands in its user's table, as the beginning of a message."""
-    if "where" not in cohort.table:
-        return [""] * len(cohort)
-    return [f"{where}: " if where else "" for where in cohort.table["where"].fillna("").tolist()]
+def _place(cohort: Cohort, row: int) -> str:
+    """Where a film stands in its user's table, as the beginning of a message."""
+    where = cohort.table["where"].iloc[row] if "where" in cohort.table else ""
+    return f"{where}: " if isinstance(where, str) and where else ""
 
 
 def _clear(home: Path) -> None:
