@@ -259,7 +259,7 @@ def _validate(
     step.model.eval()
     logits = infer(step.forward, validation, step.precision, layout)
     labels = torch.from_numpy(validation.labels[validation.rows])
-    losses, weights = objective(logits, labels, Terms(*(term.cpu() for term in step.terms)))
+    losses, weights = objective(logits, labels, step.terms.each(lambda term: term.cpu()))
     loss = (losses.sum() / weights.sum()).item()
     probabilities = _probabilities(logits)
     value = quality(monitor, np.array([loss]), probabilities[None], labels.numpy())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -305,7 +306,7 @@ class Heads:
         losses, values = (self.labels.new_zeros(self.shape, dtype=torch.float32) for _ in range(2))
         for members, batch in self.validations:
             logits = self._logits(self._products(batch.inputs, present[members]))
-            loss = self._losses(logits, batch, Terms(*(term[members] for term in self.terms)))
+            loss = self._losses(logits, batch, self.terms.each(itemgetter(members)))
             losses[members] = loss.view(-1, *self.shape[1:])
             values[members] = self._quality(loss, logits, batch).view(-1, *self.shape[1:])
         return losses, values

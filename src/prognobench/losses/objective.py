@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch
@@ -16,14 +18,20 @@ class Terms(NamedTuple):
     """A :class:`~prognobench.records.Loss` as tensors that broadcast against the logits.
 
     ``class_weights``, ``offset`` and ``margin`` are ``(classes,)``, or ``(heads, 1, classes)``
-    beside logits ``(heads, batch, classes)``; the others are ``()`` or ``(heads, 1)``.
+    beside logits ``(heads, batch, classes)``; the others are ``()`` or ``(heads, 1)``. What no
+    head uses is none: of a small batch it would take half the time.
     """
 
     class_weights: Tensor
-    offset: Tensor
-    margin: Tensor
-    focal_gamma: Tensor
-    label_smoothing: Tensor
+    offset: Tensor | None
+    margin: Tensor | None
+    focal_gamma: Tensor | None
+    label_smoothing: Tensor | None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Terms:
+        """Return the terms, each of them changed: moved to a device, say."""
+        weights, *others = self
+        return Terms(change(weights), *(term if term is None else change(term) for term in others))
 
 
 def loss_terms(loss: Loss, device: torch.device | str = "cpu") -> Terms:
@@ -33,21 +41,33 @@ def loss_terms(loss: Loss, device: torch.device | str = "cpu") -> Terms:
     def tensor(values: object) -> Tensor:
         return torch.as_tensor(values, dtype=torch.float32, device=device)
 
-    return Terms(
-        class_weights=tensor(loss.class_weights),
-        offset=tensor(loss.offset),
-        margin=tensor(loss.margin),
-        focal_gamma=tensor(loss.focal_gamma),
-        label_smoothing=tensor(loss.label_smoothing),
+    return _used(
+        tensor(loss.class_weights),
+        tensor(loss.offset),
+        tensor(loss.margin),
+        tensor(loss.focal_gamma),
+        tensor(loss.label_smoothing),
     )
+
+
+def _used(class_weights: Tensor, *others: Tensor) -> Terms:
+    return Terms(class_weights, *(term if term.any() else None for term in others))
 
 
 def stacked_terms(losses: Sequence[Loss], device: torch.device | str = "cpu") -> Terms:
     """Return the tensors of one loss per head, for logits ``(heads, batch, classes)``."""
     import torch
 
-    each = [loss_terms(loss, device) for loss in losses]
-    return Terms(*(torch.stack(column).unsqueeze(1) for column in zip(*each, strict=True)))
+    def stacked(values: Sequence[object]) -> Tensor:
+        return torch.as_tensor(np.array(values), dtype=torch.float32, device=device).unsqueeze(1)
+
+    return _used(
+        stacked([loss.class_weights for loss in losses]),
+        stacked([loss.offset for loss in losses]),
+        stacked([loss.margin for loss in losses]),
+        stacked([loss.focal_gamma for loss in losses]),
+        stacked([loss.label_smoothing for loss in losses]),
+    )
 
 
 def objective(logits: Tensor, targets: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
@@ -78,13 +98,20 @@ def objective(logits: Tensor, targets: Tensor, terms: Terms) -> tuple[Tensor, Te
 
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     index = targets.unsqueeze(-1)
-    margin = terms.margin.expand(logits.shape).gather(-1, index).to(logits.dtype)
-    shifted = (logits + terms.offset).scatter_add(-1, index, -margin)
-    log_p = torch.log_softmax(shifted, dim=-1)
+    if terms.offset is not None:
+        logits = logits + terms.offset
+    if terms.margin is not None:
+        margin = terms.margin.expand(logits.shape).gather(-1, index).to(logits.dtype)
+        logits = logits.scatter_add(-1, index, -margin)
+    log_p = torch.log_softmax(logits, dim=-1)
     surprise = -log_p.gather(-1, index).squeeze(-1)
-    smoothing = terms.label_smoothing
-    cross_entropy = (1 - smoothing) * surprise - smoothing * log_p.mean(-1)
-    # 1 - p[y]; the floor keeps the derivative of a fractional power finite at p[y] = 1.
-    miss = (-torch.expm1(-surprise)).clamp_min(1e-12)
+    cross_entropy = surprise
+    if (smoothing := terms.label_smoothing) is not None:
+        cross_entropy = (1 - smoothing) * surprise - smoothing * log_p.mean(-1)
     weights = terms.class_weights.expand(logits.shape).gather(-1, index).squeeze(-1)
-    return weights * miss**terms.focal_gamma * cross_entropy, weights
+    scale = weights
+    if terms.focal_gamma is not None:
+        # 1 - p[y]; the floor keeps the derivative of a fractional power finite at p[y] = 1.
+        miss = (-torch.expm1(-surprise)).clamp_min(1e-12)
+        scale = weights * miss**terms.focal_gamma
+    return scale * cross_entropy, weights
