@@ -297,7 +297,7 @@ def test_everything_has_a_json_form(cohort: Cohort, tmp_path: Path) -> None:
     [
         ("centre", "centre", ["north", "south"]),
         ("device", "device", ["one", "two"]),
-        ("image size", "height", [2000, 1000]),
+        ("image and file size", "height", [2000, 1000]),
         ("file format", "format", ["PNG", "JPEG"]),
         ("date of film", "order", [0.0, 9.0]),
     ],

@@ -213,6 +213,25 @@ def test_dates_that_cannot_be_told(tmp_path: Path) -> None:
     fails(tmp_path, days("2020-03-01", "soon", ""), "'soon' in row 3", "2020-03-31", order="day")
 
 
+def test_the_cell_that_is_unlike_the_others_is_named(tmp_path: Path) -> None:
+    rows = [{**row, "date": f"2020-03-{at + 10}"} for at, row in enumerate(rows_of())]
+    rows[4]["date"] = "31/12/2019"
+    (fault,) = fails(tmp_path, rows, "'31/12/2019' in row 6", order="date")
+    assert "row 2" not in fault
+    rows = [{**row, "visit": at} for at, row in enumerate(rows_of())]
+    rows[3]["visit"] = "1e400"
+    (fault,) = fails(tmp_path, rows, "'1e400' in row 5", order="visit")
+    assert "row 2" not in fault
+    fails(tmp_path, rows, "'visit'", "'1e400' in row 5 is no finite", covariates=("visit",))
+
+
+def test_moments_with_a_zone_are_compared_in_utc(tmp_path: Path) -> None:
+    moments = ("2020-03-01T01:00:00+02:00", "2020-02-29T23:30:00+00:00")
+    rows = [{**row, "at": moments[at % 2]} for at, row in enumerate(rows_of())]
+    order = read(tmp_path, rows, order="at").table["order"]
+    assert order[1] - order[0] == pytest.approx(0.5 / 24)
+
+
 def test_columns_that_must_not_be_carried(tmp_path: Path) -> None:
     faults = fails(
         tmp_path,

@@ -402,6 +402,9 @@ def test_all_faults_of_a_folds_file_are_told_at_once(tmp_path: Path) -> None:
     assert len(caught.value.faults) == 3
     assert "line 3: fold is 'one'" in caught.value.faults[0]
     assert "P999" in caught.value.faults[1]
+    path.write_text("patient_id,part,fold\nP001,train,1e20\n")
+    with pytest.raises(DataError, match="line 2: fold is '1e20', which is no whole number from 0"):
+        import_folds(path, simple())
     assert "tset" in caught.value.faults[2]
 
 

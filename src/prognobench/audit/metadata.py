@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SHORTCUTS: Mapping[str, tuple[str, ...]] = {
     "centre": ("centre", "source"),
     "device": ("device",),
-    "image size": ("height", "width", "bytes"),
+    "image and file size": ("height", "width", "bytes"),
     "file format": ("format", "colour"),
     "number of films": ("films",),
     "date of film": ("order",),

@@ -291,5 +291,6 @@ def _chosen(films: pd.DataFrame, which: Films, exclusions: Exclusions) -> pd.Dat
     if which == "last":
         ordered = films.sort_values("order", kind="stable", na_position="first")[::-1]
     taken = films.index.isin(ordered.drop_duplicates("patient_id").index)
-    exclusions.add_rows(films[~taken], f"not the {which} film of the patient")
+    how = "" if films["order"].notna().any() else " (in the order of the table: none is given)"
+    exclusions.add_rows(films[~taken], f"not the {which} film of the patient{how}")
     return films[taken]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
+
+# They name no file; what keeps a film from being read is said with its name.
+warnings.filterwarnings("ignore", module="pydicom")
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 OTHER_MARKS = (b"BM", b"RIFF", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ", b"P2", b"P5", b"P6")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from prognobench.datasets.spreadsheet import listed
@@ -24,7 +24,11 @@ DATES = (
     *("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"),
     *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%B %d, %Y", "%b %d, %Y", "%d-%b-%Y", "%d %B %Y"),
 )
-TIMES = ("", " %H:%M:%S", " %H:%M", " %H:%M:%S.%f", " %I:%M:%S %p", " %I:%M %p")
+TIMES = (
+    *("", " %H:%M:%S", " %H:%M", " %H:%M:%S.%f", " %I:%M:%S %p", " %I:%M %p"),
+    *(" %H:%M:%S%z", " %H:%M:%S.%f%z"),
+)
+FORMS = tuple(date + time for date in DATES for time in TIMES)
 
 
 def canonical(value: Label) -> str:
@@ -141,8 +145,9 @@ def positions(cells: pd.Series[str], where: str) -> pd.Series[float]:
     days = _days(filled, where)
     if days is None:
         days = pd.to_numeric(filled, errors="coerce")
-    wrong = filled[days.isna()]
-    if len(wrong):
+        days = days.where(days.abs() < float("inf"))
+    if days.isna().any():
+        wrong = filled[~_of_the_usual_form(filled, days.notna())]
         told = [f"{value!r} in row {row}" for row, value in wrong.items()]
         raise DataError(
             f"{where}: neither all numbers nor all dates of one form: {listed(told, 5)}; "
@@ -152,18 +157,42 @@ def positions(cells: pd.Series[str], where: str) -> pd.Series[float]:
     return result
 
 
+def _of_the_usual_form(cells: pd.Series[str], numbers: pd.Series[bool]) -> pd.Series[bool]:
+    """Which cells are written as most are: as numbers, or as dates of one form; if not all are."""
+    usual = numbers
+    texts = _plain_dates(cells)
+    for form in FORMS:
+        fitting = texts.map(lambda text, form=form: _moment(text, form) is not None)
+        if fitting.sum() > usual.sum():
+            usual = fitting
+    return usual
+
+
+def _plain_dates(cells: pd.Series[str]) -> pd.Series[str]:
+    texts = cells.str.replace(r"(?<=\d)T(?=\d)", " ", regex=True)
+    return texts.str.replace(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", regex=True)
+
+
+def _moment(text: str, form: str) -> datetime | None:
+    """Read a date and time, in UTC where it has a zone; None if it is of another form."""
+    try:
+        moment = datetime.strptime(text, form)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
+
+
 def _days(cells: pd.Series[str], where: str) -> pd.Series[float] | None:
     """Read dates by the one form that fits all of them; None if none does."""
-    texts = cells.str.replace(r"(?<=\d)T(?=\d)", " ", regex=True)
-    texts = texts.str.replace(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", regex=True)
+    texts = _plain_dates(cells)
     readings: dict[str, pd.Series[float]] = {}
-    for date in DATES:
-        for time in TIMES:
-            try:
-                moments = [datetime.strptime(text, date + time) for text in texts]
-            except ValueError:
-                continue
-            days = [(moment - datetime(1970, 1, 1)).total_seconds() / 86400 for moment in moments]
+    for form in FORMS:
+        days = []
+        for text in texts:
+            if (moment := _moment(text, form)) is None:
+                break
+            days.append((moment - datetime(1970, 1, 1)).total_seconds() / 86400)
+        else:
             readings.setdefault(str(days), cells.map(dict(zip(cells, days, strict=True))))
     if len(readings) > 1:
         raise DataError(
@@ -174,11 +203,24 @@ def _days(cells: pd.Series[str], where: str) -> pd.Series[float] | None:
 
 
 def covariate(cells: pd.Series[str]) -> pd.Series[float] | pd.Series[str]:
-    """Return numbers, NaN where blank, if all filled cells are numbers; else the text."""
+    """Return numbers, NaN where blank, if all filled cells are numbers; else the text.
+
+    Raises
+    ------
+    DataError
+        If a number is infinite.
+    """
     import pandas as pd
 
     blank = cells.str.casefold().isin(BLANKS)
     numbers = pd.to_numeric(cells.where(~blank), errors="coerce")
+    infinite = cells[numbers.abs() == float("inf")]
+    if len(infinite):
+        told = [f"{value!r} in row {row}" for row, value in infinite.items()]
+        raise DataError(
+            f"column {str(cells.name)!r}: {listed(told, 5)} is no finite number; correct it, or "
+            "leave the cell blank"
+        )
     return cells if (numbers.isna() & ~blank).any() else numbers.astype(float)
 
 

@@ -26,6 +26,9 @@ PARTS = {
 }
 """What a table may call a part, and which it means."""
 
+LARGEST = 999_999
+"""Number of a repeat, fold or draw."""
+
 COLUMNS = ("repeat", "fold", "draw", "part", "patient_id")
 
 
@@ -122,12 +125,12 @@ def _axes(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     for name, default in (("repeat", 0), ("fold", 0), ("draw", -1)):
         text = table[name].str.strip() if name in table else pd.Series("", index=table.index)
         numbers = pd.to_numeric(text.where(text != "", str(default)), errors="coerce")
-        bad = numbers.isna() | (numbers % 1 != 0) | (numbers < default)
+        bad = ~numbers.between(default, LARGEST) | (numbers % 1 != 0)
         if bad.any():
             line = int(np.flatnonzero(bad)[0]) + 2
             faults.append(
                 f"folds: {path}, line {line}: {name} is {text[bad].iloc[0]!r}, which is no whole "
-                f"number from 0 ({int(bad.sum())} such lines)"
+                f"number from 0 to {LARGEST:,} ({int(bad.sum())} such lines)"
             )
-        axes[name] = numbers.fillna(default).astype(int)
+        axes[name] = numbers.where(~bad, default).astype(int)
     return pd.DataFrame(axes), faults

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Such a file has no pixels, which is said with its name.
-warnings.filterwarnings("ignore", "End of file reached before delimiter", module="pydicom")
+# They name no file; what keeps a film from being read is said with its name.
+warnings.filterwarnings("ignore", module="pydicom")
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 DEFLATED_LIMIT = 4 * MAX_PIXELS
