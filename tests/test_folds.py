@@ -394,18 +394,32 @@ def test_all_faults_of_a_folds_file_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         import_folds(path, simple())
     path.write_text("patient,part\nP001,train\n")
-    with pytest.raises(DataError, match="no column patient_id; it has patient, part"):
+    with pytest.raises(DataError, match=r"a column 'patient_id'.* found patient, part"):
         import_folds(path, simple())
     path.write_text("patient_id,part,fold\nP001,train,0\nP999,tset,one\n")
     with pytest.raises(DataError) as caught:
         import_folds(path, simple())
     assert len(caught.value.faults) == 3
     assert "line 3: fold is 'one'" in caught.value.faults[0]
-    assert "P999" in caught.value.faults[1]
+    assert "P999; the first in line 3" in caught.value.faults[1]
+    assert "tset (the first in line 3)" in caught.value.faults[2]
     path.write_text("patient_id,part,fold\nP001,train,1e20\n")
     with pytest.raises(DataError, match="line 2: fold is '1e20', which is no whole number from 0"):
         import_folds(path, simple())
-    assert "tset" in caught.value.faults[2]
+
+
+def test_folds_are_read_from_any_kind_of_table(tmp_path: Path) -> None:
+    cohort = simple()
+    table = export_folds(split(cohort, "k_fold"), cohort)
+    table["patient_id"] += " "
+    table.to_csv(tmp_path / "plain.csv", index=False)
+    table.to_csv(tmp_path / "semicolon.csv", index=False, sep=";", encoding="utf-16")
+    table.to_excel(tmp_path / "sheet.xlsx", index=False)
+    first, *others = (import_folds(path, cohort) for path in sorted(tmp_path.iterdir()))
+    assert len(first) == 5
+    for other in others:
+        for one, same in zip(first, other, strict=True):
+            assert all(np.array_equal(getattr(one, p), getattr(same, p)) for p in PARTS)
 
 
 @pytest.mark.real_data

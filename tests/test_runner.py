@@ -148,6 +148,18 @@ def test_metrics_in_bf16_lie_within_the_noise_of_folds(here: tuple[str, ...]) ->
         assert (fp32 - bf16).abs().max() < fp32.std()
 
 
+def own_strategy(tmp_path: Path, name: str, code: str, settings: str = "") -> Path:
+    """Lay out and load a user's own strategy; return the folder of its config."""
+    for file, text in (
+        (f"components/{name}.py", code),
+        (f"configs/strategy/{name}.yaml", f"name: {name}\nbuilder: {name}\n{settings}\n"),
+    ):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text(text)
+    load_components(tmp_path / "components")
+    return tmp_path / "configs"
+
+
 FRAGILE = """
 from pathlib import Path
 from prognobench.records import Adapted
@@ -167,15 +179,9 @@ def fragile(backbone, num_classes: int, *, countdown: str) -> Adapted:
 def test_a_users_own_strategy_that_fails_in_one_cell_costs_no_other(
     here: tuple[str, ...], tmp_path: Path
 ) -> None:
-    (tmp_path / "components").mkdir()
-    (tmp_path / "components" / "fragile.py").write_text(FRAGILE)
-    (tmp_path / "configs" / "strategy").mkdir(parents=True)
-    (tmp_path / "configs" / "strategy" / "fragile.yaml").write_text(
-        f"name: fragile\nbuilder: fragile\ncountdown: {tmp_path / 'countdown'}\n"
-    )
     (tmp_path / "countdown").write_text("2")
-    load_components(tmp_path / "components")
-    configs = compose([*SMALL, "strategy=fragile", *here], config_dir=tmp_path / "configs")
+    own = own_strategy(tmp_path, "fragile", FRAGILE, f"countdown: {tmp_path / 'countdown'}")
+    configs = compose([*SMALL, "strategy=fragile", *here], config_dir=own)
     (outcome,) = run(configs)
     assert len(outcome.computed) == 2
     assert list(outcome.failed.values()) == ["this cell breaks"]
@@ -198,13 +204,9 @@ def listed() -> Probe:
 def test_a_users_own_probe_that_cannot_be_trained_costs_no_other(
     here: tuple[str, ...], tmp_path: Path
 ) -> None:
-    (tmp_path / "components").mkdir()
-    (tmp_path / "components" / "listed.py").write_text(LISTED)
-    (tmp_path / "configs" / "strategy").mkdir(parents=True)
-    (tmp_path / "configs" / "strategy" / "listed.yaml").write_text("name: listed\nbuilder: listed")
-    load_components(tmp_path / "components")
+    own = own_strategy(tmp_path, "listed", LISTED)
     sweep = [*SMALL, "strategy=listed,linear_probe", *here]
-    wrong, right = run(compose(sweep, multirun=True, config_dir=tmp_path / "configs"))
+    wrong, right = run(compose(sweep, multirun=True, config_dir=own))
     assert len(wrong.failed) == 3
     assert not wrong.computed
     assert len(right.computed) == 3

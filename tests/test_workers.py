@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import joblib
 import pytest
@@ -22,16 +23,15 @@ def test_results_come_in_the_order_of_the_jobs(processors):
         assert work.finish() == list(range(40, 0, -1))
 
 
-def test_jobs_are_begun_before_all_are_made(monkeypatch):
+def test_jobs_are_begun_before_all_are_made(monkeypatch, tmp_path):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
-    with Beside(lambda _: os.getpid()) as work:
-        work.add(None)
-        first = work._begun[0]
-        assert first is not None
-        elsewhere = first.result(60)
-        work.add(None)
-        done = work.finish()
-    assert done[0] == elsewhere != os.getpid()
+    note = tmp_path / "note"
+    with Beside(lambda path: path.write_text(str(os.getpid()))) as work:
+        work.add(note)
+        end = time.monotonic() + 60
+        while not (note.exists() and note.read_text()) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert int(note.read_text()) != os.getpid()
 
 
 def test_a_process_that_dies_costs_nothing(monkeypatch):

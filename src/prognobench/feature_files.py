@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
+
+from prognobench.errors import StoreError
+from prognobench.files import write_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,18 +78,11 @@ def write(store: Path, shard: Shard) -> None:
     about = json.dumps({"digests": list(shard.digests), "taps": list(shard.features)})
     content = save(dict(shard.features), metadata={"about": about})
     name = hashlib.sha256("\n".join(shard.digests).encode()).hexdigest()[:20]
-    draft = store / f".{name}.{os.getpid()}"
     try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(store / f"{name}.safetensors")
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
+        write_bytes(store / f"{name}.safetensors", content)
+    except StoreError as error:
         warnings.warn(
-            f"{len(shard.digests)} images' features could not be kept in {store} "
-            f"({error.strerror or error}); the next run will compute them again",
+            f"{len(shard.digests)} images' features could not be kept ({error}); the next run "
+            "will compute them again",
             stacklevel=2,
         )

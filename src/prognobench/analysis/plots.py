@@ -49,8 +49,8 @@ STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,
 }
 
-SOME = 4
-"""Figures that are drawn as files sooner than processes start."""
+PROCESSES_FROM = 5
+"""So many figures are worth the time that starting processes takes."""
 
 FORMATS = ("svg", "png", "pdf")
 
@@ -137,7 +137,7 @@ def load() -> None:
 
 def save(figures: Sequence[Figure], folder: Path) -> list[Path]:
     """Write each figure as SVG, PNG and PDF, and its data as CSV; return where they are."""
-    separate = len(figures) > SOME
+    separate = len(figures) >= PROCESSES_FROM
     return [
         path
         for written in shared_out(partial(_save, folder), figures, separate=separate)

@@ -84,7 +84,7 @@ def _faults(patients: Patients, fold: Fold) -> Iterable[str]:
                 f"({some(patients.ids[shared])}); give each patient one part"
             )
     if not len(parts["test"]):
-        yield "the test part is empty"
+        yield "the test part is empty; there must be patients to test on"
     if patients.counts(parts["train"]).min() == 0:
         yield (
             f"the training part has {patients.describe(parts['train'])} patients; "

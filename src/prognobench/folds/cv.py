@@ -116,10 +116,12 @@ def _split_by(
     values = table[column].astype(str).str.strip().str.lower()
     part = values.map(PARTS)
     if part.isna().any():
-        strange = values[part.isna()].value_counts()
+        strange = values[part.isna()]
+        first = f", the first in {table['where'][strange.index[0]]}" if "where" in table else ""
+        counts = strange.value_counts().items()
         raise DataError(
             f"{cohort.name}: column {column!r} has values that name no part: "
-            f"{', '.join(f'{value!r} ({count} images)' for value, count in strange.items())}; "
+            f"{', '.join(f'{value!r} ({count} images)' for value, count in counts)}{first}; "
             f"allowed are {', '.join(PARTS)}"
         )
     members = {

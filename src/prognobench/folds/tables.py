@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prognobench.datasets.spreadsheet import read_sheet
 from prognobench.errors import DataError
 from prognobench.folds.patients import Patients, some
 from prognobench.records import Cohort, Fold
@@ -30,6 +31,7 @@ LARGEST = 999_999
 """Number of a repeat, fold or draw."""
 
 COLUMNS = ("repeat", "fold", "draw", "part", "patient_id")
+NEEDED = ("part", "patient_id")
 
 
 def export_folds(folds: Iterable[Fold], cohort: Cohort) -> pd.DataFrame:
@@ -56,7 +58,7 @@ def export_folds(folds: Iterable[Fold], cohort: Cohort) -> pd.DataFrame:
 
 
 def import_folds(path: Path, cohort: Cohort) -> list[Fold]:
-    """Read folds from a CSV file.
+    """Read folds from a table of any kind that :func:`.read_sheet` reads.
 
     ``repeat`` and ``fold`` are 0 and ``draw`` is none where the column is not there; patients that
     stand in no part of a fold are not used in it.
@@ -67,35 +69,25 @@ def import_folds(path: Path, cohort: Cohort) -> list[Fold]:
         With every fault: a missing file or column, unknown patients or parts, patients in two
         parts, a fold without training or test part.
     """
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError(f"folds: {path} cannot be read: {error}") from error
-    if missing := [name for name in ("part", "patient_id") if name not in table]:
-        raise DataError(
-            f"folds: {path} has no column {' and no column '.join(missing)}; "
-            f"it has {', '.join(table.columns)}"
-        )
+    table = _read(path)
     patients = Patients.of(cohort)
     number = {patient: index for index, patient in enumerate(patients.ids)}
     index = table["patient_id"].map(number)
     # What the store wrote may carry the apostrophe that keeps spreadsheets from computing.
     index = index.fillna(table["patient_id"].str.removeprefix("'").map(number))
-    part = table["part"].str.strip().str.lower().map(PARTS)
+    part = table["part"].str.lower().map(PARTS)
     axes, faults = _axes(path, table)
-    if unknown := sorted(set(table["patient_id"][index.isna()])):
+    if len(unknown := table["patient_id"][index.isna()]):
         faults.append(
-            f"folds: {path} has {len(unknown)} patients that {cohort.name} has not "
-            f"({some(unknown)}); ids must be written as in the cohort's table"
+            f"folds: {path} has {unknown.nunique()} patients that {cohort.name} has not "
+            f"({some(sorted(set(unknown)))}; the first in line {unknown.index[0]}); ids must be "
+            "written as in the cohort's table"
         )
-    if strange := sorted(set(table["part"][part.isna()])):
+    if len(strange := table["part"][part.isna()]):
         faults.append(
-            f"folds: {path} has parts called {some(strange)}; allowed are {', '.join(PARTS)}"
+            f"folds: {path} has parts called {some(sorted(set(strange)))} (the first in line "
+            f"{strange.index[0]}); allowed are {', '.join(PARTS)}"
         )
-    if not len(table):
-        faults.append(f"folds: {path} has no row below its column names")
     if faults:
         raise DataError(faults)
     keys = axes.assign(part=part, index=index.astype(int)).drop_duplicates()
@@ -117,20 +109,32 @@ def import_folds(path: Path, cohort: Cohort) -> list[Fold]:
     return made
 
 
+def _read(path: Path) -> pd.DataFrame:
+    """Read the columns of a table of folds as text; the index numbers the lines."""
+    try:
+        sheet = read_sheet(path)
+    except DataError as error:
+        raise DataError(f"folds: {path} cannot be read: {error}") from error
+    wanted = [name for name in COLUMNS if name in NEEDED or name in sheet.frame]
+    try:
+        return sheet.select(dict(zip(wanted, wanted, strict=True)))
+    except DataError as error:
+        raise DataError(f"folds: {fault}" for fault in error.faults) from error
+
+
 def _axes(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The columns repeat, fold and draw as numbers (no draw: -1), and what is wrong with them."""
     import pandas as pd
 
     axes, faults = {}, []
     for name, default in (("repeat", 0), ("fold", 0), ("draw", -1)):
-        text = table[name].str.strip() if name in table else pd.Series("", index=table.index)
+        text = table[name] if name in table else pd.Series("", index=table.index)
         numbers = pd.to_numeric(text.where(text != "", str(default)), errors="coerce")
         bad = ~numbers.between(default, LARGEST) | (numbers % 1 != 0)
         if bad.any():
-            line = int(np.flatnonzero(bad)[0]) + 2
             faults.append(
-                f"folds: {path}, line {line}: {name} is {text[bad].iloc[0]!r}, which is no whole "
-                f"number from 0 to {LARGEST:,} ({int(bad.sum())} such lines)"
+                f"folds: {path}, line {text.index[bad][0]}: {name} is {text[bad].iloc[0]!r}, "
+                f"which is no whole number from 0 to {LARGEST:,} ({int(bad.sum())} such lines)"
             )
         axes[name] = numbers.where(~bad, default).astype(int)
     return pd.DataFrame(axes), faults
