@@ -105,6 +105,14 @@ def test_counts(cohort: Cohort) -> None:
     }
 
 
+def test_what_folds_lack_is_noted(cohort: Cohort) -> None:
+    alive_alone = Fold(np.arange(20), np.arange(20, 30), np.arange(30, 38), fold=0)
+    lacking, unused = audit(cohort, [alive_alone]).notes
+    assert "no patient is 'dead' in the test part of 1 of 1 folds (r0-f0)" in lacking
+    assert unused == "made: 1 of 20 patients stand in no part of a fold"
+    assert audit(cohort, folds_of(cohort)).notes == audit(cohort).notes == ()
+
+
 def test_a_patient_in_two_parts_is_refused(cohort: Cohort) -> None:
     rows = [np.arange(start, stop) for start, stop in ((0, 21), (21, 30), (30, 40))]
     found = audit(cohort, [Fold(*rows, fold=0)])

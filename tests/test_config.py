@@ -114,6 +114,7 @@ def test_a_wrong_entry_of_a_list_is_one_fault() -> None:
 def test_a_missing_value_says_how_to_give_it() -> None:
     text = "\n".join(faults_of("dataset=table"))
     assert "dataset.table is missing: give it as dataset.table=VALUE" in text
+    assert faults_of("cv=external", "cv.test=[]") == ["cv.test=[]: give 1 at least"]
 
 
 def test_any_timm_network_is_named_in_one_setting() -> None:

@@ -101,8 +101,9 @@ def test_mixed_encodings_line_by_line(tmp_path: Path) -> None:
     for text in (b"\n".join(lines), b"\xef\xbb\xbf" + b"\r\n".join(lines)):
         cohort = read(tmp_path, rows_of(), text=text, positive="d", centre="centre")
         assert set(cohort.table["centre"]) == {"Malm\xf6"}
-    utf16 = "\n".join(["patient,image,outcome", "1,1.png,a", "2,2.png,d"]).encode("utf-16")
-    assert len(read(tmp_path, rows_of(), text=utf16, positive="d")) == 2
+    for encoding in ("utf-16", "utf-32"):
+        text = "\n".join(["patient,image,outcome", "1,1.png,a", "2,2.png,d"]).encode(encoding)
+        assert len(read(tmp_path, rows_of(), text=text, positive="d")) == 2
 
 
 def test_blank_rows_quotes_and_unnamed_columns(tmp_path: Path) -> None:

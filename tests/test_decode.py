@@ -239,6 +239,13 @@ def test_a_window_beside_all_pixels_is_not_believed(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(path), full_range(DEEP))
 
 
+def test_a_window_that_is_no_number_is_named(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "film.dcm", DEEP, bits=12, WindowCenter=1200, WindowWidth=4321)
+    path.write_bytes(path.read_bytes().replace(b"4321", b"wide"))
+    with pytest.raises(DataError, match=r"film\.dcm: .*WindowWidth is 'wide.0', no number"):
+        read_image(path)
+
+
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, DeflatedExplicitVRLittleEndian])
 def test_lossless_transfer_syntaxes(tmp_path: Path, syntax: str) -> None:
     path = write_dicom(tmp_path / "film.dcm", film(side=40), bits=12, syntax=syntax)

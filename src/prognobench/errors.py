@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+LONGEST = 200
+"""Characters of one thing in a message; of a longer one the middle is left out."""
+
 
 class PrognobenchError(Exception):
     """An error whose message is meant for the user; shown without a traceback."""
@@ -59,3 +62,15 @@ class TrainingError(PrognobenchError):
 
 class StoreError(PrognobenchError):
     """A run folder cannot be read or written."""
+
+
+def listed(items: Iterable[object], limit: int = 10, between: str = ", ") -> str:
+    """Join items for a message, the rest of a long list as a count."""
+    texts = [_shortened(str(item)) for item in items]
+    rest = len(texts) - limit
+    return between.join(texts[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _shortened(text: str) -> str:
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"

@@ -10,9 +10,9 @@ import numpy as np
 
 from prognobench.classifiers import Column
 from prognobench.datasets.files import IMAGE_SUFFIXES, ImageFolder
-from prognobench.datasets.spreadsheet import Sheet, listed, read_sheet
+from prognobench.datasets.spreadsheet import Sheet, read_sheet
 from prognobench.datasets.values import BLANKS, covariate
-from prognobench.errors import DataError
+from prognobench.errors import DataError, listed
 from prognobench.records import Cohort, Files
 
 if TYPE_CHECKING:

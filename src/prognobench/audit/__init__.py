@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.audit.counts import by_centre, by_part, left_out
+from prognobench.audit.counts import by_centre, by_part, fold_notes, left_out
 from prognobench.audit.duplicates import repeated, same_content
 from prognobench.audit.films import Progress
 from prognobench.audit.leaks import repeats, shared_patients, shared_pictures
@@ -136,7 +136,7 @@ def audit(
         leaks=(*shared_patients(cohort, folds), *shared_pictures(cohort, same, folds)),
         broken=() if seen is None else tuple(dict.fromkeys(seen.broken.values())),
         duplicates=tuple(repeats(cohort, same)),
-        notes=tuple(_notes(cohort, tables)),
+        notes=(*fold_notes(cohort, folds), *_notes(cohort, tables)),
     )
 
 

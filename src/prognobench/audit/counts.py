@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from prognobench.errors import listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +56,25 @@ def by_part(cohort: Cohort, folds: Sequence[Fold]) -> pd.DataFrame:
             row |= {f"{part} {name}": n for name, n in zip(cohort.classes, counts, strict=True)}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def fold_notes(cohort: Cohort, folds: Sequence[Fold]) -> Iterator[str]:
+    """Tell of test parts that lack a class, and of patients that no fold uses."""
+    patient, label = cohort.table["patient_id"].factorize()[0], cohort.table["label"].to_numpy()
+    lacking: dict[str, list[str]] = {}
+    for fold in folds:
+        for missing in sorted(set(label.tolist()) - set(label[fold.test].tolist())):
+            lacking.setdefault(cohort.classes[missing], []).append(fold.name)
+    for name, without in lacking.items():
+        yield (
+            f"{cohort.name}: no patient is {name!r} in the test part of {len(without)} of "
+            f"{len(folds)} folds ({listed(without, 5)}); their metrics are blank where they need "
+            "every class"
+        )
+    parts = (getattr(fold, part) for fold in folds for part in PARTS)
+    used = np.unique(patient[np.unique(np.concatenate([*parts]))]) if folds else ()
+    if folds and (unused := patient.max() + 1 - len(used)):
+        yield f"{cohort.name}: {unused} of {patient.max() + 1} patients stand in no part of a fold"
 
 
 def left_out(cohort: Cohort) -> pd.DataFrame:

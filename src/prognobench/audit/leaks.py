@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prognobench.audit.counts import PARTS
+from prognobench.errors import listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ def shared_patients(cohort: Cohort, folds: Iterable[Fold]) -> Iterator[str]:
         if len(shared := np.flatnonzero(times > 1)):
             yield (
                 f"{cohort.name}, fold {fold.name}: patients that stand in several parts: "
-                f"{len(shared)} ({_some(ids[shared].tolist())}); give each patient one part"
+                f"{len(shared)} ({listed(ids[shared], SHOWN)}); give each patient one part"
             )
 
 
@@ -50,10 +51,11 @@ def shared_pictures(cohort: Cohort, same: pd.DataFrame, folds: Sequence[Fold]) -
         if films["patient_id"].nunique() > 1 and _apart(parts[:, films.index])
     ]
     if split:
+        named = listed(map(_named, split), SHOWN, between="; ")
         yield (
             f"{cohort.name}: pictures filed under patients who stand in different parts of a fold: "
-            f"{len(split)} ({_some([_named(films) for films in split])}); give such patients one "
-            "id, or leave films out with dataset.exclude"
+            f"{len(split)} ({named}); give such patients one id, or leave films out with "
+            "dataset.exclude"
         )
 
 
@@ -80,8 +82,3 @@ def _named(films: pd.DataFrame) -> str:
     pairs = list(zip(films["patient_id"], films["image"], strict=True))
     shown = " = ".join(f"{patient}: {image}" for patient, image in pairs[:SHOWN])
     return shown if len(pairs) <= SHOWN else f"{shown} = ..."
-
-
-def _some(names: Sequence[object]) -> str:
-    shown = "; ".join(map(str, names[:SHOWN]))
-    return shown if len(names) <= SHOWN else f"{shown}; and {len(names) - SHOWN} more"

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from prognobench.datasets.files import ImageFolder
-from prognobench.datasets.spreadsheet import listed
-from prognobench.errors import DataError, FaultsError
+from prognobench.errors import DataError, FaultsError, listed
 from prognobench.records import Cohort, Files
 
 if TYPE_CHECKING:

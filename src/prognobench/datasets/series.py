@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prognobench.datasets.headers import Header, days_since_1970, read_header
-from prognobench.datasets.spreadsheet import listed, read_sheet
-from prognobench.errors import DataError, MissingExtraError
+from prognobench.datasets.spreadsheet import read_sheet
+from prognobench.errors import DataError, MissingExtraError, listed
 
 DATES = ("%m-%d-%Y", "%Y-%m-%d", "%m/%d/%Y", "%Y%m%d")
 """As the archive writes dates, and as programs rewrite them."""

@@ -5,6 +5,7 @@ Text keeps what typed readers lose: the leading zeros of patient numbers, ``N/A`
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import math
@@ -16,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prognobench.errors import DataError, MissingExtraError
+from prognobench.errors import DataError, MissingExtraError, listed
 from prognobench.registry import near
 
 if TYPE_CHECKING:
@@ -26,6 +27,12 @@ Names = str | tuple[str, ...]
 
 Row = tuple[int, list[str]]
 """Number of the row as a spreadsheet shows it, and its cells."""
+
+MARKS = {
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
+"""What files of an encoding begin with; the longer first, since it begins with the shorter."""
 
 DELIMITERS = (",", ";", "\t", "|")
 
@@ -100,8 +107,8 @@ class Sheet:
 def read_sheet(path: Path, header_row: int = 1) -> Sheet:
     """Read a CSV, TSV, Excel or Parquet table.
 
-    Text files may be UTF-8 or UTF-16 (with its mark) or Windows-1252, also mixed line by line,
-    and separated by comma, semicolon, tab or bar.
+    Text files may be UTF-8, UTF-16 or UTF-32 (these with their mark) or Windows-1252, also mixed
+    line by line, and separated by comma, semicolon, tab or bar.
 
     Parameters
     ----------
@@ -154,12 +161,6 @@ def text_of(value: Any) -> str:
     return str(value).strip()
 
 
-def listed(items: Sequence[str], limit: int = 10) -> str:
-    """Join items for a message, the rest of a long list as a count."""
-    shown = ", ".join(items[:limit])
-    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
-
-
 def _plain(name: str) -> str:
     return re.sub(r"[\W_]+", "", name).casefold()
 
@@ -193,8 +194,9 @@ def _text(path: Path, header_row: int) -> Iterator[Row]:
 
 def _decoded(path: Path) -> str:
     raw = path.read_bytes()
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return raw.decode("utf-16")
+    for encoding, marks in MARKS.items():
+        if raw.startswith(marks):
+            return raw.decode(encoding)
     if b"\x00" in raw:
         raise DataError(
             f"{path}: not a text table (it holds zero bytes); is it an Excel or Parquet file "

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prognobench.datasets.assembly import UNKNOWN_CENTRE, collecting
-from prognobench.datasets.spreadsheet import listed
-from prognobench.errors import ConfigError, DataError, PrognobenchError
+from prognobench.errors import ConfigError, DataError, PrognobenchError, listed
 from prognobench.records import Cohort, Files, Rendered
 from prognobench.registry import DATASETS, Part, near
 

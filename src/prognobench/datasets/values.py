@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from prognobench.datasets.spreadsheet import listed
-from prognobench.errors import DataError
+from prognobench.errors import DataError, listed
 
 if TYPE_CHECKING:
     import pandas as pd

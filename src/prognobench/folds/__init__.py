@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from prognobench.errors import DataError
-from prognobench.folds.patients import Patients, some
+from prognobench.errors import DataError, listed
+from prognobench.folds.patients import Patients
 from prognobench.folds.tables import export_folds, import_folds
 from prognobench.records import Cohort, Component, Fold
 from prognobench.registry import CVS, REGIMES
@@ -81,7 +81,7 @@ def _faults(patients: Patients, fold: Fold) -> Iterable[str]:
         if len(shared := np.intersect1d(parts[one], parts[other])):
             yield (
                 f"patients in the {one} and in the {other} part: {len(shared)} "
-                f"({some(patients.ids[shared])}); give each patient one part"
+                f"({listed(patients.ids[shared], 5)}); give each patient one part"
             )
     if not len(parts["test"]):
         yield "the test part is empty; there must be patients to test on"

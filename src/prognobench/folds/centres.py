@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 
-from prognobench.errors import DataError
-from prognobench.folds.patients import Patients, some
+from prognobench.errors import DataError, listed
+from prognobench.folds.patients import Patients
 from prognobench.records import Cohort, Fold
 from prognobench.registry import CVS
 from prognobench.seeds import generator
@@ -99,7 +99,7 @@ def _centres(
     elif len(unknown) and unknown_centre == "refuse":
         faults.append(
             f"{cohort.name}: patients without a known centre: {len(unknown)} "
-            f"({some(patients.ids[unknown])}); fill in the centre, leave them out with "
+            f"({listed(patients.ids[unknown], 5)}); fill in the centre, leave them out with "
             "dataset.exclude, or only train on them with cv.unknown_centre=train"
         )
     if faults:

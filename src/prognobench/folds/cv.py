@@ -8,8 +8,8 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge, Gt, Len, Lt
 
-from prognobench.errors import DataError
-from prognobench.folds.patients import Patients, some
+from prognobench.errors import DataError, listed
+from prognobench.folds.patients import Patients
 from prognobench.folds.tables import PARTS, import_folds
 from prognobench.records import Cohort, Fold
 from prognobench.registry import CVS, near
@@ -187,7 +187,7 @@ def external(
     if len(shared := np.intersect1d(testing, rest)):
         raise DataError(
             f"{cohort.name}: patients in a test source and in a training source: {len(shared)} "
-            f"({some(patients.ids[shared])}); leave them out of one"
+            f"({listed(patients.ids[shared], 5)}); leave them out of one"
         )
     random = generator(seed, "folds", "external", *sorted(test))
     train, validating = patients.deal(rest, [1 - validation, validation], random)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prognobench.errors import DataError
+from prognobench.errors import DataError, listed
 from prognobench.records import Cohort, Fold
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Patients:
         if len(contradicting):
             raise DataError(
                 f"{cohort.name}: patients whose films have different outcomes: "
-                f"{len(contradicting)} ({some(np.asarray(ids)[contradicting])}); "
+                f"{len(contradicting)} ({listed(np.asarray(ids)[contradicting].tolist(), 5)}); "
                 "an outcome belongs to a patient"
             )
         patients = cls(
@@ -184,9 +184,3 @@ def _balanced(
         places[chosen] -= 1
         lacking[chosen] -= count
     return part
-
-
-def some(names: Sequence[object] | NDArray[np.object_], most: int = 5) -> str:
-    """The first few of many names."""
-    listed = ", ".join(str(name) for name in names[:most])
-    return listed if len(names) <= most else f"{listed} and {len(names) - most} more"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prognobench.datasets.spreadsheet import read_sheet
-from prognobench.errors import DataError
-from prognobench.folds.patients import Patients, some
+from prognobench.errors import DataError, listed
+from prognobench.folds.patients import Patients
 from prognobench.records import Cohort, Fold
 
 if TYPE_CHECKING:
@@ -80,12 +80,12 @@ def import_folds(path: Path, cohort: Cohort) -> list[Fold]:
     if len(unknown := table["patient_id"][index.isna()]):
         faults.append(
             f"folds: {path} has {unknown.nunique()} patients that {cohort.name} has not "
-            f"({some(sorted(set(unknown)))}; the first in line {unknown.index[0]}); ids must be "
-            "written as in the cohort's table"
+            f"({listed(sorted(set(unknown)), 5)}; the first in line {unknown.index[0]}); ids must "
+            "be written as in the cohort's table"
         )
     if len(strange := table["part"][part.isna()]):
         faults.append(
-            f"folds: {path} has parts called {some(sorted(set(strange)))} (the first in line "
+            f"folds: {path} has parts called {listed(sorted(set(strange)), 5)} (the first in line "
             f"{strange.index[0]}); allowed are {', '.join(PARTS)}"
         )
     if faults:
@@ -114,7 +114,7 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         sheet = read_sheet(path)
     except DataError as error:
-        raise DataError(f"folds: {path} cannot be read: {error}") from error
+        raise DataError(f"folds: {fault}" for fault in error.faults) from error
     wanted = [name for name in COLUMNS if name in NEEDED or name in sheet.frame]
     try:
         return sheet.select(dict(zip(wanted, wanted, strict=True)))

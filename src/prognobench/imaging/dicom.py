@@ -181,7 +181,7 @@ def _looked_up(values: NDArray[Any], item: Any) -> NDArray[np.uint8]:
 
 def _windowed(values: NDArray[Any], dataset: Any) -> NDArray[np.uint8] | None:
     """Apply the first window by PS3.3 C.11.2.1.2 and .3; None without a usable one."""
-    centre, width = (_first(dataset.get(f"Window{name}")) for name in ("Center", "Width"))
+    centre, width = (_first(dataset, f"Window{name}") for name in ("Center", "Width"))
     function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     least = 0 if function in ("SIGMOID", "LINEAR_EXACT") else 1
     if centre is None or width is None or width <= least:
@@ -197,11 +197,15 @@ def _windowed(values: NDArray[Any], dataset: Any) -> NDArray[np.uint8] | None:
     return shown
 
 
-def _first(value: Any) -> float | None:
+def _first(dataset: Any, keyword: str) -> float | None:
     """A window may be given as one number or several views; empty means none."""
+    value = dataset.get(keyword)
     if value is None or value == "":
         return None
     from pydicom.multival import MultiValue
 
     numbers = list(value) if isinstance(value, MultiValue) else [value]
-    return float(numbers[0]) if numbers and math.isfinite(numbers[0]) else None
+    try:
+        return float(numbers[0]) if numbers and math.isfinite(numbers[0]) else None
+    except TypeError:
+        raise ValueError(f"{keyword} is {str(value)!r}, no number") from None

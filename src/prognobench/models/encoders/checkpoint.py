@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from prognobench.errors import WeightsError
+from prognobench.errors import WeightsError, listed
 from prognobench.models.encoders.layouts import LAYOUTS, State
 
 SHOWN = 5
@@ -147,7 +147,7 @@ def fill(network: nn.Module, state: State) -> tuple[str, ...]:
     if prefix:
         report.append(f"prefix {prefix!r} taken off")
     if left_out:
-        report.append(f"left out: {_some(left_out)}")
+        report.append(f"left out: {listed(left_out, SHOWN)}")
     return tuple(report)
 
 
@@ -157,13 +157,10 @@ def _differences(wanted: State, state: State, missing: list[str], shapes: list[s
     if len(shapes) > SHOWN:
         lines.append(f"  and {len(shapes) - SHOWN} more tensors of another shape")
     if missing:
-        lines.append(f"  not in the file ({len(missing)} of {len(wanted)}): {_some(missing)}")
+        lines.append(
+            f"  not in the file ({len(missing)} of {len(wanted)}): {listed(missing, SHOWN)}"
+        )
     unknown = [key for key in state if key not in wanted]
     if unknown:
-        lines.append(f"  only in the file ({len(unknown)}): {_some(unknown)}")
+        lines.append(f"  only in the file ({len(unknown)}): {listed(unknown, SHOWN)}")
     return "\n".join(lines)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
