@@ -391,7 +391,7 @@ def test_official_folds_need_patient_and_part_alone(tmp_path: Path) -> None:
 
 def test_all_faults_of_a_folds_file_are_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "folds.csv"
-    with pytest.raises(DataError, match="no table .*folds.csv"):
+    with pytest.raises(DataError, match=r"no table .*folds\.csv"):
         import_folds(path, simple())
     path.write_text("patient,part\nP001,train\n")
     with pytest.raises(DataError, match=r"a column 'patient_id'.* found patient, part"):
