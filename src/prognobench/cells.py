@@ -131,12 +131,13 @@ def prediction_table(run: Prepared, fold: Fold, probabilities: NDArray[np.float6
         )
     rows = np.concatenate([fold.validation, fold.test])
     parts = np.repeat(["validation", "test"], [len(fold.validation), len(fold.test)])
-    images = run.cohort.table.iloc[rows]
+    told = ["patient_id", "image", "label"]
+    images = run.cohort.table[told].iloc[rows]
     scores = {f"score_{name}": probabilities[:, i] for i, name in enumerate(run.cohort.classes)}
     return pd.DataFrame(
         {
             "part": parts,
-            **{column: images[column].to_numpy() for column in ("patient_id", "image", "label")},
+            **{column: images[column].to_numpy() for column in told},
             **scores,
         }
     )

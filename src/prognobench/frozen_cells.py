@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -33,6 +34,9 @@ from prognobench.seeds import derive
 
 Task = ProbeTask | EstimatorTask
 Made = TypeVar("Made")
+
+WRITERS = 8
+"""Cells that are stored at once: what is written waits for the disk, and can wait together."""
 
 
 def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.device) -> None:
@@ -62,16 +66,17 @@ def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.
                 run.folder.write_failure(fold.name, error)
         features, cells = [Features()], [cell for cell in cells if cell[0].key not in images]
     tasks = [_task(run, fold, specs[run.key], features) for run, fold in cells]
-    for i, result in _fit(tasks):
-        run, fold = cells[i]
-        if isinstance(result, ProbeResult):
-            stored = _attempt(partial(_store, run, fold, result, backbone, shared))
-        else:
-            stored = result
-        if isinstance(stored, NotApplicableError):
-            run.folder.mark_not_applicable(stored)
-        elif isinstance(stored, Exception):
-            run.folder.write_failure(fold.name, stored)
+    storing: dict[int, Future[Exception | None]] = {}
+    with ThreadPoolExecutor(WRITERS) as writers:
+        for i, result in _fit(tasks):
+            if isinstance(result, ProbeResult):
+                store = partial(_store, *cells[i], result, backbone, shared)
+                storing[i] = writers.submit(_attempt, store)
+            else:
+                _record(*cells[i], result)
+    for i, stored in storing.items():
+        if (fault := stored.result()) is not None:
+            _record(*cells[i], fault)
 
 
 def _applicable(run: Prepared, spec: Probe | Estimator) -> Sequence[Fold]:
@@ -103,6 +108,13 @@ def _require_finite(features: Iterable[Features]) -> None:
             f"row {min(wrong) + 1} of the cohort); are its weights, and is train.precision wide "
             "enough?"
         )
+
+
+def _record(run: Prepared, fold: Fold, error: Exception) -> None:
+    if isinstance(error, NotApplicableError):
+        run.folder.mark_not_applicable(error)
+    else:
+        run.folder.write_failure(fold.name, error)
 
 
 def _store(
