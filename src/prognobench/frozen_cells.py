@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -66,17 +66,14 @@ def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.
                 run.folder.write_failure(fold.name, error)
         features, cells = [Features()], [cell for cell in cells if cell[0].key not in images]
     tasks = [_task(run, fold, specs[run.key], features) for run, fold in cells]
-    storing: dict[int, Future[Exception | None]] = {}
     with ThreadPoolExecutor(WRITERS) as writers:
-        for i, result in _fit(tasks):
-            if isinstance(result, ProbeResult):
-                store = partial(_store, *cells[i], result, backbone, shared)
-                storing[i] = writers.submit(_attempt, store)
-            else:
-                _record(*cells[i], result)
-    for i, stored in storing.items():
-        if (fault := stored.result()) is not None:
-            _record(*cells[i], fault)
+        for fitted in _fit(tasks):
+            stores = [
+                partial(_store, *cells[i], result, backbone, shared) for i, result in fitted.items()
+            ]
+            for i, fault in zip(fitted, writers.map(_attempt, stores), strict=True):
+                if fault is not None:
+                    _record(*cells[i], fault)
 
 
 def _applicable(run: Prepared, spec: Probe | Estimator) -> Sequence[Fold]:
@@ -118,8 +115,14 @@ def _record(run: Prepared, fold: Fold, error: Exception) -> None:
 
 
 def _store(
-    run: Prepared, fold: Fold, result: ProbeResult, backbone: int, shared: dict[str, Any]
+    run: Prepared,
+    fold: Fold,
+    result: ProbeResult | Exception,
+    backbone: int,
+    shared: dict[str, Any],
 ) -> None:
+    if isinstance(result, Exception):
+        raise result
     rows = np.concatenate([fold.validation, fold.test])
     predictions = prediction_table(run, fold, result.probabilities[rows])
     fitted = result.fitted
@@ -214,22 +217,22 @@ def _task(
     )
 
 
-def _fit(tasks: Sequence[Task]) -> Iterator[tuple[int, ProbeResult | Exception]]:
+def _fit(tasks: Sequence[Task]) -> Iterator[Mapping[int, ProbeResult | Exception]]:
     """Fit the probes together, and those where that fails and the others each for itself.
 
-    Yields the number of each task and its result as soon as it is there.
+    Yields the results of tasks, by their numbers, as soon as they are there.
     """
     probes = [(i, task) for i, task in enumerate(tasks) if isinstance(task, ProbeTask)]
     alone = dict(enumerate(tasks))
     with suppress(Exception):  # of a task that cannot even be grouped: told when it is alone
         for numbers, fitted in fit_groups([task for _, task in probes]):
             if not isinstance(fitted, Exception):
-                for number, result in zip(numbers, fitted, strict=True):
-                    i = probes[number][0]
+                results = {probes[n][0]: one for n, one in zip(numbers, fitted, strict=True)}
+                for i in results:
                     del alone[i]
-                    yield i, result
+                yield results
     for i, task in alone.items():
-        yield i, _attempt(partial(_fit_one, task))
+        yield {i: _attempt(partial(_fit_one, task))}
 
 
 def _fit_one(task: Task) -> ProbeResult:
