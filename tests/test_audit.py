@@ -132,7 +132,7 @@ def test_the_same_file_under_two_patients_is_a_leak_if_a_fold_parts_them(
     assert groups(found) == [["0.png", "20.png"]]
     assert found.tables["same picture"]["match"].tolist() == ["", "same file"]
     (leak,) = found.leaks
-    assert "(P00: 0.png = P10: 20.png)" in leak
+    assert "(film 1 of the cohort = film 21 of the cohort)" in leak
     assert "dataset.exclude" in leak
     assert found.refusals(Checks(allow_leaks=True)) == []
     assert [text.split(": ")[1] for text in found.duplicates] == [

@@ -86,7 +86,7 @@ def test_aiforcovid(tmp_path: Path) -> None:
         "imgs_r3/P_3_2.dcm": "inverted",
     }
     assert "pictures filed under different outcomes: 1" in " ".join(found["duplicates"])
-    assert "P_2: imgs/P_2.dcm = P_1_3: imgs_r2/P_1_3.dcm" in found["leaks"][0]
+    assert "AIforCOVID.xlsx row 3 = AIforCOVID_r2.xlsx row 4" in found["leaks"][0]
     assert found["faulty films"] == [{"film": "imgs/P_5.dcm", "fault": "constant", "why": ""}]
     assert "unusable, as the authors of the study found" in found["reasons"]
     assert found["shortcuts"]["device"]["mcc"] > 0.7
@@ -132,7 +132,7 @@ def test_cocross(tmp_path: Path) -> None:
     given = ("dataset=cocross_mortality", f"dataset.table={table}", f"dataset.images={images}")
     found = check(tmp_path, *given, "cv.folds=3")
     assert same_pictures(found) == {"003/a.dcm": "", "007/a.dcm": "same file"}
-    assert "003: 003/a.dcm = 007: 007/a.dcm" in found["leaks"][0]
+    assert "cocross.xlsx row 5 = cocross.xlsx row 9" in found["leaks"][0]
     everything = check(tmp_path, *given, "cv.folds=3", "dataset.films=all")
     assert everything["shortcuts"]["number of films"]["mcc"] == 1.0
     assert everything["patients and films"][-1] | {"centre": ""} == {
@@ -196,7 +196,10 @@ def test_a_run_refuses_pictures_that_leak_unless_told_otherwise(tmp_path: Path) 
     assert not (tmp_path / "results").exists()
     (outcome,) = run(compose([*given, "checks.allow_leaks=true"]))
     assert len(outcome.computed) == 3
-    assert "p1: 1.png = p4: 4.png = p9: 9.png" in outcome.folder.meta["warnings"][-1]
+    assert (
+        "table.csv row 3 = table.csv row 6 = table.csv row 11"
+        in outcome.folder.meta["warnings"][-1]
+    )
     assert outcome.folder.meta["config"]["checks"]["allow_leaks"] is True
     # What reads no picture does not wait for the pictures of all patients to be compared.
     (outcome,) = run(compose([*given[:-1], "strategy=prior"]))

@@ -125,6 +125,25 @@ def test_blank_excel_rows_keep_the_numbers_of_the_others(tmp_path: Path) -> None
         read(tmp_path, rows_of(), table=table)
 
 
+def test_the_line_that_names_a_separator_is_no_row(tmp_path: Path) -> None:
+    text = "sep=|\npatient|image|outcome\n1|1.png|alive, well\n2|2.png|dead\n"
+    assert read(tmp_path, rows_of(), text=text).table["where"][0] == "table.csv row 2"
+
+
+def test_times_with_and_without_fractions_are_of_one_form(tmp_path: Path) -> None:
+    moments = ["2020-03-01 10:00:00", "2020-03-01T09:00:00.250000", "2020-03-01 08:00:00.123456789"]
+    rows = [{**row, "at": moments[at % 3]} for at, row in enumerate(rows_of())]
+    order = read(tmp_path, rows, order="at").table["order"]
+    assert order[0] > order[1] > order[2]
+
+
+def test_one_file_under_several_spellings_of_its_path_is_one_film(tmp_path: Path) -> None:
+    rows = [*rows_of(), {"patient": "001", "image": "././/1.png", "outcome": "dead"}]
+    folder_of(tmp_path, rows_of())
+    text = "patient,image,outcome\n" + "\n".join(",".join(row.values()) for row in rows)
+    assert len(read(tmp_path, rows_of(), text=text)) == 6
+
+
 def test_covariates_centre_and_kept_columns(tmp_path: Path) -> None:
     rows = [
         {

@@ -24,12 +24,15 @@ def test_missing_table_folder_and_columns(tmp_path: Path) -> None:
         tmp_path,
         rows,
         "expected a column 'outcom', did you mean 'outcome'?",
-        "found patient, image, outcome",
+        "its columns are patient, image, outcome",
         "set dataset.centre",
         label="outcom",
         centre="site",
     )
-    assert len(faults) == 2
+    assert len(faults) == 3
+    (fault,) = [f for f in fails(tmp_path, rows, "expected", header_row=2) if "row 2" in f]
+    assert "row 2 is taken for the columns' names" in fault
+    assert "1.png" not in fault
     unguessable = [{"who": "1", "what": "1.png", "outcome": "dead", "image": "1.png"}]
     fails(tmp_path, unguessable, "'patient_id' or 'patient'", "set dataset.patient")
 
@@ -222,7 +225,93 @@ def test_the_cell_that_is_unlike_the_others_is_named(tmp_path: Path) -> None:
     rows[3]["visit"] = "1e400"
     (fault,) = fails(tmp_path, rows, "'1e400' in row 5", order="visit")
     assert "row 2" not in fault
-    fails(tmp_path, rows, "'visit'", "'1e400' in row 5 is no finite", covariates=("visit",))
+    fails(tmp_path, rows, "'visit'", "'1e400' in table.csv row 5 is no", covariates=("visit",))
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        (["61", "70", ">89", "55", "", "48"], "'>89' in table.csv row 4 is no finite number"),
+        (["61,3", "70,1", "55", "n/a", "41,5", "48"], "row 6 is no finite number, as most cells"),
+    ],
+)
+def test_a_number_of_covariates_is_no_name(tmp_path: Path, cells: list[str], words: str) -> None:
+    rows = [{**row, "age": cell} for row, cell in zip(rows_of(), cells, strict=True)]
+    fails(tmp_path, rows, "column 'age'", words, covariates=("age",))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("X-001", "X-1"),
+        ("1,000", "1000"),
+        ("X1", "X1\u200b"),
+        ("X 1", "X  1"),
+        ("p7", "P7"),
+        ("'12", "12"),
+        ("7.0", "007"),
+    ],
+)
+def test_spellings_of_one_patient_or_centre_are_refused(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    rows = [{**row, "site": "A"} for row in rows_of(4)]
+    rows[0] |= {"patient": one, "site": one}
+    rows[2] |= {"patient": other, "site": other}
+    patients, centres = fails(tmp_path, rows, "how a number is written", centre="site")
+    assert patients.startswith(f"patients {one!a} (table.csv row 2) and {other!a}")
+    assert centres.startswith(f"centres {one!a} (table.csv row 2) and {other!a}")
+    rows[2] |= {"patient": "X-22", "site": "X-22"}
+    read(tmp_path / "other", rows, centre="site")
+
+
+def test_composed_and_decomposed_accents_are_one(tmp_path: Path) -> None:
+    rows = rows_of(4)
+    for row, name in zip(rows[::2], ("Jos\u00e9", "Jose\u0301"), strict=True):
+        row["patient"] = name
+    rows[0]["image"] = "gro\u0308sse.png"  # as some systems write names of files
+    folder_of(tmp_path, rows)
+    rows[0]["image"] = "gr\u00f6sse.png"
+    text = "patient,image,outcome\n" + "\n".join(",".join(row.values()) for row in rows)
+    cohort = read(tmp_path, rows[1:], text=text)
+    assert cohort.table["patient_id"].nunique() == 3
+    assert cohort.table["image"][0] == "gro\u0308sse.png"
+
+
+@pytest.mark.parametrize("nobody", ["None", "-", "#REF!", "NaT", "unknown", ""])
+def test_what_stands_for_no_patient_is_no_patient(tmp_path: Path, nobody: str) -> None:
+    rows = rows_of()
+    for row in rows[2:4]:
+        row["patient"] = nobody
+    (fault,) = fails(tmp_path, rows, "no patient in table.csv row 4, table.csv row 5")
+    assert "merged cells" in fault
+
+
+def test_numbers_that_a_spreadsheet_rounded_are_no_patients(tmp_path: Path) -> None:
+    from openpyxl import Workbook
+
+    book = Workbook()
+    for cells in (
+        ("patient", "image", "outcome"),
+        *((10**15 + at, f"{at}.png", "dead") for at in (1, 2)),
+    ):
+        book.active.append(cells)
+    book.save(tmp_path / "ids.xlsx")
+    fails(tmp_path, rows_of(), "ids.xlsx row 2", "rounded (2 rows)", table=tmp_path / "ids.xlsx")
+
+
+def test_outcomes_that_differ_in_case_are_no_classes(tmp_path: Path) -> None:
+    rows = rows_of()
+    rows[1]["outcome"] = "Dead"
+    fails(tmp_path, rows, "'Dead' and 'dead' differ only in case", "dataset.classes", positive=None)
+    assert read(tmp_path, rows, classes=("alive", "dead"), on_unknown_label="drop").classes[1]
+
+
+def test_all_faults_of_a_table_are_told_at_once(tmp_path: Path) -> None:
+    rows = [{**row, "age": "inf", "day": "x"} for row in rows_of()]
+    chosen = {"images": tmp_path / "none", "covariates": ("age",), "order": "day"}
+    assert len(fails(tmp_path, rows, "does not exist", "'age'", "'day'", **chosen)) == 3
+    assert len(fails(tmp_path, rows, "'ages'", "'sex'", covariates=("ages",), keep=("sex",))) == 3
 
 
 def test_moments_with_a_zone_are_compared_in_utc(tmp_path: Path) -> None:

@@ -288,7 +288,7 @@ def test_holdout_by_a_column() -> None:
     [
         (None, "no column of the table; it has patient_id, image"),
         (["train", "dunno"] * 30, r"'dunno' \(30 images\)"),
-        (["train"] * 59 + ["test"], "patients in the train and in the test part: 1"),
+        (["train"] * 59 + ["test"], r"column 'split' puts patients into several parts: 1 \(P029\)"),
     ],
 )
 def test_faults_of_a_split_column(values: list[str] | None, message: str) -> None:
@@ -394,7 +394,7 @@ def test_all_faults_of_a_folds_file_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no table .*folds\.csv"):
         import_folds(path, simple())
     path.write_text("patient,part\nP001,train\n")
-    with pytest.raises(DataError, match=r"a column 'patient_id'.* found patient, part"):
+    with pytest.raises(DataError, match=r"a column 'patient_id'[\s\S]*columns are patient, part"):
         import_folds(path, simple())
     path.write_text("patient_id,part,fold\nP001,train,0\nP999,tset,one\n")
     with pytest.raises(DataError) as caught:
@@ -406,6 +406,23 @@ def test_all_faults_of_a_folds_file_are_told_at_once(tmp_path: Path) -> None:
     path.write_text("patient_id,part,fold\nP001,train,1e20\n")
     with pytest.raises(DataError, match="line 2: fold is '1e20', which is no whole number from 0"):
         import_folds(path, simple())
+
+
+def test_columns_of_folds_are_found_whatever_their_case(tmp_path: Path) -> None:
+    cohort = simple()
+    folds = make_folds(cohort, Component("k", "k_fold"), Component("few", "few_shot", {"k": 2}), 1)
+    table = export_folds(folds, cohort).rename(columns=str.title)
+    table.to_csv(tmp_path / "folds.csv", index=False)
+    assert len(import_folds(tmp_path / "folds.csv", cohort)) == len(folds) == 50
+
+
+def test_blank_cells_of_folds_are_named_by_row(tmp_path: Path) -> None:
+    (tmp_path / "folds.csv").write_text("patient_id,part\nP001,train\n,test\nP002,\n")
+    with pytest.raises(DataError) as caught:
+        import_folds(tmp_path / "folds.csv", simple())
+    patient, part = caught.value.faults
+    assert "no part in folds.csv row 4" in patient
+    assert "no patient_id in folds.csv row 3" in part
 
 
 def test_folds_are_read_from_any_kind_of_table(tmp_path: Path) -> None:

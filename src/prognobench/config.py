@@ -217,6 +217,8 @@ def _fault(where: str, schema: Schema, details: Any) -> str:
         return f"unknown key '{key}'{near(location[-1], known)} ({listed})"
     if details["type"] == "missing":
         return f"{key} is missing: give it as {key}=VALUE"
+    if details["type"] in ("list_type", "tuple_type"):
+        return f"{key}={details['input']!r}: give a list, as in {key}=[{details['input']}]"
     if details["type"] == "too_short":
         return f"{key}={details['input']!r}: give {details['ctx']['min_length']} at least"
     return f"{key}={details['input']!r}: {details['msg'][0].lower()}{details['msg'][1:]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-LONGEST = 200
+LONGEST = 500
 """Characters of one thing in a message; of a longer one the middle is left out."""
 
 

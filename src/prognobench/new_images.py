@@ -105,11 +105,15 @@ def _make_covariates(rows: pd.DataFrame, columns: Sequence[Column]) -> Iterator[
     for name in dict.fromkeys(name for name, _ in columns):
         cells, categories = rows[name], [c for known, c in columns if known == name]
         if categories == [None]:
-            numbers = covariate(cells)
+            try:
+                numbers = covariate(cells, rows["where"])
+            except DataError as error:
+                yield from error.faults
+                continue
             if numbers.dtype == float:
                 rows[name] = numbers
-                continue
-            yield f"covariate {name} is a number for the models; found {_some(cells)}"
+            else:
+                yield f"covariate {name} is a number for the models; found {_some(cells)}"
             continue
         rows[name] = cells.mask(cells.str.casefold().isin(BLANKS), "")
         unknown = rows[name][~rows[name].isin([*categories, ""])]

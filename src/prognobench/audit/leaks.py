@@ -79,6 +79,10 @@ def _apart(parts: NDArray[np.int8]) -> bool:
 
 
 def _named(films: pd.DataFrame) -> str:
-    pairs = list(zip(films["patient_id"], films["image"], strict=True))
-    shown = " = ".join(f"{patient}: {image}" for patient, image in pairs[:SHOWN])
-    return shown if len(pairs) <= SHOWN else f"{shown} = ..."
+    """Say where films stand without naming patients: what is said of leaks is kept and shown."""
+    if "where" in films and (films["where"] != "").all():
+        places = films["where"].tolist()
+    else:
+        places = [f"film {row + 1} of the cohort" for row in films.index]
+    shown = " = ".join(places[:SHOWN])
+    return shown if len(places) <= SHOWN else f"{shown} = ..."

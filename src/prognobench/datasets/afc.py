@@ -104,7 +104,7 @@ def aiforcovid(
         raise DataError(faults)
     rows = pd.concat(parts, ignore_index=True)
     for name in covariates:
-        rows[name] = covariate(rows[name])
+        rows[name] = covariate(rows[name], rows["where"])
     exclusions = Exclusions()
     left_out = rows["patient_id"].isin(unusable)
     exclusions.add_rows(rows[left_out], "unusable, as the authors of the study found")

@@ -7,6 +7,7 @@ what must not or need not stand in the cohort leaves it with its reason.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -120,12 +121,19 @@ def assemble(
         rows without a patient, paths out of the folder, fewer than two classes.
     """
     blank = list(films.loc[films["patient_id"] == "", "where"])
-    faults = [f"no patient in {listed(blank)}; name one, or delete these rows"] if blank else []
+    faults = []
+    if blank:
+        faults.append(
+            f"no patient in {listed(blank)}; name one, or delete these rows (of merged cells only "
+            "the first has a value, of formulas only what was saved with them)"
+        )
+        films = films[films["patient_id"] != ""]
     exclude = {str(name) for name in rules.exclude}
     unused = exclude - {*films["patient_id"], *films["image"]}
     unused -= {*exclusions.patients, *exclusions.items}
     films = _without(films, exclude, exclusions)
-    faults += _lookalikes(films)
+    faults += _lookalikes(films["patient_id"], films["where"], "patients")
+    faults += _lookalikes(films["centre"], films["where"], "centres")
     films = _with_known_label(films, classes, rules, exclusions, faults)
     films = _without_conflicts(films, classes, rules, exclusions, faults)
     films = _with_files(films, folder, rules, exclusions, faults)
@@ -163,18 +171,31 @@ def _without(films: pd.DataFrame, exclude: set[str], exclusions: Exclusions) -> 
     return films[~named]
 
 
-def _lookalikes(films: pd.DataFrame) -> list[str]:
-    """Numbers that differ only in leading zeros or ``.0`` are one patient, written twice."""
+def _lookalikes(names: pd.Series[str], places: pd.Series[str], what: str) -> list[str]:
+    """Names that differ only in how they are written are one patient or centre, split in two."""
     spellings: dict[str, dict[str, str]] = defaultdict(dict)
-    for patient, where in zip(films["patient_id"], films["where"], strict=True):
-        if match := re.fullmatch(r"0*(\d+?)(\.0+)?", patient):
-            spellings[match[1]].setdefault(patient, where)
+    firsts = ~names.duplicated()
+    for name, where in zip(names[firsts], places[firsts], strict=True):
+        spellings[_without_spelling(name)][name] = where
     return [
-        f"patients {' and '.join(f'{name!r} ({where})' for name, where in places.items())} differ "
-        "only in how a number is written; write patient numbers alike everywhere, as text"
-        for places in spellings.values()
-        if len(places) > 1
+        f"{what} {' and '.join(f'{name!a} ({where})' for name, where in found.items())} "
+        "differ only in case, spaces, leading zeros or how a number is written; write one the "
+        "same everywhere, as text"
+        for found in spellings.values()
+        if len(found) > 1
     ][:SHOWN]
+
+
+def _without_spelling(name: str) -> str:
+    """What is left of a name without what programs and typists change."""
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    kept = "".join(c for c in plain if not c.isspace() and unicodedata.category(c) != "Cf")
+    kept = kept.removeprefix("'")
+    if re.fullmatch(r"\d{1,3}(,\d{3})+", kept):
+        kept = kept.replace(",", "")
+    if re.fullmatch(r"\d+\.0+", kept):
+        kept = kept.partition(".")[0]
+    return re.sub(r"(?<!\d)0+(?=\d)", "", kept)
 
 
 def _with_known_label(

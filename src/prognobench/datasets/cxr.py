@@ -108,7 +108,7 @@ def covid_chestxray(
     rows = sheet.select(columns)
     rows["centre"] = rows["centre"].replace("", UNKNOWN_CENTRE)
     rows["order"] = positions(rows["order"], f"{sheet.path}, column 'offset'")
-    rows["age"] = covariate(rows["age"])
+    rows["age"] = covariate(rows["age"], rows["where"])
     words = {outcome.negative: outcome.words[0], outcome.positive: outcome.words[1]}
     rows["label"] = rows["label"].replace(words)
     exclusions = Exclusions()

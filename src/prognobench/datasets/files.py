@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from prognobench.datasets.soundness import DICOM_SUFFIXES, unreadable
+from prognobench.datasets.soundness import DICOM_SUFFIXES, has_dicom_mark, unreadable
 from prognobench.errors import DataError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".j2k")
@@ -77,7 +79,7 @@ class ImageFolder:
         """Case-folded path, name, and name without extension -> files."""
         index: dict[str, list[str]] = defaultdict(list)
         for file in self.files:
-            path = PurePosixPath(file.casefold())
+            path = PurePosixPath(_plain(file))
             keys = {str(path), path.name}
             if path.suffix in IMAGE_SUFFIXES:
                 keys |= {path.stem, str(path.with_suffix(""))}
@@ -94,31 +96,40 @@ class ImageFolder:
             return Found(refused=f"{cell!r} is an absolute path; give it relative to {self.root}")
         if ".." in name.split("/"):
             return Found(refused=f"{cell!r} climbs out of {self.root}; images must lie below it")
-        name = name.removeprefix("./").rstrip("/")
+        name = posixpath.normpath(name)
         path = os.path.join(self.root, name)
         if os.path.isfile(path):
             return self._checked([name], cell)
         if os.path.isdir(path):
-            return self._checked(self.images(name), cell)
-        named = self._by_name.get(name.casefold(), [])
+            if images := self.images(name):
+                return self._checked(images, cell)
+            return Found(problem=f"no image in folder {cell!r}")
+        named = self._by_name.get(_plain(name), [])
         if len(named) > 1:
             return Found(problem=f"{cell!r} may be {' or '.join(named[:3])}; give the whole path")
         return self._checked(named, cell)
 
     def images(self, folder: str) -> list[str]:
-        """The files below a folder of this folder that are called like images."""
-        return [
-            file
-            for file in self.files
-            if file.startswith(f"{folder}/") and Path(file).suffix.lower() in IMAGE_SUFFIXES
-        ]
+        """The files below a folder of this folder that are called like images or are DICOM."""
+        below = (file for file in self.files if file.startswith(f"{folder}/"))
+        return [file for file in below if self._is_image(file)]
+
+    def _is_image(self, file: str) -> bool:
+        """Archives give DICOM files any name; their index, DICOMDIR, is no film."""
+        path = self.root / file
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            return True
+        return path.is_file() and path.name.upper() != "DICOMDIR" and has_dicom_mark(path)
 
     def _checked(self, candidates: list[str], cell: str) -> Found:
         if not candidates:
             return Found(problem=f"no image {cell!r}")
         for name in candidates:
             if not self._inside(name):
-                return Found(refused=f"{cell!r} is a symbolic link out of {self.root}")
+                return Found(
+                    refused=f"{cell!r} is a symbolic link out of {self.root}; put the file itself "
+                    "there, or leave it out with dataset.exclude"
+                )
         for name in candidates:
             if fault := unreadable(os.path.join(self.root, name), self.thorough):
                 return Found(problem=f"{name} {fault}")
@@ -135,6 +146,11 @@ class ImageFolder:
                 self._real_folders[folder] = os.path.realpath(folder)
             real = os.path.join(self._real_folders[folder], base)
         return real.startswith(os.path.join(self._real_root, ""))
+
+
+def _plain(name: str) -> str:
+    """A name as it is looked up: case aside, accents composed (some systems take them apart)."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def existing_folder(path: Path, key: str) -> Path:

@@ -54,6 +54,12 @@ def unreadable(path: str | Path, thorough: bool = False) -> str:
     return "" if head.startswith(OTHER_MARKS) else "is not an image of a known format"
 
 
+def has_dicom_mark(path: str | Path) -> bool:
+    """Whether a file says that it is DICOM, whatever it is called."""
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
 def _decoding_fault(path: str | Path) -> str:
     """A JPEG may lack its end mark, or hide it before an appendix, and still be whole."""
     from PIL import Image

@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ MARKS = {
 }
 """What files of an encoding begin with; the longer first, since it begins with the shorter."""
 
+ROUNDED_FROM = 1e15
+"""Whole numbers that spreadsheets, which keep 15 digits, do not round are smaller."""
+
 DELIMITERS = (",", ";", "\t", "|")
 
 
@@ -44,12 +48,15 @@ class Sheet:
     Attributes
     ----------
     frame
-        All cells as stripped text; the index holds the rows' numbers in the file. Rows without
-        any text are left out, and so are columns without a name.
+        All cells as stripped text, characters composed (Unicode NFC); the index holds the rows'
+        numbers in the file. Rows without any text are left out, and so are columns without a name.
+    header_row
+        Number of the row with the columns' names.
     """
 
     path: Path
     frame: pd.DataFrame
+    header_row: int = 1
 
     def where(self, row: int) -> str:
         return f"{self.path.name} row {row}"
@@ -72,16 +79,34 @@ class Sheet:
             there twice.
         """
         faults: list[str] = []
-        selected = {
-            new: self._position(new, names, settings, faults) for new, names in columns.items()
-        }
+        selected: dict[str, int] = {}
+        for new, names in columns.items():
+            place = self._position(new, names, settings, faults)
+            if place is not None:
+                selected[new] = place
+        if len(selected) < len(columns):
+            faults.append(f"{self.path}: {self._header()}")
         if faults:
             raise DataError(faults)
         frame = self.frame.iloc[:, list(selected.values())]
         frame.columns = list(selected)
         return frame.assign(where=[self.where(row) for row in frame.index])
 
-    def _position(self, new: str, names: Names, settings: bool, faults: list[str]) -> int:
+    def has(self, name: str) -> bool:
+        """Whether there is a column of this name; case, spaces and marks aside."""
+        return _plain(name) in map(_plain, self.frame.columns)
+
+    def _header(self) -> str:
+        """What the columns are called, unless that row holds a patient's values."""
+        names = list(self.frame.columns)
+        if any(re.fullmatch(r"[\d.,:/-]+", name) for name in names):
+            return (
+                f"row {self.header_row} is taken for the columns' names, and holds numbers or "
+                "dates; is the header in another row?"
+            )
+        return f"its columns are {listed(names, 50)}"
+
+    def _position(self, new: str, names: Names, settings: bool, faults: list[str]) -> int | None:
         names = (names,) if isinstance(names, str) else names
         columns = list(self.frame.columns)
         plain = [_plain(column) for column in columns]
@@ -97,11 +122,8 @@ class Sheet:
                 return places[0]
         wanted = " or ".join(repr(name) for name in names)
         advice = f"; set dataset.{new} to the one that is meant" if settings else ""
-        faults.append(
-            f"{self.path}: expected a column {wanted}{near(names[0], columns)}, "
-            f"found {', '.join(columns)}{advice}"
-        )
-        return 0
+        faults.append(f"{self.path}: expected a column {wanted}{near(names[0], columns)}{advice}")
+        return None
 
 
 def read_sheet(path: Path, header_row: int = 1) -> Sheet:
@@ -145,11 +167,14 @@ def read_sheet(path: Path, header_row: int = 1) -> Sheet:
     data = [[cells[at] if at < len(cells) else "" for at in kept] for _, cells in body]
     index = [number for number, _ in body]
     frame = pd.DataFrame(data, index=index, columns=[names[at] for at in kept], dtype=object)
-    return Sheet(path, frame)
+    return Sheet(path, frame, header_row)
 
 
 def text_of(value: Any) -> str:
-    """Return a cell as text; a whole number without the ``.0`` that floats bring."""
+    """Return a cell as text; a whole number without the ``.0`` that floats bring.
+
+    Of larger numbers the last digits may be lost; they are written with an exponent.
+    """
     if value is None:
         return ""
     if hasattr(value, "isoformat"):
@@ -157,8 +182,14 @@ def text_of(value: Any) -> str:
     if isinstance(value, float):
         if math.isnan(value):  # how typed tables write an empty cell
             return ""
+        if abs(value) >= ROUNDED_FROM:
+            return f"{value:.15e}"
         return str(int(value)) if value.is_integer() else repr(value)
-    return str(value).strip()
+    return _composed(str(value))
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def _plain(name: str) -> str:
@@ -176,20 +207,26 @@ def _refuse_wide_rows(path: Path, width: int, body: Sequence[Row]) -> None:
 
 def _text(path: Path, header_row: int) -> Iterator[Row]:
     text = _decoded(path)
+    separator = re.match(r'"?sep=(.)"?\r?\n', text)  # for a spreadsheet program, which hides it
+    text = text[separator.end() :] if separator else text
     head = "".join(text.splitlines()[header_row - 1 : header_row])
     unquoted = re.sub(r'"[^"]*"', "", head)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=unquoted.count)
+    delimiter = separator[1] if separator else _delimiter(path, unquoted)
     csv.field_size_limit(1 << 24)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     number = 0
     try:
         for number, cells in enumerate(lines, 1):
-            yield number, [cell.strip() for cell in cells]
+            yield number, [_composed(cell) for cell in cells]
     except csv.Error as error:
         raise DataError(
             f"{path}, row {number + 1}: {error}; a quotation mark that opens a cell closes it, "
             "too, and one inside of it is written twice"
         ) from error
+
+
+def _delimiter(path: Path, header: str) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=header.count)
 
 
 def _decoded(path: Path) -> str:
@@ -233,7 +270,10 @@ def _xlsx(path: Path) -> Iterator[Row]:
 
 def _excel_text(cell: Any) -> str:
     """A number shown with leading zeros (format ``00000``) keeps them."""
-    text = text_of(cell.value)
+    value = cell.value
+    if isinstance(value, int) and abs(value) >= ROUNDED_FROM:
+        value = float(value)
+    text = text_of(value)
     zeros = getattr(cell, "number_format", "") or ""
     return text.zfill(len(zeros)) if re.fullmatch("0{2,}", zeros) and text.isdigit() else text
 

@@ -21,7 +21,7 @@ from prognobench.datasets.assembly import (
 )
 from prognobench.datasets.files import ImageFolder
 from prognobench.datasets.spreadsheet import read_sheet
-from prognobench.datasets.values import BLANKS, Label, covariate, labels_and_classes, positions
+from prognobench.datasets.values import NAMELESS, Label, covariate, labels_and_classes, positions
 from prognobench.errors import DataError
 from prognobench.records import Cohort
 from prognobench.registry import DATASETS
@@ -29,10 +29,9 @@ from prognobench.registry import DATASETS
 if TYPE_CHECKING:
     import pandas as pd
 
-PATIENT_NAMES = (
-    *("patient_id", "patient", "subject_id", "subject", "participant_id", "case_id", "pid"),
-    *("case", "id"),
-)
+PATIENT_NAMES = ("patient_id", "patient", "subject_id", "subject", "participant_id", "pid")
+"""None that might count rows or films: patients with several films would be torn apart."""
+
 IMAGE_NAMES = (
     *("image", "image_file", "filename", "file", "image_path", "path", "file_path"),
     *("image_name", "image_id", "film", "dicom", "img"),
@@ -93,7 +92,9 @@ def table(
         With all faults of table and files at once.
     """
     sheet = read_sheet(Path(table).expanduser(), header_row)
-    folder = ImageFolder(images, "dataset.images", thorough=on_missing == "drop")
+    faults: list[str] = []
+    with collecting(faults):
+        folder = ImageFolder(images, "dataset.images", thorough=on_missing == "drop")
     columns = {
         "patient": patient or PATIENT_NAMES,
         "image": image or IMAGE_NAMES,
@@ -101,9 +102,17 @@ def table(
         **({"centre": centre} if centre else {}),
         **({"order": order} if order else {}),
     }
-    rows = sheet.select(columns, settings=True).rename(columns={"patient": "patient_id"})
-    carried = sheet.select({name: name for name in (*covariates, *keep)}).drop(columns="where")
-    faults = _carried_faults(carried, label)
+    lacking: list[str] = []
+    with collecting(lacking):
+        rows = sheet.select(columns, settings=True).rename(columns={"patient": "patient_id"})
+    with collecting(lacking):
+        carried = sheet.select({name: name for name in (*covariates, *keep)})
+    if lacking:
+        raise DataError(dict.fromkeys([*faults, *lacking]))
+    faults += _carried_faults(carried.drop(columns="where"), label)
+    for name in covariates:
+        with collecting(faults):
+            carried[name] = covariate(carried[name], carried["where"])
     place = f"{sheet.path}, column"
     found: tuple[str, ...] = ()
     with collecting(faults):
@@ -112,7 +121,7 @@ def table(
         )
     with collecting(faults):
         rows["order"] = positions(rows["order"], f"{place} {order!r}") if order else float("nan")
-    rounded = rows[rows["patient_id"].str.fullmatch(r"\d(\.\d+)?E\+\d+", case=False)]
+    rounded = rows[rows["patient_id"].str.fullmatch(r"\d([.,]\d+)?E\+\d+", case=False)]
     if len(rounded):
         first = rounded.iloc[0]
         faults.append(
@@ -125,8 +134,8 @@ def table(
     if not centre:
         rows["centre"] = UNKNOWN_CENTRE
     rows["centre"] = _filled(rows["centre"]).replace("", UNKNOWN_CENTRE)
-    for name in carried:
-        rows[name] = covariate(carried[name]) if name in covariates else carried[name]
+    for name in (*covariates, *keep):
+        rows[name] = carried[name]
     return assemble(
         rows,
         folder,
@@ -139,8 +148,8 @@ def table(
 
 
 def _filled(cells: pd.Series[str]) -> pd.Series[str]:
-    """Blank what programs write where nothing is known."""
-    return cells.mask(cells.str.casefold().isin(BLANKS), "")
+    """Blank what people and programs write where nothing is known."""
+    return cells.mask(cells.str.casefold().isin(NAMELESS), "")
 
 
 def _carried_faults(carried: pd.DataFrame, label: str) -> list[str]:

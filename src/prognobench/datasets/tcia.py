@@ -77,7 +77,7 @@ class Collection:
         )
         outcomes["label"] = decoded(outcomes["label"], f"{sheet.path}, column {column!r}", words)
         for covariate_name in covariates:
-            outcomes[covariate_name] = covariate(outcomes[covariate_name])
+            outcomes[covariate_name] = covariate(outcomes[covariate_name], outcomes["where"])
         exclusions = Exclusions()
         films = chest_films(
             root, list_series(root, self.name), outcomes, rules, exclusions, unwanted=self.unwanted

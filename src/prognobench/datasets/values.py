@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -18,7 +19,13 @@ Label = str | int | float | bool
 MOST_CLASSES = 20
 """More values than that are taken for a number or a name, unless they are declared."""
 
-BLANKS = frozenset(("", "?", "na", "n/a", "nan", "null", "#n/a", "<na>"))
+ERRORS = ("#n/a", "#ref!", "#value!", "#div/0!", "#name?", "#num!", "#null!")
+BLANKS = frozenset(("", "?", "na", "n/a", "nan", "nat", "null", "<na>", *ERRORS))
+"""What programs write where nothing is known, in lower case."""
+
+NAMELESS = BLANKS | {"none", "-", "--", "unknown"}
+"""What stands for no patient and no centre; an outcome may be called so."""
+
 DATES = (
     *("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"),
     *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%B %d, %Y", "%b %d, %Y", "%d-%b-%Y", "%d %B %Y"),
@@ -70,11 +77,18 @@ def labels_and_classes(
         labels = labels.where(~labels.str.casefold().isin(BLANKS), "")
         found = sorted(set(labels) - {""}, key=_by_number)
         classes = found
-    counts = ", ".join(f"{str(v) or '(blank)'!r} ({n})" for v, n in labels.value_counts().items())
+    told = [f"{str(v) or '(blank)'!r} ({n})" for v, n in labels.value_counts().items()]
+    counts = listed(told, MOST_CLASSES)
     if declared is None and len(classes) > MOST_CLASSES:
         raise DataError(
             f"{where}: found {len(classes)} values, {listed(classes, 5)}; an outcome has a few "
             "classes: is this the right column? If so, declare them with dataset.classes"
+        )
+    folded = Counter(value.casefold() for value in classes)
+    if declared is None and (alike := [v for v in classes if folded[v.casefold()] > 1]):
+        raise DataError(
+            f"{where}: {' and '.join(map(repr, alike))} differ only in case ({counts}); write them "
+            "alike, or declare the classes with dataset.classes"
         )
     if positive is None:
         if (
@@ -169,6 +183,9 @@ def _of_the_usual_form(cells: pd.Series[str], numbers: pd.Series[bool]) -> pd.Se
 
 def _plain_dates(cells: pd.Series[str]) -> pd.Series[str]:
     texts = cells.str.replace(r"(?<=\d)T(?=\d)", " ", regex=True)
+    texts = texts.str.replace(r"(\.\d{6})\d+", r"\1", regex=True)
+    if texts.str.contains(r":\d\d\.\d").any():  # programs write no fraction where it is zero
+        texts = texts.str.replace(r"(:\d\d:\d\d)(?![\d.])", r"\1.0", regex=True)
     return texts.str.replace(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", regex=True)
 
 
@@ -201,26 +218,37 @@ def _days(cells: pd.Series[str], where: str) -> pd.Series[float] | None:
     return next(iter(readings.values()), None) if len(cells) else None
 
 
-def covariate(cells: pd.Series[str]) -> pd.Series[float] | pd.Series[str]:
-    """Return numbers, NaN where blank, if all filled cells are numbers; else the text.
+def covariate(cells: pd.Series[str], places: pd.Series[str]) -> pd.Series[float] | pd.Series[str]:
+    """Return numbers, NaN where blank, if the filled cells are numbers; else the text.
+
+    Parameters
+    ----------
+    places
+        What messages call each row.
 
     Raises
     ------
     DataError
-        If a number is infinite.
+        If a number is infinite, or most cells are numbers and some are not: one ``>89`` would
+        make names of all ages.
     """
     import pandas as pd
 
     blank = cells.str.casefold().isin(BLANKS)
     numbers = pd.to_numeric(cells.where(~blank), errors="coerce")
-    infinite = cells[numbers.abs() == float("inf")]
-    if len(infinite):
-        told = [f"{value!r} in row {row}" for row, value in infinite.items()]
+    infinite = numbers.abs() == float("inf")
+    with_comma = cells.str.fullmatch(r"[+-]?\d+,\d+")
+    words = numbers.isna() & ~blank
+    mostly_numbers = 2 * (numbers.notna() | with_comma).sum() > (~blank).sum()
+    wrong = infinite | words if mostly_numbers else infinite
+    if wrong.any():
+        told = [f"{v!r} in {at}" for v, at in zip(cells[wrong], places[wrong], strict=True)]
+        advice = "write numbers with a point" if with_comma.any() else "correct it"
         raise DataError(
-            f"column {str(cells.name)!r}: {listed(told, 5)} is no finite number; correct it, or "
-            "leave the cell blank"
+            f"column {str(cells.name)!r}: {listed(told, 5)} is no finite number, as most cells "
+            f"are; {advice}, or leave the cell blank"
         )
-    return cells if (numbers.isna() & ~blank).any() else numbers.astype(float)
+    return cells if words.any() else numbers.astype(float)
 
 
 def _by_number(text: str) -> tuple[float, str]:

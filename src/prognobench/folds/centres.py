@@ -84,10 +84,11 @@ def _centres(
     centre = np.full(len(patients.ids), -1)
     centre[patients.of_row] = of_row
     faults = []
-    if strays := len(np.unique(patients.of_row[of_row != centre[patients.of_row]])):
+    if len(strays := np.unique(patients.of_row[of_row != centre[patients.of_row]])):
         faults.append(
-            f"{cohort.name}: patients with films of several centres: {strays}; no centre can be "
-            "left out cleanly unless each patient has one"
+            f"{cohort.name}: patients with films of several centres: {len(strays)} "
+            f"({listed(patients.ids[strays], 5)}); no centre can be left out cleanly unless each "
+            "patient has one"
         )
     unknown = np.flatnonzero(centre < 0)
     if len(names) < 2:

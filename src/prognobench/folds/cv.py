@@ -129,6 +129,12 @@ def _split_by(
         for name in ("train", "validation", "test")
     }
     train, validating, test = members.values()
+    times = np.bincount(np.concatenate([train, validating, test]), minlength=len(patients.ids))
+    if len(several := np.flatnonzero(times > 1)):
+        raise DataError(
+            f"{cohort.name}: column {column!r} puts patients into several parts: {len(several)} "
+            f"({listed(patients.ids[several], 5)}); give all rows of a patient one part"
+        )
     if len(validating):
         if repeats > 1:
             raise DataError(

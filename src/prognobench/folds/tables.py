@@ -77,13 +77,16 @@ def import_folds(path: Path, cohort: Cohort) -> list[Fold]:
     index = index.fillna(table["patient_id"].str.removeprefix("'").map(number))
     part = table["part"].str.lower().map(PARTS)
     axes, faults = _axes(path, table)
-    if len(unknown := table["patient_id"][index.isna()]):
+    for name in NEEDED:
+        if len(blank := table["where"][table[name] == ""]):
+            faults.append(f"folds: no {name} in {listed(blank, 5)}; fill it in, or delete the rows")
+    if len(unknown := table["patient_id"][index.isna() & (table["patient_id"] != "")]):
         faults.append(
             f"folds: {path} has {unknown.nunique()} patients that {cohort.name} has not "
             f"({listed(sorted(set(unknown)), 5)}; the first in line {unknown.index[0]}); ids must "
             "be written as in the cohort's table"
         )
-    if len(strange := table["part"][part.isna()]):
+    if len(strange := table["part"][part.isna() & (table["part"] != "")]):
         faults.append(
             f"folds: {path} has parts called {listed(sorted(set(strange)), 5)} (the first in line "
             f"{strange.index[0]}); allowed are {', '.join(PARTS)}"
@@ -115,7 +118,7 @@ def _read(path: Path) -> pd.DataFrame:
         sheet = read_sheet(path)
     except DataError as error:
         raise DataError(f"folds: {fault}" for fault in error.faults) from error
-    wanted = [name for name in COLUMNS if name in NEEDED or name in sheet.frame]
+    wanted = [name for name in COLUMNS if name in NEEDED or sheet.has(name)]
     try:
         return sheet.select(dict(zip(wanted, wanted, strict=True)))
     except DataError as error:
