@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 # ------------------------------------------------------------------ data
 
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "JPEG2000", "WEBP", "PPM")
+"""Image files that are read, beside DICOM, as Pillow calls them."""
+
+MAX_PIXELS = 80_000_000
+"""The largest image that is decoded; a mammogram at full resolution has 25 million pixels."""
+
 
 @dataclass(frozen=True)
 class Files:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.imaging.decode import FORMATS, is_dicom
-from prognobench.records import Cohort, Files
+from prognobench.imaging.decode import is_dicom
+from prognobench.records import FORMATS, Cohort, Files
 from prognobench.seeds import derive
 from prognobench.workers import shared_out
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from prognobench.records import Cohort, Fold, RunConfig
 
 
+REFUSED = 1
+"""Exit status of a check that found what a run would refuse."""
+
+
 @click.group()
 def data() -> None:
     """Audit a dataset; decode its images ahead."""
@@ -33,8 +37,12 @@ def data() -> None:
 @click.option(
     "--csv", "folder", type=FOLDER, help="Also write the tables and the folds as CSV here."
 )
-def check(as_json: bool, folder: Path | None, **composing: Any) -> None:
+@click.pass_context
+def check(context: click.Context, /, as_json: bool, folder: Path | None, **composing: Any) -> None:
     """Look for leaks, duplicates, broken images and shortcuts before a model finds them.
+
+    Ends with status 1 where a run would refuse what was found (leaks, broken images), with 2 where
+    the dataset cannot be read or split.
 
     \b
     prognobench data check dataset=cxr_icu dataset.root=covid-chestxray
@@ -46,6 +54,7 @@ def check(as_json: bool, folder: Path | None, **composing: Any) -> None:
     configs = composed(**composing)
     documents = []
     faults: list[str] = []
+    refused = False
     for number, config in enumerate(configs, 1):
         with console.progress_bars() as progress:
             workspace = Workspace(progress)
@@ -53,6 +62,7 @@ def check(as_json: bool, folder: Path | None, **composing: Any) -> None:
             folds, unsplit = _folds(workspace, config)
             found = workspace.full_audit(config, folds)
         faults += unsplit
+        refused |= bool(found.refusals(config.checks))
         if folder is not None:
             home = folder / str(number) if len(configs) > 1 else folder
             _write_tables(home, found, folds, cohort)
@@ -64,6 +74,8 @@ def check(as_json: bool, folder: Path | None, **composing: Any) -> None:
         print(json.dumps(documents if len(configs) > 1 else documents[0], indent=2))
     if faults:
         raise ConfigError(dict.fromkeys(faults))
+    if refused:
+        context.exit(REFUSED)
 
 
 def _folds(workspace: Workspace, config: RunConfig) -> tuple[Sequence[Fold], Sequence[str]]:
@@ -92,12 +104,18 @@ def _write_tables(folder: Path, found: Audit, folds: Sequence[Fold], cohort: Coh
     tables = dict(found.tables)
     if folds:
         tables["folds"] = export_folds(folds, cohort)
+    else:  # those of an earlier check would be taken for these
+        _table_file(folder, found, "folds").unlink(missing_ok=True)
     if cohort.exclusions is not None:
         tables["every exclusion"] = cohort.exclusions
     for title, frame in tables.items():
-        file = folder / f"{found.cohort}-{title.replace(' ', '-')}.csv"
+        file = _table_file(folder, found, title)
         write_table(file, frame)
         console.say(f"written: {file}")
+
+
+def _table_file(folder: Path, found: Audit, title: str) -> Path:
+    return folder / f"{found.cohort}-{title.replace(' ', '-')}.csv"
 
 
 @data.command()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +19,9 @@ from prognobench.errors import DataError, FaultsError, listed
 from prognobench.records import Cohort, Files
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 OnMissing = Literal["error", "drop"]
 OnUnknownLabel = Literal["error", "drop"]
@@ -77,6 +79,11 @@ class Exclusions:
         ):
             self.add(image or f"patient {patient}", f"{reason} ({where})" if where else reason)
         self.patients.update(rows["patient_id"])
+
+    def summary(self) -> str:
+        """The most common reasons, and how often each."""
+        plain = (re.sub(r" \([^()]* row \d+\)$", "", reason) for reason in self.reasons)
+        return ", ".join(f"{reason} ({n})" for reason, n in Counter(plain).most_common(5))
 
     def table(self) -> pd.DataFrame:
         import pandas as pd
@@ -151,7 +158,7 @@ def assemble(
         raise DataError(
             f"{name}: {only} is left of the classes {', '.join(classes)}; "
             f"{len(exclusions.items)} rows and files were left out"
-            + (f", the first: {exclusions.reasons[0]}" if exclusions.items else "")
+            + (f": {exclusions.summary()}" if exclusions.items else "")
         )
     extra = [column for column in films.columns if column not in (*COLUMNS, "where")]
     return Cohort(
@@ -263,6 +270,7 @@ def _with_files(
 ) -> pd.DataFrame:
     """Replace each name by the path of its file; a name of a folder becomes several rows."""
     problems, refused = [], []
+    taken = _taken(films, rules.films)
     positions: list[int] = []
     images: list[str] = []
     for at, (cell, where) in enumerate(zip(films["image"], films["where"], strict=True)):
@@ -271,7 +279,8 @@ def _with_files(
             refused.append(f"{where}: {found.refused}")
         elif found.problem:
             problems.append(f"{where}: {found.problem}")
-            exclusions.add(cell or where, f"{found.problem} ({where})")
+            lost = f"; {lost_film(rules.films)}" if taken[at] and rules.films != "all" else ""
+            exclusions.add(cell or where, f"{found.reason}{lost} ({where})")
         positions += [at] * len(found.images)
         images += found.images
     faults += refused[:SHOWN]
@@ -307,10 +316,21 @@ def _chosen(films: pd.DataFrame, which: Films, exclusions: Exclusions) -> pd.Dat
     """Take the films that the setting asks for, in the order of the table."""
     if which == "all":
         return films
-    ordered = films.sort_values("order", kind="stable", na_position="last")
-    if which == "last":
-        ordered = films.sort_values("order", kind="stable", na_position="first")[::-1]
-    taken = films.index.isin(ordered.drop_duplicates("patient_id").index)
+    taken = _taken(films, which)
     how = "" if films["order"].notna().any() else " (in the order of the table: none is given)"
     exclusions.add_rows(films[~taken], f"not the {which} film of the patient{how}")
     return films[taken]
+
+
+def _taken(films: pd.DataFrame, which: Films) -> NDArray[np.bool_]:
+    """Whether each film is the first or last of its patient."""
+    ordered = films.sort_values("order", kind="stable", na_position="last")
+    if which == "last":
+        ordered = films.sort_values("order", kind="stable", na_position="first")[::-1]
+    taken: NDArray[np.bool_] = films.index.isin(ordered.drop_duplicates("patient_id").index)
+    return taken
+
+
+def lost_film(which: Films) -> str:
+    """What a reader of the exclusions should know where another film may stand for this one."""
+    return f"it would have been the {which} film of the patient"

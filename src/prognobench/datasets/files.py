@@ -28,12 +28,15 @@ class Found:
         Paths below the folder of images, with forward slashes.
     problem
         Why there is no readable image; such a row may be left out.
+    reason
+        The same without the names, so that equal reasons can be counted.
     refused
         Why the cell must not be followed; always an error.
     """
 
     images: tuple[str, ...] = ()
     problem: str = ""
+    reason: str = ""
     refused: str = ""
 
 
@@ -91,7 +94,7 @@ class ImageFolder:
         """Follow one cell of a table."""
         name = cell.replace("\\", "/").strip()
         if not name:
-            return Found(problem="names no image")
+            return Found(problem="names no image", reason="names no image")
         if name.startswith(("/", "~")) or re.match("[A-Za-z]:", name):
             return Found(refused=f"{cell!r} is an absolute path; give it relative to {self.root}")
         if ".." in name.split("/"):
@@ -103,10 +106,13 @@ class ImageFolder:
         if os.path.isdir(path):
             if images := self.images(name):
                 return self._checked(images, cell)
-            return Found(problem=f"no image in folder {cell!r}")
+            return Found(problem=f"no image in folder {cell!r}", reason="no image in this folder")
         named = self._by_name.get(_plain(name), [])
         if len(named) > 1:
-            return Found(problem=f"{cell!r} may be {' or '.join(named[:3])}; give the whole path")
+            return Found(
+                problem=f"{cell!r} may be {' or '.join(named[:3])}; give the whole path",
+                reason="several files of this name",
+            )
         return self._checked(named, cell)
 
     def images(self, folder: str) -> list[str]:
@@ -123,7 +129,7 @@ class ImageFolder:
 
     def _checked(self, candidates: list[str], cell: str) -> Found:
         if not candidates:
-            return Found(problem=f"no image {cell!r}")
+            return Found(problem=f"no image {cell!r}", reason="no image of this name")
         for name in candidates:
             if not self._inside(name):
                 return Found(
@@ -132,7 +138,7 @@ class ImageFolder:
                 )
         for name in candidates:
             if fault := unreadable(os.path.join(self.root, name), self.thorough):
-                return Found(problem=f"{name} {fault}")
+                return Found(problem=f"{name} {fault}", reason=fault)
         return Found(images=tuple(candidates))
 
     def _inside(self, name: str) -> bool:

@@ -8,8 +8,11 @@ import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from prognobench.records import FORMATS, MAX_PIXELS
+
 # They name no file; what keeps a film from being read is said with its name.
 warnings.filterwarnings("ignore", module="pydicom")
+warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 OTHER_MARKS = (b"BM", b"RIFF", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ", b"P2", b"P5", b"P6")
@@ -27,7 +30,8 @@ def unreadable(path: str | Path, thorough: bool = False) -> str:
     Parameters
     ----------
     thorough
-        Read PNG files whole and compare their checksums.
+        Also look for several frames and for more pixels than are decoded, and read PNG files
+        whole and compare their checksums.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -46,12 +50,14 @@ def unreadable(path: str | Path, thorough: bool = False) -> str:
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         if b"IEND" not in tail:
             return "is truncated"
-        return _checksum_fault(path) if thorough else ""
-    if head.startswith(b"\xff\xd8\xff"):
-        return "" if b"\xff\xd9" in tail else _decoding_fault(path)
-    if head[:4] in (b"II*\x00", b"MM\x00*"):
-        return _tiff_fault(path, size)
-    return "" if head.startswith(OTHER_MARKS) else "is not an image of a known format"
+        return _content_fault(path) if thorough else ""
+    if head.startswith(b"\xff\xd8\xff") and b"\xff\xd9" not in tail:
+        return _decoding_fault(path)
+    if head[:4] in (b"II*\x00", b"MM\x00*") and (fault := _tiff_fault(path, size)):
+        return fault
+    if not head.startswith((b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", *OTHER_MARKS)):
+        return "is not an image of a known format"
+    return _content_fault(path) if thorough else ""
 
 
 def has_dicom_mark(path: str | Path) -> bool:
@@ -72,15 +78,25 @@ def _decoding_fault(path: str | Path) -> str:
     return ""
 
 
-def _checksum_fault(path: str | Path) -> str:
+def _content_fault(path: str | Path) -> str:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
             image.verify()
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return f"has more than {MAX_PIXELS:,} pixels"
     except Exception as error:  # Pillow raises anything on broken files
         return f"is broken ({error})"
-    return ""
+    return _shape_fault(width, height, frames)
+
+
+def _shape_fault(width: int, height: int, frames: int) -> str:
+    if frames > 1:
+        return f"holds {frames} frames, a film has one"
+    return f"has more than {MAX_PIXELS:,} pixels" if width * height > MAX_PIXELS else ""
 
 
 def _tiff_fault(path: str | Path, size: int) -> str:
@@ -134,8 +150,8 @@ def _announced_fault(dataset: Any, rest: int) -> str:
     frames = int(dataset.get("NumberOfFrames") or 1)
     if not rows or not columns:
         return "is a DICOM file without pixels"
-    if frames > 1:
-        return f"holds {frames} frames, a film has one"
+    if fault := _shape_fault(columns, rows, frames):
+        return fault
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is not None and syntax.is_deflated:
         return ""
@@ -143,6 +159,7 @@ def _announced_fault(dataset: Any, rest: int) -> str:
         return "is a DICOM file without pixels"
     if syntax is not None and syntax.is_encapsulated:
         return ""
+    rest -= 8 if syntax is None or syntax.is_implicit_VR else 12  # tag, representation, length
     samples = int(dataset.get("SamplesPerPixel") or 1)
     if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
         samples = 2

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prognobench.datasets.assembly import UNKNOWN_CENTRE, Exclusions, Rules, assemble
+from prognobench.datasets.assembly import UNKNOWN_CENTRE, Exclusions, Rules, assemble, lost_film
 from prognobench.datasets.files import ImageFolder, existing_folder
 from prognobench.datasets.headers import not_a_film, not_frontal, read_header
 from prognobench.datasets.series import Series, dicom_files, find_below, list_series
@@ -170,14 +170,18 @@ def _patient_films(
             if enough:
                 exclusions.add(one.folder, f"not of the day of the patient's {rules.films} film")
             else:
-                films += _frontal_films(root, one, rules, exclusions)
+                lost = f"; {lost_film(rules.films)}" if rules.films != "all" and not films else ""
+                films += _frontal_films(root, one, rules, exclusions, lost)
     return films
 
 
 def _frontal_films(
-    root: Path, series: Series, rules: Rules, exclusions: Exclusions
+    root: Path, series: Series, rules: Rules, exclusions: Exclusions, lost: str
 ) -> Iterator[Film]:
-    """The frontal films of a series; broken ones too where they are to be reported as errors."""
+    """The frontal films of a series; broken ones too where they are to be reported as errors.
+
+    ``lost`` is added to the reason for which a broken one is left out.
+    """
     key = _key(series.patient)
     files = dicom_files(root / series.folder)
     broken = {series.folder: "holds no DICOM file"} if not files else {}
@@ -193,6 +197,6 @@ def _frontal_films(
             yield key, name, header.day, header.view
     for name, fault in broken.items():
         if rules.on_missing == "drop":
-            exclusions.add(name, fault)
+            exclusions.add(name, f"{fault}{lost}")
         else:
             yield key, name, series.day, ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,15 +11,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from prognobench.errors import DataError, PrognobenchError
+from prognobench.records import FORMATS, MAX_PIXELS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-MAX_PIXELS = 80_000_000
-"""The largest image that is decoded; a mammogram at full resolution has 25 million pixels."""
+# Pillow warns without naming the file, from a bound on that is above the one held here.
+warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "JPEG2000", "WEBP", "PPM")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 

@@ -15,13 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.errors import DataError, MissingExtraError
-from prognobench.imaging.decode import (
-    MAX_PIXELS,
-    as_channels,
-    refuse_bomb,
-    refuse_frames,
-    stretched,
-)
+from prognobench.imaging.decode import as_channels, refuse_bomb, refuse_frames, stretched
+from prognobench.records import MAX_PIXELS
 
 if TYPE_CHECKING:
     from pathlib import Path
