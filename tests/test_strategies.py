@@ -6,6 +6,7 @@ from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from made_backbones import BACKBONES, images
@@ -15,6 +16,7 @@ from torch import nn
 
 from prognobench.compose import compose, options
 from prognobench.errors import NotApplicableError
+from prognobench.prefix import RememberedPrefix
 from prognobench.records import Adapted, Component
 from prognobench.registry import STRATEGIES
 
@@ -126,6 +128,30 @@ def test_starts_at_the_frozen_model_and_changes_what_it_declares(name: str, back
         for buffer, _ in module.named_buffers()
     }
     assert changed == set(declared) | trained_norms
+
+
+@pairs
+@variants
+@pytest.mark.parametrize("training", [False, True])
+def test_what_is_remembered_does_not_depend_on_what_trains(
+    name: str, backbone: str, training: bool
+) -> None:
+    if (adapted := build(name, backbone)) is None:
+        return
+    model, x, rows = adapted.model.train(), images(6), np.arange(6)
+    prefix = RememberedPrefix(model, x.shape[1:], "fp32", torch.device("cpu"))
+    assert prefix.remembers or choices()[name].builder != "last_blocks"
+    model.train(training)
+    with torch.no_grad():
+        for _ in range(2):
+            torch.manual_seed(1)
+            expected = model(x)
+            torch.manual_seed(1)
+            found = prefix(x, rows)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.05 * torch.randn_like(parameter))
 
 
 @pairs

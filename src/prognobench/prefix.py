@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,10 +20,14 @@ SMALLEST_SHARE = 0.1
 """Of the parameters: a shorter beginning is not worth remembering."""
 
 
+MOST_TRIED = 4
+"""Modules, from the last on, that are tried as the end of the beginning."""
+
+
 class RememberedPrefix:
     """A model whose frozen beginning runs once for each image that comes unchanged.
 
-    The beginning ends with the last module that is complete before anything trains and through
+    The beginning ends with the last module in whose output nothing trained has a part and through
     which all that follows sees the image; its output is what is remembered. That there is such a
     module is tried out on two random images.
 
@@ -87,13 +91,13 @@ def _find_cut(
     model.eval()
     try:
         with torch.no_grad(), _begun(model), autocast(precision, device):
-            expected, complete = _run_recorded(model, images)
-            for position in range(len(complete) - 1, max(len(complete) - 5, -1), -1):
-                cut, output = complete[position]
-                before = [module for module, _ in complete[: position + 1]]
-                if changeable.intersection(before) or _share(model, before) < SMALLEST_SHARE:
+            expected, ran, untrained = _run_recorded(model, images)
+            for position in sorted(untrained)[: -1 - MOST_TRIED : -1]:
+                cut = ran[position]
+                before = {inner for module in ran[: position + 1] for inner in module.modules()}
+                if changeable & before or _share(model, before) < SMALLEST_SHARE:
                     continue
-                if _same(model, cut, output, images, expected):
+                if _same(model, cut, untrained[position], images, expected):
                     return cut
     except torch.OutOfMemoryError:  # training will split its batches, or say so
         return None
@@ -126,35 +130,30 @@ def _changes_in_training(module: nn.Module) -> bool:
 
 def _run_recorded(
     model: nn.Module, images: Tensor
-) -> tuple[Tensor, list[tuple[nn.Module, Tensor]]]:
-    """Return the output, and the modules (with outputs) complete before anything trained began."""
-    complete: list[tuple[nn.Module, Tensor]] = []
-    begun = False
+) -> tuple[Tensor, list[nn.Module], dict[int, Tensor]]:
+    """Return the output, the modules as they were done, and outputs that nothing trained touched.
 
-    def before(module: nn.Module, _inputs: Any) -> None:
-        nonlocal begun
-        begun |= any(p.requires_grad for p in module.parameters(recurse=False))
+    Autograd knows, also of parameters that a layer reads out of another module without calling it.
+    The outputs are named by their position among the modules.
+    """
+    ran: list[nn.Module] = []
+    untrained: dict[int, Tensor] = {}
 
     def after(module: nn.Module, _inputs: Any, output: Any) -> None:
-        if not begun and isinstance(output, Tensor) and len(output) == len(images):
-            complete.append((module, output))
+        if isinstance(output, Tensor) and not output.requires_grad and len(output) == len(images):
+            untrained[len(ran)] = output
+        ran.append(module)
 
-    handles = [
-        handle
-        for module in model.modules()
-        for handle in (
-            module.register_forward_pre_hook(before),
-            module.register_forward_hook(after),
-        )
-    ]
+    handles = [module.register_forward_hook(after) for module in model.modules()]
     try:
-        return model(images), complete
+        with torch.enable_grad():
+            return model(images).detach(), ran, untrained
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _share(model: nn.Module, modules: list[nn.Module]) -> float:
+def _share(model: nn.Module, modules: Iterable[nn.Module]) -> float:
     inside = {p: p.numel() for module in modules for p in module.parameters()}
     return sum(inside.values()) / max(1, sum(p.numel() for p in model.parameters()))
 
