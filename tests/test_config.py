@@ -111,6 +111,19 @@ def test_a_wrong_entry_of_a_list_is_one_fault() -> None:
     assert fault.startswith("strategy.targets.0='qkv'")
 
 
+@pytest.mark.parametrize(
+    "override", ["train.clip=inf", "train.weight_decay=nan", "strategy.strengths=[inf]"]
+)
+def test_numbers_are_finite(override: str) -> None:
+    (fault,) = faults_of("strategy=logistic", override)
+    assert "finite number" in fault
+
+
+def test_a_mistyped_section_is_told_its_name() -> None:
+    (fault,) = faults_of("trian.epochs=3")
+    assert "did you mean 'train'" in fault
+
+
 def test_a_missing_value_says_how_to_give_it() -> None:
     text = "\n".join(faults_of("dataset=table"))
     assert "dataset.table is missing: give it as dataset.table=VALUE" in text

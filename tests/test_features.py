@@ -245,13 +245,22 @@ def test_what_was_written_before_a_kill_is_not_computed_again(images, tmp_path, 
     assert len(list(stores[0].glob("*.safetensors"))) == 3
 
 
-def test_a_damaged_file_is_made_anew_and_drafts_of_the_killed_go(images, tmp_path):
+def cut_short(content):
+    return content[:1000]
+
+
+def altered(content):
+    return content[:-8] + bytes(byte ^ 1 for byte in content[-8:])
+
+
+@pytest.mark.parametrize("damage", [cut_short, altered])
+def test_a_damaged_file_is_made_anew_and_drafts_of_the_killed_go(images, tmp_path, damage):
     whole = run(Counting(), images, tmp_path)["last1"]
     (store,) = (folder for folder in (tmp_path / "features").iterdir() if folder.is_dir())
     (shard,) = store.glob("*.safetensors")
     draft = store / ".killed.123"
     draft.write_bytes(b"half")
-    shard.write_bytes(shard.read_bytes()[:1000])
+    shard.write_bytes(damage(shard.read_bytes()))
 
     with pytest.warns(UserWarning, match=rf"{shard.name} is damaged"):
         again = run(Counting(), images, tmp_path)["last1"]

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from prognobench.analysis.scoring import score
 from prognobench.compose import compose
-from prognobench.errors import ConfigError
+from prognobench.errors import ConfigError, StoreError
 from prognobench.models import source as sources
 from prognobench.registry import load_components
 from prognobench.runner import Outcome, run
@@ -92,6 +92,41 @@ def test_runs_that_differ_in_their_views_alone_do_not_share_them(here: tuple[str
         apart = predictions(run_sweep(*views, f"train.horizontal_flip={flip}", results))
         for cell, table in apart.items():
             pd.testing.assert_frame_equal(table, together[cell])
+
+
+def test_runs_that_show_images_in_other_ways_do_not_share_features(here: tuple[str, ...]) -> None:
+    model = ("model=timm", "model.name=resnet10t", "model.side=32", "model.std=[0.2,0.2,0.2]")
+    means = ("[0.5,0.5,0.5]", "[0.1,0.1,0.1]")
+    probes = (*model, "strategy=linear_probe", here[1])
+    together = predictions(run_sweep(*probes, f"model.mean={','.join(means)}", here[0]))
+    assert len(together) == 6
+    for number, mean in enumerate(means):
+        apart = predictions(run_sweep(*probes, f"model.mean={mean}", f"{here[0]}_{number}"))
+        for cell, table in apart.items():
+            pd.testing.assert_frame_equal(table, together[cell], rtol=1e-5)
+    first, *_, last = together.values()
+    assert not first.equals(last)
+
+
+def test_a_run_whose_description_was_lost_is_described_again(here: tuple[str, ...]) -> None:
+    chosen = ("model=vit", "strategy=linear_probe", *here)
+    (outcome,) = run_sweep(*chosen)
+    file = outcome.folder.path / "run.json"
+    described = file.read_bytes()
+    file.write_text("{")
+    with pytest.raises(StoreError, match="delete the file, and the same 'prognobench run'"):
+        score(file.parents[5])
+    file.unlink()
+    (again,) = run_sweep(*chosen)
+    assert (len(again.computed), len(again.found)) == (0, 3)
+    assert file.read_bytes() == described
+
+
+def test_training_whose_validation_diverges_says_so(here: tuple[str, ...]) -> None:
+    wild = ("strategy=full", "strategy.lr=1e38", "train.schedule=constant", "train.batch_size=99")
+    (outcome,) = run_sweep("model=vit", *wild, "train.warmup_epochs=0", *here)
+    assert len(outcome.failed) == 3
+    assert all("validation loss is not finite in any" in text for text in outcome.failed.values())
 
 
 @pytest.mark.parametrize("monitor", ["loss", "mcc"])

@@ -297,7 +297,8 @@ def _faulty_choices(
                 if name not in known
             ]
         elif group.partition(".")[0].partition("/")[0] not in (*OPEN_SECTIONS, *_TOP_LEVEL):
-            faults.append(f"unknown key '{group}'{near(group, [*CONFIG_GROUPS, *_TOP_LEVEL])}")
+            first = group.partition(".")[0]
+            faults.append(f"unknown key '{group}'{near(first, [*CONFIG_GROUPS, *_TOP_LEVEL])}")
         if len(faults) > before:
             sections.add(_section(text))
     return faults, sections

@@ -156,6 +156,7 @@ class Schema:
         # Aliases keep settings called like pydantic's own methods ("copy", "json") possible.
         options = ConfigDict(
             extra="forbid",
+            allow_inf_nan=False,
             arbitrary_types_allowed=True,
             alias_generator=lambda name: name.removeprefix("field_"),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -188,6 +189,13 @@ class Step:
             except torch.OutOfMemoryError:
                 self.model.zero_grad()
                 images = batches[0].images
+                if self.parts == 1 and any(map(_sees_the_batch, self.model.modules())):
+                    warnings.warn(
+                        "batches are split for want of memory, and batch normalisation sees a part "
+                        "at a time: numbers are other than with more memory; a smaller "
+                        "train.batch_size with train.accumulate gives the same everywhere",
+                        stacklevel=2,
+                    )
                 self.parts = more_parts(self.parts, len(images), images.device)
 
     def _backward(self, batches: Sequence[Batch]) -> Tensor:
@@ -204,6 +212,10 @@ class Step:
                 torch.autograd.backward(loss)
                 total += loss.detach()
         return total
+
+
+def _sees_the_batch(module: nn.Module) -> bool:
+    return module.training and "BatchNorm" in type(module).__name__
 
 
 def _plain(model: nn.Module) -> Forward:

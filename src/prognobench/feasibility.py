@@ -32,7 +32,8 @@ def check_strategies(runs: Sequence[Prepared], workspace: Workspace) -> None:
     faults: dict[str, None] = {}
     for run in runs:
         pair = (run.source.fingerprint, asdict(run.config.strategy), len(run.cohort.classes))
-        refusals = workspace.once(partial(_refusals, run, workspace), "refusals", *pair)
+        identity = (*pair, run.config.train.augmentation)
+        refusals = workspace.once(partial(_refusals, run, workspace), "refusals", *identity)
         faults |= dict.fromkeys(refusals)
     if faults:
         raise ConfigError(faults)
@@ -76,6 +77,11 @@ def _try_taps(run: Prepared) -> None:
     spec = STRATEGIES[strategy.builder](**strategy.settings)
     if isinstance(spec, Probe):
         wanted = spec.taps
+        if spec.views and run.config.train.augmentation == "none":
+            raise ConfigError(
+                f"strategy.views={spec.views} are augmented, and train.augmentation=none gives "
+                "only the image itself; take light or strong"
+            )
     else:
         wanted = (spec.tap,) if reads_features(spec) and spec.tap else ()
     if not wanted:

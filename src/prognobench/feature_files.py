@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -59,8 +60,10 @@ def read(store: Path) -> list[Shard]:
     for file in sorted(store.glob("*.safetensors")):
         try:
             with safe_open(file, framework="np") as opened:
-                about: dict[str, list[str]] = json.loads(opened.metadata()["about"])
+                about: dict[str, Any] = json.loads(opened.metadata()["about"])
                 features = {tap: opened.get_tensor(tap) for tap in about["taps"]}
+            if about.get("checksum", known := _checksum(features)) != known:
+                raise ValueError("its numbers are not those that were written")
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             # Files are renamed into place when whole, so something has happened to this one since.
             warnings.warn(f"{file} is damaged ({error}); it is made anew", stacklevel=2)
@@ -71,15 +74,23 @@ def read(store: Path) -> list[Shard]:
     return shards
 
 
+def _checksum(features: Mapping[str, NDArray[np.float32]]) -> int:
+    total = 0
+    for values in features.values():
+        total = zlib.crc32(values.tobytes(), total)
+    return total
+
+
 def write(store: Path, shard: Shard) -> None:
     """Write a shard whole or not at all; a full disk costs the bank only, not the run."""
     from safetensors.numpy import save
 
-    about = json.dumps({"digests": list(shard.digests), "taps": list(shard.features)})
-    content = save(dict(shard.features), metadata={"about": about})
+    content = {"digests": list(shard.digests), "taps": list(shard.features)}
+    about = json.dumps({**content, "checksum": _checksum(shard.features)})
+    file = save(dict(shard.features), metadata={"about": about})
     name = hashlib.sha256("\n".join(shard.digests).encode()).hexdigest()[:20]
     try:
-        write_bytes(store / f"{name}.safetensors", content)
+        write_bytes(store / f"{name}.safetensors", file)
     except StoreError as error:
         warnings.warn(
             f"{len(shard.digests)} images' features could not be kept ({error}); the next run "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from prognobench.errors import TrainingError
 from prognobench.records import ParameterGroup, Train
 
 if TYPE_CHECKING:
@@ -144,7 +145,18 @@ class Best:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Put the weights of the best epoch back into the model."""
+        """Put the weights of the best epoch back into the model.
+
+        Raises
+        ------
+        TrainingError
+            If no epoch had a value that is a number.
+        """
+        if not self._kept:
+            raise TrainingError(
+                "the validation loss is not finite in any epoch; lower the learning rate, or try "
+                "train.precision=fp32"
+            )
         for kept, tensor in zip(self._kept, self._live, strict=True):
             tensor.copy_(kept)
 

@@ -94,7 +94,7 @@ def plan(configs: Sequence[RunConfig], progress: Progress | None = None) -> Plan
     runs = prepare(configs, workspace)
     check_strategies([run for run in runs if run.unfinished()], workspace)
     measured: dict[str, Rates | str] = {}
-    embedded: set[tuple[str, ...]] = set()
+    embedded: set[tuple[object, ...]] = set()
     rows = []
     for number, run in enumerate(runs, start=1):
         left = run.unfinished()
@@ -124,7 +124,9 @@ def _measured(run: Prepared, left: Sequence[Fold], measured: dict[str, Rates | s
     adapted = run.produces == "Adapted"
     # What a step costs does not depend on how many epochs there will be.
     train = replace(config.train, epochs=1) if adapted else config.train
-    key = repr((run.source.fingerprint, asdict(config.strategy), asdict(train), config.device))
+    classes = len(run.cohort.classes)
+    strategy = (asdict(config.strategy), classes)
+    key = repr((run.source.fingerprint, strategy, asdict(train), config.device))
     # Heads cost by the size of their parts, so another regime is measured anew.
     key += "" if adapted else repr((config.dataset.name, asdict(config.regime)))
     if key not in measured:
@@ -137,19 +139,21 @@ def _measured(run: Prepared, left: Sequence[Fold], measured: dict[str, Rates | s
 
 
 def _cost(
-    run: Prepared, left: Sequence[Fold], rates: Rates, embedded: set[tuple[str, ...]]
+    run: Prepared, left: Sequence[Fold], rates: Rates, embedded: set[tuple[object, ...]]
 ) -> dict[str, Any]:
     recipe = run.config.train
     train = recipe.epochs * sum(len(fold.train) for fold in left)
-    evaluated = recipe.epochs // recipe.evaluate_every * sum(len(f.validation) for f in left)
+    evaluated = -(-recipe.epochs // recipe.evaluate_every) * sum(len(f.validation) for f in left)
     test = sum(len(fold.validation) + len(fold.test) for fold in left)
     usual = train * rates.usual_train + (evaluated + test) * rates.usual_infer
     if run.produces == "Adapted":
         seconds = train * rates.train + (evaluated + test) * rates.infer
     else:
         shared = (run.fingerprints["cohort"], run.fingerprints["weights"], recipe.precision)
-        seconds = 0.0 if shared in embedded else len(run.cohort) * rates.infer
-        embedded.add(shared)
+        spec = STRATEGIES[run.config.strategy.builder](**run.config.strategy.settings)
+        views = {(*shared, view) for view in range(1 + getattr(spec, "views", 0))}
+        seconds = len(views - embedded) * len(run.cohort) * rates.infer
+        embedded |= views
     return {
         **{"parameters_trainable": rates.parameters_trainable},
         **{"parameters_total": rates.parameters_total, "memory_bytes": rates.memory_bytes},

@@ -56,7 +56,7 @@ def run(configs: Sequence[RunConfig], progress: Progress | None = None) -> list[
     workspace = Workspace(progress)
     runs = prepare(configs, workspace, look=True)
     left = {str(run.folder.path): {fold.name for fold in run.unfinished()} for run in runs}
-    if todo := [run for run in runs if left[str(run.folder.path)]]:
+    if todo := [run for run in runs if left[str(run.folder.path)] or not run.folder.exists]:
         _compute(todo, workspace)
     return [_outcome(run, left[str(run.folder.path)]) for run in runs]
 
@@ -101,8 +101,8 @@ def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
 
 
 def _sharing_features(runs: Iterable[Prepared]) -> Iterable[list[Prepared]]:
-    """Group the runs that read features by what they share: images, views, weights, precision,
-    device.
+    """Group the runs that read features by what they share: images and how they are shown,
+    weights, precision, device.
     """
     groups: dict[tuple[str, ...], list[Prepared]] = defaultdict(list)
     for run in runs:
@@ -110,7 +110,8 @@ def _sharing_features(runs: Iterable[Prepared]) -> Iterable[list[Prepared]]:
             config, prints = run.config, run.fingerprints
             train = config.train
             views = (train.augmentation, str(train.horizontal_flip))
-            how = (str(asdict(config.image)), *views, train.precision, config.device)
+            shown = (str(asdict(config.image)), str(asdict(run.source.preprocessing)), *views)
+            how = (*shown, train.precision, config.device)
             groups[prints["cohort"], prints["weights"], *how].append(run)
     return groups.values()
 

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Of run folders; a reader refuses a newer one."""
 
+NUMBERS = 2
+"""Part of every run's name: raised when the same config would give other numbers, such as after an
+error in training was mended, so that old results are not taken for new ones.
+"""
+
 WHERE_WEIGHTS_ARE = ("weights", "hub", "package", "obtain")
 """Settings of models that say where weights lie; which they are, the fingerprint says."""
 
@@ -57,6 +62,7 @@ def run_key(config: RunConfig, cohort: str, folds: str, weights: str) -> str:
     train = {name: value for name, value in plain["train"].items() if name != "save"}
     identity = {
         "format": FORMAT,
+        "numbers": NUMBERS,
         "cohort": cohort,
         "folds": folds,
         "weights": weights,
@@ -91,13 +97,23 @@ class RunFolder:
     @cached_property
     def meta(self) -> dict[str, Any]:
         """What ``run.json`` says; raises :class:`StoreError` for a format that is newer."""
-        meta: dict[str, Any] = read_json(self.path / "run.json")
+        try:
+            meta: dict[str, Any] = read_json(self.path / "run.json")
+        except StoreError as error:
+            raise StoreError(
+                f"{error}; delete the file, and the same 'prognobench run' writes it again"
+            ) from error
         if meta.get("format", 0) > FORMAT:
             raise StoreError(
                 f"{self.path}: written by a newer prognobench (format {meta['format']}, this one "
                 f"reads up to {FORMAT}); update prognobench"
             )
         return meta
+
+    @property
+    def exists(self) -> bool:
+        """Whether it is known what the run is."""
+        return (self.path / "run.json").exists()
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -112,7 +128,7 @@ class RunFolder:
     @property
     def not_applicable(self) -> str | None:
         """Why this pair of model and strategy cannot be, where that was found and recorded."""
-        if not (self.path / "run.json").exists():
+        if not self.exists:
             return None
         reason: str | None = self.meta["not_applicable"]
         return reason
@@ -167,7 +183,7 @@ class RunFolder:
         tables
             File stem (``cohort``, ``exclusions``, ``folds``) -> table.
         """
-        if (self.path / "run.json").exists() and self.meta == json_form({"format": FORMAT, **meta}):
+        if self.exists and self.meta == json_form({"format": FORMAT, **meta}):
             return
         for stem, table in tables.items():
             write_table(self.path / f"{stem}.csv", table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import warnings
 
 import click
 
@@ -63,6 +64,7 @@ for command in (run, plan, data, score, table, compare, claims, report, predict,
 def main() -> None:
     """Run the command line; errors for the user end without a traceback."""
     gc.set_threshold(GARBAGE_AT)
+    warnings.showwarning = lambda message, *_: console.warn(str(message))
     try:
         sys.exit(cli.main(prog_name="prognobench", standalone_mode=False))
     except PrognobenchError as error:
