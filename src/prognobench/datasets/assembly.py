@@ -7,14 +7,14 @@ what must not or need not stand in the cohort leaves it with its reason.
 from __future__ import annotations
 
 import re
-import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from prognobench.datasets.files import ImageFolder
+from prognobench.datasets.spelling import lookalikes
 from prognobench.errors import DataError, FaultsError, listed
 from prognobench.records import Cohort, Files
 
@@ -139,8 +139,8 @@ def assemble(
     unused = exclude - {*films["patient_id"], *films["image"]}
     unused -= {*exclusions.patients, *exclusions.items}
     films = _without(films, exclude, exclusions)
-    faults += _lookalikes(films["patient_id"], films["where"], "patients")
-    faults += _lookalikes(films["centre"], films["where"], "centres")
+    faults += lookalikes(films["patient_id"], films["where"], "patients")[:SHOWN]
+    faults += lookalikes(films["centre"], films["where"], "centres")[:SHOWN]
     films = _with_known_label(films, classes, rules, exclusions, faults)
     films = _without_conflicts(films, classes, rules, exclusions, faults)
     films = _with_files(films, folder, rules, exclusions, faults)
@@ -176,33 +176,6 @@ def _without(films: pd.DataFrame, exclude: set[str], exclusions: Exclusions) -> 
     named = films["patient_id"].isin(exclude) | films["image"].isin(exclude)
     exclusions.add_rows(films[named], "left out by the setting exclude")
     return films[~named]
-
-
-def _lookalikes(names: pd.Series[str], places: pd.Series[str], what: str) -> list[str]:
-    """Names that differ only in how they are written are one patient or centre, split in two."""
-    spellings: dict[str, dict[str, str]] = defaultdict(dict)
-    firsts = ~names.duplicated()
-    for name, where in zip(names[firsts], places[firsts], strict=True):
-        spellings[_without_spelling(name)][name] = where
-    return [
-        f"{what} {' and '.join(f'{name!a} ({where})' for name, where in found.items())} "
-        "differ only in case, spaces, leading zeros or how a number is written; write one the "
-        "same everywhere, as text"
-        for found in spellings.values()
-        if len(found) > 1
-    ][:SHOWN]
-
-
-def _without_spelling(name: str) -> str:
-    """What is left of a name without what programs and typists change."""
-    plain = unicodedata.normalize("NFKC", name).casefold()
-    kept = "".join(c for c in plain if not c.isspace() and unicodedata.category(c) != "Cf")
-    kept = kept.removeprefix("'")
-    if re.fullmatch(r"\d{1,3}(,\d{3})+", kept):
-        kept = kept.replace(",", "")
-    if re.fullmatch(r"\d+\.0+", kept):
-        kept = kept.partition(".")[0]
-    return re.sub(r"(?<!\d)0+(?=\d)", "", kept)
 
 
 def _with_known_label(
