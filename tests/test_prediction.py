@@ -247,6 +247,21 @@ def test_saved_classifiers_predict_what_the_run_did(patients: Path, tmp_path: Pa
         np.testing.assert_allclose(scores(together).sum(1), 1)
 
 
+@pytest.mark.parametrize("augmentation", ["none", "light"])
+def test_saved_adapters_predict_what_the_run_did(
+    patients: Path, tmp_path: Path, augmentation: str
+) -> None:
+    """The validation part as well, on which early stopping rests."""
+    chosen = ("model=vit", "strategy=lora,ia3,last_blocks", "train.epochs=3")
+    given = (*chosen, f"train.augmentation={augmentation}", "cv=holdout", "train.head_lr=0.05")
+    for folder in frozen_runs(patients, tmp_path, *given, "train.save=best", "~cv.folds"):
+        stored = folder.predictions("r0-f0").set_index("patient_id")
+        again = predict_images(folder.path, patients, cache=tmp_path / "cache")
+        again = again.set_index("patient_id").loc[stored.index]
+        assert set(stored["part"]) == {"validation", "test"}
+        np.testing.assert_allclose(scores(again), scores(stored), rtol=1e-5, atol=1e-7)
+
+
 def backbone_parameters(folder: RunFolder) -> int:
     config = folder.meta["config"]["model"]
     module = MODELS[config["builder"]](**config["settings"]).load().module
