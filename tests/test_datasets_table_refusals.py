@@ -232,7 +232,7 @@ def test_the_cell_that_is_unlike_the_others_is_named(tmp_path: Path) -> None:
     ("cells", "words"),
     [
         (["61", "70", ">89", "55", "", "48"], "'>89' in table.csv row 4 is no finite number"),
-        (["61,3", "70,1", "55", "n/a", "41,5", "48"], "row 6 is no finite number, as most cells"),
+        (["61,3", "70,1", "55", "n/a", "41,5", "48"], "row 6 is no finite number, as most are"),
     ],
 )
 def test_a_number_of_covariates_is_no_name(tmp_path: Path, cells: list[str], words: str) -> None:
@@ -265,6 +265,15 @@ def test_spellings_of_one_patient_or_centre_are_refused(
     read(tmp_path / "other", rows, centre="site")
 
 
+@pytest.mark.parametrize(
+    ("one", "other"), [("1 12", "11 2"), ("101-01", "101-1"), ("aB3x", "ab3X"), ("1.05", "1.5")]
+)
+def test_names_of_different_patients_are_none(tmp_path: Path, one: str, other: str) -> None:
+    rows = rows_of(4)
+    rows[0]["patient"], rows[2]["patient"] = one, other
+    assert read(tmp_path, rows).table["patient_id"].nunique() == 4
+
+
 def test_composed_and_decomposed_accents_are_one(tmp_path: Path) -> None:
     rows = rows_of(4)
     for row, name in zip(rows[::2], ("Jos\u00e9", "Jose\u0301"), strict=True):
@@ -293,7 +302,7 @@ def test_numbers_that_a_spreadsheet_rounded_are_no_patients(tmp_path: Path) -> N
     book = Workbook()
     for cells in (
         ("patient", "image", "outcome"),
-        *((10**15 + at, f"{at}.png", "dead") for at in (1, 2)),
+        *((10**16 + 10 * at, f"{at}.png", "dead") for at in (1, 2)),
     ):
         book.active.append(cells)
     book.save(tmp_path / "ids.xlsx")

@@ -139,11 +139,11 @@ def assemble(
     unused = exclude - {*films["patient_id"], *films["image"]}
     unused -= {*exclusions.patients, *exclusions.items}
     films = _without(films, exclude, exclusions)
-    faults += lookalikes(films["patient_id"], films["where"], "patients")[:SHOWN]
-    faults += lookalikes(films["centre"], films["where"], "centres")[:SHOWN]
     films = _with_known_label(films, classes, rules, exclusions, faults)
     films = _without_conflicts(films, classes, rules, exclusions, faults)
     films = _with_files(films, folder, rules, exclusions, faults)
+    faults += lookalikes(films["patient_id"], films["where"], "patients")[:SHOWN]
+    faults += lookalikes(films["centre"], films["where"], "centres")[:SHOWN]
     unused -= set(films["image"])
     if unused:
         faults.append(f"dataset.exclude names no patient and no image: {listed(sorted(unused))}")

@@ -36,11 +36,16 @@ def lookalikes(names: pd.Series[str], places: pd.Series[str], what: str) -> list
 
 def _without_spelling(name: str) -> str:
     """What is left of a name without what programs and typists change."""
-    plain = unicodedata.normalize("NFKC", name).casefold()
-    kept = "".join(c for c in plain if not c.isspace() and unicodedata.category(c) != "Cf")
-    kept = kept.removeprefix("'")
+    plain = unicodedata.normalize("NFKC", name)
+    kept = "".join(c for c in plain if unicodedata.category(c) != "Cf")
+    kept = " ".join(kept.removeprefix("'").split())
+    letters = "".join(filter(str.isalpha, kept))
+    if letters in (letters.upper(), letters.lower(), letters.capitalize()):  # else it is a code
+        kept = kept.casefold()
     if re.fullmatch(r"\d{1,3}(,\d{3})+", kept):
         kept = kept.replace(",", "")
     if re.fullmatch(r"\d+\.0+", kept):
         kept = kept.partition(".")[0]
-    return re.sub(r"(?<![\d.])0+(?=\d)", "", kept)
+    if len(re.findall(r"\d+", kept)) == 1:
+        kept = re.sub(r"(?<!\d)0+(?=\d)", "", kept)
+    return kept

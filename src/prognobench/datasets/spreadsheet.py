@@ -35,8 +35,8 @@ MARKS = {
 }
 """What files of an encoding begin with; the longer first, since it begins with the shorter."""
 
-ROUNDED_FROM = 1e15
-"""Whole numbers that spreadsheets, which keep 15 digits, do not round are smaller."""
+ROUNDED_FROM = 2.0**53
+"""Whole numbers that floats hold exactly are smaller."""
 
 DELIMITERS = (",", ";", "\t", "|")
 
@@ -207,8 +207,11 @@ def _refuse_wide_rows(path: Path, width: int, body: Sequence[Row]) -> None:
 
 def _text(path: Path, header_row: int) -> Iterator[Row]:
     text = _decoded(path)
-    separator = re.match(r'"?sep=(.)"?\r?\n', text)  # for a spreadsheet program, which hides it
-    text = text[separator.end() :] if separator else text
+    separator = re.match(
+        r'"?sep=(.)"?\r?\n', text, re.IGNORECASE
+    )  # for a spreadsheet program, which hides it
+    if separator and header_row == 1:
+        text = text[separator.end() :]
     head = "".join(text.splitlines()[header_row - 1 : header_row])
     unquoted = re.sub(r'"[^"]*"', "", head)
     delimiter = separator[1] if separator else _delimiter(path, unquoted)
@@ -270,10 +273,7 @@ def _xlsx(path: Path) -> Iterator[Row]:
 
 def _excel_text(cell: Any) -> str:
     """A number shown with leading zeros (format ``00000``) keeps them."""
-    value = cell.value
-    if isinstance(value, int) and abs(value) >= ROUNDED_FROM:
-        value = float(value)
-    text = text_of(value)
+    text = text_of(cell.value)
     zeros = getattr(cell, "number_format", "") or ""
     return text.zfill(len(zeros)) if re.fullmatch("0{2,}", zeros) and text.isdigit() else text
 

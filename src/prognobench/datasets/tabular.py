@@ -121,7 +121,7 @@ def table(
         )
     with collecting(faults):
         rows["order"] = positions(rows["order"], f"{place} {order!r}") if order else float("nan")
-    rounded = rows[rows["patient_id"].str.fullmatch(r"\d([.,]\d+)?E\+\d+", case=False)]
+    rounded = rows[_rounded(rows["patient_id"])]
     if len(rounded):
         first = rounded.iloc[0]
         faults.append(
@@ -145,6 +145,14 @@ def table(
         name=sheet.path.stem,
         covariates=covariates,
     )
+
+
+def _rounded(ids: pd.Series[str]) -> pd.Series[bool]:
+    """Which numbers lost digits: those with an exponent, and long ones if all end in zeros."""
+    with_exponent = ids.str.fullmatch(r"\d([.,]\d+)?E\+\d+", case=False)
+    long = ids.str.fullmatch(r"\d{16,}")
+    cut = long & ids.str[15:].str.fullmatch("0+")  # spreadsheets keep 15 digits
+    return with_exponent | (cut if cut.sum() > 1 and (cut == long).all() else False)
 
 
 def _filled(cells: pd.Series[str]) -> pd.Series[str]:

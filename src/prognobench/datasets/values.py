@@ -234,7 +234,7 @@ def covariate(cells: pd.Series[str], places: pd.Series[str]) -> pd.Series[float]
     """
     import pandas as pd
 
-    blank = cells.str.casefold().isin(BLANKS)
+    blank = cells.str.casefold().isin(NAMELESS)
     numbers = pd.to_numeric(cells.where(~blank), errors="coerce")
     infinite = numbers.abs() == float("inf")
     with_comma = cells.str.fullmatch(r"[+-]?\d+,\d+")
@@ -243,10 +243,11 @@ def covariate(cells: pd.Series[str], places: pd.Series[str]) -> pd.Series[float]
     wrong = infinite | words if mostly_numbers else infinite
     if wrong.any():
         told = [f"{v!r} in {at}" for v, at in zip(cells[wrong], places[wrong], strict=True)]
-        advice = "write numbers with a point" if with_comma.any() else "correct it"
         raise DataError(
-            f"column {str(cells.name)!r}: {listed(told, 5)} is no finite number, as most cells "
-            f"are; {advice}, or leave the cell blank"
+            f"column {str(cells.name)!r}: {listed(told, 5)} is no finite number, as "
+            f"{'most' if mostly_numbers else 'covariates'} are; write numbers with a point and "
+            "without separators of thousands, or leave the cell blank; if all are codes, put a "
+            "letter before each"
         )
     return cells if words.any() else numbers.astype(float)
 
