@@ -312,7 +312,9 @@ def test_numbers_that_a_spreadsheet_rounded_are_no_patients(tmp_path: Path) -> N
 def test_outcomes_that_differ_in_case_are_no_classes(tmp_path: Path) -> None:
     rows = rows_of()
     rows[1]["outcome"] = "Dead"
-    fails(tmp_path, rows, "'Dead' and 'dead' differ only in case", "dataset.classes", positive=None)
+    fails(
+        tmp_path, rows, "'Dead' and 'dead' differ only in case", "write them alike", positive=None
+    )
     assert read(tmp_path, rows, classes=("alive", "dead"), on_unknown_label="drop").classes[1]
 
 

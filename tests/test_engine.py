@@ -16,6 +16,7 @@ from prognobench.hardware import autocast, memory_format, require_compiler, reso
 from prognobench.imaging.augment import Augmentation
 from prognobench.loaders import Loader
 from prognobench.optimisation import Best, rate
+from prognobench.prefix import RememberedPrefix
 from prognobench.records import Adapted, Loss, ParameterGroup, Preprocessing, Train
 
 SIDE = 8
@@ -254,7 +255,7 @@ def test_averaged_weights_are_what_is_kept(parts):
     assert (plain[1].weight - averaged[1].weight).abs().max() < 0.1
 
 
-def test_a_loss_that_is_not_finite_names_epoch_and_step(parts):
+def test_a_loss_that_is_not_finite_names_cell_epoch_and_step(parts):
     class Breaking(nn.Linear):
         calls = 0
 
@@ -265,7 +266,7 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step(parts):
 
     made = network(Breaking(64, 6))
 
-    with pytest.raises(TrainingError, match="the loss is nan in epoch 2, step 3 of 5"):
+    with pytest.raises(TrainingError, match=r"cohort, cell r0-f2.* nan in epoch 2, step 3 of 5"):
         train(adapted(made), parts)
 
 
@@ -523,6 +524,24 @@ class Adapter(nn.Module):
 
     def forward(self, x):
         return self.base(x) + self.up(self.down(x))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-3])
+def test_a_branch_beside_the_cut_shows_however_little_the_images_differ(scale):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), Adapter(), nn.Linear(16, 2))
+    model[1].requires_grad_(False)
+    model[2].base.requires_grad_(False)
+    model[1].weight.data *= scale
+    images, rows = torch.randn(5, 1, 8, 8), np.arange(5)
+
+    prefix = RememberedPrefix(model, (1, 8, 8), "fp32", torch.device("cpu"))
+    assert prefix.remembers
+    with torch.no_grad():
+        prefix(images, rows)
+        for parameter in (model[2].down.weight, model[2].up.weight):
+            parameter.add_(1)
+        torch.testing.assert_close(prefix(images, rows), model(images))
 
 
 def test_a_branch_that_starts_at_zero_is_not_cut_off(parts, monkeypatch):

@@ -178,7 +178,6 @@ def test_runs_say_how_far_they_are(results):
     runs = read_table(results / "runs.csv")
     real = runs[runs["dataset"] == "real"].iloc[0]
     assert (real["done"], real["cells"], real["failed"]) == (3, 5, 1)
-    assert real["failure"].startswith("cell r0-f")
     assert "not finite" in real["failure"]
 
 

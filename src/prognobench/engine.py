@@ -73,7 +73,7 @@ def fit(
     Parameters
     ----------
     where
-        Names the cell in progress.
+        Names the cell, in errors and progress.
     keep
         Called with the epoch after each evaluation, the model as it was evaluated.
 
@@ -109,7 +109,7 @@ def fit(
             for batches in _grouped(train.epoch(epoch, layout), recipe.accumulate):
                 losses.append(step(batches))
                 optimiser.step()
-            row = {"epoch": epoch, "train_loss": _finite_mean(losses, epoch)}
+            row = {"epoch": epoch, "train_loss": _finite_mean(losses, where, epoch)}
             if progress:
                 progress(where, epoch, adapted.head_first_epochs + recipe.epochs)
             if epoch % recipe.evaluate_every and epoch != end:
@@ -250,13 +250,13 @@ def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def _finite_mean(losses: Sequence[Tensor], epoch: int) -> float:
+def _finite_mean(losses: Sequence[Tensor], where: str, epoch: int) -> float:
     """Return the mean of an epoch's losses; read once, so that the device is not waited for."""
     values = torch.stack(list(losses)).cpu()
     if not values.isfinite().all():
         step = int((~values.isfinite()).nonzero()[0]) + 1
         raise TrainingError(
-            f"the loss is {values[step - 1].item()} in epoch {epoch}, step {step} of "
+            f"{where}: the loss is {values[step - 1].item()} in epoch {epoch}, step {step} of "
             f"{len(values)}; lower the learning rate, or try train.precision=fp32"
         )
     return values.mean().item()

@@ -57,7 +57,7 @@ class NotApplicableError(PrognobenchError):
 
 
 class TrainingError(PrognobenchError):
-    """Training of one cell cannot go on (a non-finite loss, say); names epoch and step."""
+    """Training of one cell cannot go on (a non-finite loss, say); names fold, epoch and step."""
 
 
 class StoreError(PrognobenchError):

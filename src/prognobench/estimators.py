@@ -100,7 +100,7 @@ def fit_estimator(task: EstimatorTask) -> ProbeResult:
         except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
             notes.append(f"{name} cannot be fitted: {error}")
     if not fitted:
-        raise TrainingError("; ".join(notes))
+        raise TrainingError(f"cell {fold.name}: {'; '.join(notes)}")
     losses = {name: _log_loss(task, p) for name, p in fitted.items()}
     best = min(losses, key=lambda name: losses[name])
     history = [

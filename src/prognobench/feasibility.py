@@ -31,9 +31,9 @@ def check_strategies(runs: Sequence[Prepared], workspace: Workspace) -> None:
     """
     faults: dict[str, None] = {}
     for run in runs:
-        pair = (run.source.fingerprint, asdict(run.config.strategy), len(run.cohort.classes))
-        identity = (*pair, run.config.train.augmentation)
-        refusals = workspace.once(partial(_refusals, run, workspace), "refusals", *identity)
+        strategy, augmentation = asdict(run.config.strategy), run.config.train.augmentation
+        pair = (run.source.fingerprint, strategy, augmentation, len(run.cohort.classes))
+        refusals = workspace.once(partial(_refusals, run, workspace), "refusals", *pair)
         faults |= dict.fromkeys(refusals)
     if faults:
         raise ConfigError(faults)

@@ -62,7 +62,7 @@ class RememberedPrefix:
             logits: Tensor = self.model(images)
         elif all(row in self._outputs for row in rows.tolist()):
             known = torch.stack([self._outputs[row] for row in rows.tolist()])
-            logits = _replay(self.model, self._cut, known, images)
+            logits = _replay(self.model, self._cut, known, images[:1])
         else:
             seen: list[Tensor] = []
             with _watching(self._cut, seen):
@@ -161,18 +161,21 @@ def _share(model: nn.Module, modules: Iterable[nn.Module]) -> float:
 def _same(
     model: nn.Module, cut: nn.Module, output: Tensor, images: Tensor, expected: Tensor
 ) -> bool:
+    """Whether the output of the cut gives the model's, whatever image the rest is shown."""
     try:
-        found = _replay(model, cut, output, images)
+        found, other = (_replay(model, cut, output, image[None]) for image in images)
     except RuntimeError:  # shapes that do not fit: something bypasses the cut
         return False
-    return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
+    if found.shape != expected.shape or not torch.equal(found, other):
+        return False
+    return torch.allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def _replay(model: nn.Module, cut: nn.Module, output: Tensor, images: Tensor) -> Tensor:
+def _replay(model: nn.Module, cut: nn.Module, output: Tensor, image: Tensor) -> Tensor:
     """Run the model with a module's output given; what lies before it runs on one image only."""
     cut.forward = lambda *_, **__: output
     try:
-        logits: Tensor = model(images[:1])
+        logits: Tensor = model(image)
     finally:
         del cut.forward
     return logits

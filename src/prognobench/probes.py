@@ -139,7 +139,9 @@ def _fit_group(tasks: Sequence[ProbeTask], device: torch.device) -> list[ProbeRe
     memory, start = PeakMemory(device), time.perf_counter()
     task = tasks[0]
     if not task.taps:
-        raise TrainingError(f"the backbone has none of the taps {', '.join(task.probe.taps)}")
+        raise TrainingError(
+            f"cell {task.fold.name}: the backbone has none of the taps {', '.join(task.probe.taps)}"
+        )
     parts = [Part(t.fold.train, t.fold.validation, t.loss, t.seed) for t in tasks]
     labels = torch.tensor(task.labels, dtype=torch.long, device=device)
     if task.probe.strengths:
@@ -211,7 +213,7 @@ def _grid(task: ProbeTask, device: torch.device) -> Grid:
 
 
 def _result(task: ProbeTask, i: int, trained: Trained, grid: Grid) -> ProbeResult:
-    tap, head = _best_head(trained, i)
+    tap, head = _best_head(trained, i, task.fold.name)
     name = list(grid.inputs)[tap]
     linear = LinearHead(name, trained.weights[tap][i, head].mT.double().cpu().numpy())
     lr, decay = grid.names()[head]
@@ -234,13 +236,13 @@ def _result(task: ProbeTask, i: int, trained: Trained, grid: Grid) -> ProbeResul
     )
 
 
-def _best_head(trained: Trained, i: int) -> tuple[int, int]:
+def _best_head(trained: Trained, i: int, cell: str) -> tuple[int, int]:
     """Return tap and head with the best monitored value; of equals the one with the lower loss."""
     quality, loss = trained.quality[i].flatten().tolist(), trained.loss[i].flatten().tolist()
     best = max(range(len(quality)), key=lambda n: (quality[n], -loss[n]))
     if not np.isfinite(quality[best]):
         raise TrainingError(
-            "no head of the probe has a finite validation loss; "
+            f"cell {cell}: no head of the probe has a finite validation loss; "
             "are the features finite, and the learning rates small enough?"
         )
     tap, head = divmod(best, trained.quality.shape[-1])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "JPEG2000", "WEBP", "PPM")
 """Image files that are read, beside DICOM, as Pillow calls them."""
 
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+
 MAX_PIXELS = 80_000_000
 """The largest image that is decoded; a mammogram at full resolution has 25 million pixels."""
 

@@ -74,7 +74,7 @@ def _describe(folder: RunFolder) -> dict[str, Any]:
         "cells": len(folder.cells),
         "done": len(done),
         "failed": len(failed),
-        "failure": f"cell {failed[0]}: {failures[failed[0]]['message']}" if failed else None,
+        "failure": failures[failed[0]]["message"] if failed else None,
         "not_applicable": meta.get("not_applicable"),
         **_costs(folder, done),
         "baseline": config.get("strategy", {}).get("builder") in BASELINES,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prognobench.datasets.assembly import without_row
 from prognobench.errors import listed
 
 if TYPE_CHECKING:
@@ -71,10 +71,12 @@ def fold_notes(cohort: Cohort, folds: Sequence[Fold]) -> Iterator[str]:
             f"{len(folds)} folds ({listed(without, 5)}); their metrics are blank where they need "
             "every class"
         )
-    parts = (getattr(fold, part) for fold in folds for part in PARTS)
-    used = np.unique(patient[np.unique(np.concatenate([*parts]))]) if folds else ()
-    if folds and (unused := patient.max() + 1 - len(used)):
-        yield f"{cohort.name}: {unused} of {patient.max() + 1} patients stand in no part of a fold"
+    used = np.zeros(patient.max() + 1, dtype=bool)
+    for fold in folds:
+        for part in PARTS:
+            used[patient[getattr(fold, part)]] = True
+    if folds and not used.all():
+        yield f"{cohort.name}: {(~used).sum()} of {len(used)} patients stand in no part of a fold"
 
 
 def left_out(cohort: Cohort) -> pd.DataFrame:
@@ -83,8 +85,5 @@ def left_out(cohort: Cohort) -> pd.DataFrame:
 
     if cohort.exclusions is None:
         return pd.DataFrame({"reason": [], "count": []})
-    # Readers name the row of the table behind the reason.
-    reasons = cohort.exclusions["reason"].map(
-        lambda text: re.sub(r" \([^()]* row \d+\)$", "", text)
-    )
+    reasons = cohort.exclusions["reason"].map(without_row)
     return reasons.value_counts().rename_axis("reason").reset_index()

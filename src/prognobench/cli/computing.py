@@ -117,7 +117,8 @@ def _tell(outcomes: Sequence[Outcome]) -> None:
         console.say(f"{name}: {f'not applicable: {reason}' if reason else f'cells {counts}'}")
         console.say(f"    {outcome.folder.path}")
         for cell, message in outcome.failed.items():
-            console.complain(f"{name}, cell {cell}: {message}")
+            where = name if f"cell {cell}" in message else f"{name}, cell {cell}"
+            console.complain(f"{where}: {message}")
 
 
 def _print_scores(outcomes: Sequence[Outcome]) -> None:

@@ -82,13 +82,18 @@ class Exclusions:
 
     def summary(self) -> str:
         """The most common reasons, and how often each."""
-        plain = (re.sub(r" \([^()]* row \d+\)$", "", reason) for reason in self.reasons)
-        return ", ".join(f"{reason} ({n})" for reason, n in Counter(plain).most_common(5))
+        counts = Counter(map(without_row, self.reasons))
+        return ", ".join(f"{reason} ({n})" for reason, n in counts.most_common(5))
 
     def table(self) -> pd.DataFrame:
         import pandas as pd
 
         return pd.DataFrame({"item": self.items, "reason": self.reasons}, dtype=str)
+
+
+def without_row(reason: str) -> str:
+    """Take off the row of the table that readers name behind a reason, so that equal ones count."""
+    return re.sub(r" \([^()]* row \d+\)$", "", reason)
 
 
 @contextmanager

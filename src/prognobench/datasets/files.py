@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from prognobench.datasets.soundness import DICOM_SUFFIXES, has_dicom_mark, unreadable
+from prognobench.datasets.soundness import has_dicom_mark, unreadable
 from prognobench.errors import DataError
+from prognobench.records import DICOM_SUFFIXES
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".j2k")
 IMAGE_SUFFIXES = frozenset((*PICTURES, *DICOM_SUFFIXES))

@@ -8,13 +8,12 @@ import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from prognobench.records import FORMATS, MAX_PIXELS
+from prognobench.records import DICOM_SUFFIXES, FORMATS, MAX_PIXELS
 
 # They name no file; what keeps a film from being read is said with its name.
 warnings.filterwarnings("ignore", module="pydicom")
 warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
 
-DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 OTHER_MARKS = (b"BM", b"RIFF", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ", b"P2", b"P5", b"P6")
 TAIL = 1 << 12
 FRAGMENT, END_OF_FRAGMENTS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"

@@ -88,7 +88,7 @@ def labels_and_classes(
     if declared is None and (alike := [v for v in classes if folded[v.casefold()] > 1]):
         raise DataError(
             f"{where}: {' and '.join(map(repr, alike))} differ only in case ({counts}); write them "
-            "alike, or declare the classes with dataset.classes"
+            "alike in the table"
         )
     if positive is None:
         if (

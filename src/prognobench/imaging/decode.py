@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from prognobench.errors import DataError, PrognobenchError
-from prognobench.records import FORMATS, MAX_PIXELS
+from prognobench.records import DICOM_SUFFIXES, FORMATS, MAX_PIXELS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 # Pillow warns without naming the file, from a bound on that is above the one held here.
 warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
 
-DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 
