@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from made_cohorts import write_csv
 from PIL import Image
 
 from prognobench.cli import console, main
@@ -94,6 +96,11 @@ def test_a_run_ends_with_its_table(prognobench: Command, results: Path) -> None:
         (["model.weights=nowhere.safetensors"], "nowhere.safetensors"),
         (["cv.folds=30", "dataset.patients=20"], "cv.folds=30 needs at least as many"),
         (["device=abacus"], "device=abacus"),
+        (["device=meta"], "device=meta is none of auto, cpu"),
+        (
+            ["strategy=linear_probe", "strategy.views=2", "train.augmentation=none"],
+            "strategy.views=2 are augmented",
+        ),
         (["lora=true", "strategy=full"], "contradicts"),
     ],
 )
@@ -185,6 +192,31 @@ def test_the_data_desk_prints_json(prognobench: Command, tmp_path: Path) -> None
     assert [each["cohort"] for each in json.loads(said.out)] == [found["cohort"]] * 3
     several = [path.read_text() for path in tmp_path.glob("several/*/*-folds.csv")]
     assert len(set(several)) == 3
+
+
+def test_the_desk_ends_with_the_status_of_what_a_run_would_refuse(
+    prognobench: Command, tmp_path: Path
+) -> None:
+    rows = []
+    (tmp_path / "films").mkdir()
+    for at, number in enumerate(np.random.default_rng(0).integers(1 << 30, size=12)):
+        clouds = np.random.default_rng(number).integers(0, 255, (8, 8), np.uint8)
+        film = Image.fromarray(clouds).resize((64, 64), Image.Resampling.BICUBIC)
+        film.save(tmp_path / "films" / f"{at}.png")
+        rows.append({"patient": f"p{at}", "image": f"{at}.png", "outcome": ("no", "yes")[at % 2]})
+    write_csv(tmp_path / "table.csv", rows)
+    given = [f"dataset.table={tmp_path / 'table.csv'}", f"dataset.images={tmp_path / 'films'}"]
+    chosen = ("dataset=table", *given, "dataset.label=outcome", "dataset.positive=yes")
+    written = tmp_path / "written"
+    command = ("data", "check", *chosen, "--csv", str(written), f"paths.cache={tmp_path / 'c'}")
+    assert prognobench(*command, "cv.folds=3").code == 0
+    assert (written / "table-folds.csv").exists()
+    assert prognobench(*command, "cv.folds=30").code == 2
+    assert not (written / "table-folds.csv").exists()
+    for at in range(1, 12):
+        film.save(tmp_path / "films" / f"{at}.png")
+    assert prognobench(*command, "cv.folds=3").code == 1
+    assert prognobench(*command, "cv.folds=3", "checks.allow_leaks=true").code == 0
 
 
 def test_where_no_folds_can_be_made_the_desk_shows_the_counts_that_say_why(

@@ -229,6 +229,16 @@ def test_covid_19_ny_icu_and_missing_series(tmp_path: Path) -> None:
     assert cohort.table.groupby("patient_id").size()[["A000001", "A000004"]].tolist() == [1, 7]
 
 
+def test_a_first_film_that_is_lost_is_told(tmp_path: Path) -> None:
+    root = make_covid_19_ny(tmp_path)
+    chosen = {"root": root, "task": "icu", "films": "first", "on_missing": "drop"}
+    first = read("covid_19_ny_sbu", **chosen).table.set_index("patient_id")["image"]["A000004"]
+    (root / first).write_bytes(b"")
+    cohort = read("covid_19_ny_sbu", **chosen)
+    assert cohort.table.set_index("patient_id")["image"]["A000004"] != first
+    assert "is empty; it would have been the first film" in reasons(cohort)[first]
+
+
 def test_covid_19_ny_with_another_table(tmp_path: Path) -> None:
     root = make_covid_19_ny(tmp_path)
     table = next(root.glob("*csv_20210806.csv"))

@@ -15,6 +15,7 @@ from made_cohorts import write_csv, write_image, write_xls, write_xlsx
 from made_dicom import film, write_dicom
 from made_tables import Row, folder_of, read, rows_of
 from openpyxl import Workbook
+from PIL import Image
 
 from prognobench.errors import DataError
 from prognobench.registry import DATASETS
@@ -264,6 +265,51 @@ def test_dropped_rows_are_recorded(tmp_path: Path) -> None:
         assert word in told
     assert "stands in an earlier row" in told
     assert len(cohort) + len(cohort.exclusions) == len(rows)
+
+
+def test_what_cannot_be_decoded_is_left_out_without_decoding(tmp_path: Path) -> None:
+    rows = [{**row, "day": at} for at, row in enumerate([*rows_of(6), *rows_of(6)])]
+    for at, row in enumerate(rows):
+        row["image"] = f"{at}.dcm"
+        write_dicom(tmp_path / "images" / row["image"], np.zeros((30, 20), np.uint16), bits=12)
+    images = tmp_path / "images"
+    (images / "0.dcm").write_bytes((images / "0.dcm").read_bytes()[:-4])
+    write_dicom(images / "1.dcm", np.zeros((2, 30, 20), np.uint16), bits=12)
+    grey = Image.fromarray(np.zeros((30, 20), np.uint8))
+    grey.save(images / "2.dcm.tif", save_all=True, append_images=[grey])
+    Image.new("1", (10_000, 9_000)).save(images / "3.png")
+    rows[2]["image"], rows[3]["image"] = "2.dcm.tif", "3.png"
+    write_csv(tmp_path / "table.csv", rows)
+    cohort = DATASETS["table"](
+        **{"table": tmp_path / "table.csv", "images": images, "label": "outcome"},
+        **{"positive": "dead", "order": "day", "films": "first", "on_missing": "drop"},
+    )
+    told = cohort.exclusions.set_index("item")["reason"]
+    for item, reason in (
+        ("0.dcm", "is truncated"),
+        ("1.dcm", "holds 2 frames"),
+        ("2.dcm.tif", "holds 2 frames"),
+        ("3.png", "has more than 80,000,000 pixels"),
+    ):
+        assert told[item].startswith(f"{reason}")
+        assert "it would have been the first film of the patient" in told[item]
+    assert cohort.table["image"].tolist() == [f"{at}.dcm" for at in (4, 5, 6, 7, 8, 9)]
+
+
+def test_a_folder_of_dicom_files_of_any_name(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    rows = [{**row, "image": row["patient"]} for row in rows_of(4)]
+    for row in rows:
+        write_dicom(images / row["image"] / "IM0001", np.zeros((30, 20), np.uint16), bits=12)
+        write_dicom(images / row["image"] / "DICOMDIR", None)
+        (images / row["image"] / "README").write_text("no film")
+    write_csv(tmp_path / "table.csv", rows)
+    chosen = {"table": tmp_path / "table.csv", "label": "outcome", "positive": "dead"}
+    cohort = DATASETS["table"](images=images, **chosen)
+    assert cohort.table["image"].tolist() == [f"{row['image']}/IM0001" for row in rows]
+    (images / "001" / "IM0001").unlink()
+    with pytest.raises(DataError, match="no image in folder '001'"):
+        DATASETS["table"](images=images, **chosen)
 
 
 def test_conflicts_settled_by_the_highest_class(tmp_path: Path) -> None:

@@ -294,6 +294,13 @@ def test_out_of_memory_is_answered_by_smaller_parts_of_the_same_batch(parts):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+def test_batch_normalisation_that_sees_parts_alone_is_told(parts):
+    made = nn.Sequential(nn.Flatten(), Hungry(64, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+
+    with pytest.warns(UserWarning, match="batch normalisation sees a part at a time"):
+        train(adapted(made), parts)
+
+
 @pytest.mark.parametrize("size", [3, 12])
 def test_where_single_images_fit_every_part_has_one(loader, size, monkeypatch):
     monkeypatch.setattr(Hungry, "most", 1)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from prognobench import planning
 from prognobench.compose import compose
 from prognobench.planning import plan
 from prognobench.runner import run
@@ -44,6 +45,16 @@ def test_longer_training_costs_more_in_proportion(here):
     short, long = table["seconds"]
 
     assert 10 < long / short < 1000
+
+
+def test_each_view_is_one_pass_over_the_films(here, monkeypatch):
+    rates = planning.Rates(1.0, 1.0, 0.0, 1.0, 1.0, 1, 1, 1)
+    monkeypatch.setattr(planning, "_measured", lambda *_: rates)
+    table = planned("strategy=linear_probe", "strategy.views=0,2", *here)
+
+    plain, two_views = table["seconds"]
+    assert plain > 0
+    assert two_views == 2 * plain  # the plain pass was the first run's
 
 
 def test_finished_cells_cost_nothing(here):
