@@ -285,6 +285,15 @@ def test_composed_and_decomposed_accents_are_one(tmp_path: Path) -> None:
     cohort = read(tmp_path, rows[1:], text=text)
     assert cohort.table["patient_id"].nunique() == 3
     assert cohort.table["image"][0] == "gro\u0308sse.png"
+    text = text.replace("dead", "d\u00e9c\u00e8s").replace("outcome", "\u00e9tat")
+    chosen = {
+        "label": "e\u0301tat",
+        "positive": "de\u0301ce\u0300s",
+        "exclude": ("gro\u0308sse.png",),
+    }
+    cohort = read(tmp_path, rows[1:], text=text, **chosen)
+    assert cohort.classes == ("alive", "d\u00e9c\u00e8s")
+    assert cohort.table["patient_id"].tolist() == ["002", "Jos\u00e9", "004"]
 
 
 @pytest.mark.parametrize("nobody", ["None", "-", "#REF!", "NaT", "unknown", ""])

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from prognobench.datasets.files import ImageFolder
-from prognobench.datasets.spelling import lookalikes
+from prognobench.datasets.spelling import composed, lookalikes
 from prognobench.errors import DataError, FaultsError, listed
 from prognobench.records import Cohort, Files
 
@@ -140,7 +140,7 @@ def assemble(
             "the first has a value, of formulas only what was saved with them)"
         )
         films = films[films["patient_id"] != ""]
-    exclude = {str(name) for name in rules.exclude}
+    exclude = {composed(str(name)) for name in rules.exclude}
     unused = exclude - {*films["patient_id"], *films["image"]}
     unused -= {*exclusions.patients, *exclusions.items}
     films = _without(films, exclude, exclusions)

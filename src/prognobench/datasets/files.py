@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from prognobench.datasets.soundness import has_dicom_mark, unreadable
+from prognobench.datasets.spelling import composed
 from prognobench.errors import DataError
 from prognobench.records import DICOM_SUFFIXES
 
@@ -156,8 +156,8 @@ class ImageFolder:
 
 
 def _plain(name: str) -> str:
-    """A name as it is looked up: case aside, accents composed (some systems take them apart)."""
-    return unicodedata.normalize("NFC", name).casefold()
+    """A name as it is looked up: case aside, accents composed."""
+    return composed(name).casefold()
 
 
 def existing_folder(path: Path, key: str) -> Path:

@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+def composed(text: str) -> str:
+    """Return text whose accents are part of their letters (Unicode NFC).
+
+    Some systems write names of files, and what is copied from them, with the two apart.
+    """
+    return unicodedata.normalize("NFC", text)
+
+
 def lookalikes(names: pd.Series[str], places: pd.Series[str], what: str) -> list[str]:
     """Return a fault for each patient or centre that is split in two by how its name is written.
 

@@ -10,7 +10,6 @@ import csv
 import io
 import math
 import re
-import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prognobench.datasets.spelling import composed
 from prognobench.errors import DataError, MissingExtraError, listed
 from prognobench.registry import near
 
@@ -185,15 +185,11 @@ def text_of(value: Any) -> str:
         if abs(value) >= ROUNDED_FROM:
             return f"{value:.15e}"
         return str(int(value)) if value.is_integer() else repr(value)
-    return _composed(str(value))
-
-
-def _composed(text: str) -> str:
-    return unicodedata.normalize("NFC", text).strip()
+    return composed(str(value)).strip()
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name).casefold()
+    return re.sub(r"[\W_]+", "", composed(name)).casefold()
 
 
 def _refuse_wide_rows(path: Path, width: int, body: Sequence[Row]) -> None:
@@ -220,7 +216,7 @@ def _text(path: Path, header_row: int) -> Iterator[Row]:
     number = 0
     try:
         for number, cells in enumerate(lines, 1):
-            yield number, [_composed(cell) for cell in cells]
+            yield number, [composed(cell).strip() for cell in cells]
     except csv.Error as error:
         raise DataError(
             f"{path}, row {number + 1}: {error}; a quotation mark that opens a cell closes it, "

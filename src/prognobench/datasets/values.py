@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from prognobench.datasets.spelling import composed
 from prognobench.errors import DataError, listed
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def canonical(value: Label) -> str:
     """Return a label as text such that ``1``, ``1.0`` and ``"1"`` are one, and ``True`` and
     ``"TRUE"`` are.
     """
-    text = str(value).strip()
+    text = composed(str(value)).strip()
     if re.fullmatch(r"[+-]?\d+\.0+", text):
         return text.partition(".")[0]
     return text.lower() if text.lower() in ("true", "false") else text
