@@ -22,7 +22,7 @@ from prognobench.records import Adapted, Loss, ParameterGroup, Preprocessing, Tr
 SIDE = 8
 PREPROCESSING = Preprocessing(SIDE, (0.5,), (0.25,))
 EVEN = Loss(np.ones(2), np.zeros(2), np.zeros(2))
-RECIPE = Train(epochs=4, batch_size=8, augmentation="none", head_lr=1e-2)
+RECIPE = Train(epochs=4, batch_size=8, augmentation="none", head_lr=1e-2, precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_accumulated_batches_are_one_larger_batch(loader, labels):
     models = network(), network()
     validation = loader(range(40, 60))
     for model, batch_size, accumulate in zip(models, (8, 4), (1, 2), strict=True):
-        recipe = Train(epochs=3, batch_size=batch_size, accumulate=accumulate, augmentation="none")
+        recipe = replace(RECIPE, batch_size=batch_size, accumulate=accumulate)
         train(adapted(model), (loader(range(40), True, batch_size), validation), recipe, loss)
 
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
@@ -157,7 +157,7 @@ def test_accumulated_batches_are_one_larger_batch(loader, labels):
 def test_the_best_epoch_is_restored(parts):
     made = network()
 
-    fitted = train(adapted(made, lr=0.3), parts, Train(epochs=10, head_lr=0.3, batch_size=8))
+    fitted = train(adapted(made, lr=0.3), parts, replace(RECIPE, epochs=10, head_lr=0.3))
 
     losses = {row["epoch"]: row["validation_loss"] for row in fitted.history}
     assert fitted.best_epoch == min(losses, key=losses.__getitem__)
