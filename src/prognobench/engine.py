@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from prognobench.attention import attention_for
 from prognobench.errors import TrainingError
 from prognobench.hardware import (
     PeakMemory,
@@ -209,7 +210,8 @@ class Step:
                     logits = forward(part.images, part.rows)
                 losses, _ = objective(logits, part.labels, self.terms)
                 loss = losses.sum() / weight
-                torch.autograd.backward(loss)
+                with attention_for(self.precision, loss.device):
+                    torch.autograd.backward(loss)
                 total += loss.detach()
         return total
 

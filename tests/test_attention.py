@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made_backbones import SIDE, vit
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from prognobench import attention
+from prognobench.attention import attention_for
+from prognobench.engine import fit
+from prognobench.loaders import Loader
+from prognobench.records import Adapted, Loss, Train
+from prognobench.registry import STRATEGIES
+
+CPU = torch.device("cpu")
+
+
+SETTINGS = {
+    "plain": {},
+    "scale": {"scale": 0.5},
+    "causal": {"is_causal": True},
+    "mask": {"attn_mask": torch.ones(20, 20, dtype=torch.bool).tril(5)},
+}
+
+
+def gradients(dtype: torch.dtype, context: Any, settings: Mapping[str, Any]) -> list[Tensor]:
+    """Of queries, keys and values, which are views of one tensor, in fp32."""
+    random = torch.Generator().manual_seed(0)
+    together = torch.randn(2, 20, 3, 3, 8, generator=random).to(dtype).requires_grad_()
+    given = together.permute(2, 0, 3, 1, 4).unbind()
+    loss = (scaled_dot_product_attention(*given, **settings).float() ** 2).sum()
+    with context:
+        loss.backward()
+    assert together.grad is not None
+    return list(together.grad.float().unbind(2))
+
+
+@pytest.mark.parametrize("kind", ["plain", "scale"])
+def test_gradients_are_those_of_torch_but_for_rounding(kind: str) -> None:
+    exact = gradients(torch.float32, nullcontext(), SETTINGS[kind])
+    fused = gradients(torch.bfloat16, nullcontext(), SETTINGS[kind])
+    found = gradients(torch.bfloat16, attention_for("bf16", CPU), SETTINGS[kind])
+
+    for a, b, c in zip(found, fused, exact, strict=True):
+        assert not torch.equal(a, b)
+        assert (a - c).norm() < 0.02 * c.norm()
+
+
+@pytest.mark.parametrize("kind", ["causal", "mask"])
+def test_other_kinds_of_attention_stay_as_they_are(kind: str) -> None:
+    fused = gradients(torch.bfloat16, nullcontext(), SETTINGS[kind])
+    found = gradients(torch.bfloat16, attention_for("bf16", CPU), SETTINGS[kind])
+    assert all(torch.equal(a, b) for a, b in zip(found, fused, strict=True))
+
+
+def test_what_would_take_much_memory_stays_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "LARGEST_BYTES", 2 * 3 * 20 * 20 * 2 - 1)
+    test_other_kinds_of_attention_stay_as_they_are("plain")
+
+
+def test_in_fp32_and_on_a_gpu_nothing_is_replaced() -> None:
+    assert isinstance(attention_for("fp32", CPU), nullcontext)
+    assert isinstance(attention_for("bf16", torch.device("cuda")), nullcontext)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_transformer_is_trained_with_it(
+    checkpoint: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    backward = attention._backward
+    monkeypatch.setattr(attention, "_backward", lambda *x: calls.append(1) or backward(*x))
+    random = np.random.default_rng(0)
+    backbone = vit()
+    pixels = random.integers(0, 256, (12, SIDE, SIDE, 1)).astype(np.uint8)
+    labels = np.arange(12) % 2
+
+    def loader(rows: range, shuffle: bool = False) -> Loader:
+        given = (pixels, labels, np.array(rows), backbone.preprocessing)
+        return Loader(*given, batch_size=4, shuffle=shuffle, seed=("batches", 1))
+
+    made: Adapted = STRATEGIES["full"](backbone, 2)
+    recipe = Train(
+        epochs=2, augmentation="none", precision="bf16", checkpoint_activations=checkpoint
+    )
+
+    fitted = fit(
+        made,
+        loader(range(8), True),
+        loader(range(8, 12)),
+        Loss(np.ones(2), np.zeros(2), np.zeros(2)),
+        recipe,
+        device="cpu",
+        where="cell",
+    )
+
+    blocks, steps = 2, 4
+    assert len(calls) == blocks * steps
+    assert np.isfinite([row["train_loss"] for row in fitted.history]).all()
