@@ -176,6 +176,17 @@ def test_cohort_digest_is_of_content_not_of_place(root: Path, folder: Path, tmp_
     assert cohort_digest(replace(described, covariates=("remark",)), folder) != digest
 
 
+def test_cohort_digest_does_not_know_the_last_bits_of_a_risk(root: Path, folder: Path) -> None:
+    cohort = cohort_of(root)
+    risk = np.random.default_rng(0).random((len(cohort), 2))
+
+    def digest(risk: np.ndarray) -> str:
+        return cohort_digest(replace(cohort, risk=risk), folder)
+
+    assert digest(np.nextafter(risk, 1)) == digest(risk)
+    assert digest(risk + 1e-6) != digest(risk)
+
+
 def test_digests_of_files_are_remembered(
     root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
