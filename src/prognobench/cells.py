@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from prognobench.engine import fit, predict
@@ -23,6 +22,8 @@ from prognobench.strategies.accounting import parameter_counts, step_flops, stor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from prognobench.files import Table
 
 
 def cell_axes(seed: int, fold: Fold) -> tuple[int, ...]:
@@ -111,8 +112,8 @@ def accounted(adapted: Adapted, preprocessing: Preprocessing, batch_size: int) -
     }
 
 
-def prediction_table(run: Prepared, fold: Fold, probabilities: NDArray[np.float64]) -> pd.DataFrame:
-    """Return predictions as they are stored.
+def prediction_table(run: Prepared, fold: Fold, probabilities: NDArray[np.float64]) -> Table:
+    """Return predictions as they are stored, by column.
 
     Parameters
     ----------
@@ -131,13 +132,5 @@ def prediction_table(run: Prepared, fold: Fold, probabilities: NDArray[np.float6
         )
     rows = np.concatenate([fold.validation, fold.test])
     parts = np.repeat(["validation", "test"], [len(fold.validation), len(fold.test)])
-    told = ["patient_id", "image", "label"]
-    images = run.cohort.table[told].iloc[rows]
     scores = {f"score_{name}": probabilities[:, i] for i, name in enumerate(run.cohort.classes)}
-    return pd.DataFrame(
-        {
-            "part": parts,
-            **{column: images[column].to_numpy() for column in told},
-            **scores,
-        }
-    )
+    return {"part": parts, **{name: of[rows] for name, of in run.images.items()}, **scores}

@@ -6,15 +6,18 @@ import csv
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from prognobench.errors import StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
+
+    Table: TypeAlias = pd.DataFrame | Mapping[Any, NDArray[Any]]
 
 TEXT_COLUMNS = ("patient_id", "image", "source", "centre", "part", "item", "reason")
 """Columns that are text whatever they look like (a patient called ``007`` or ``NA``)."""
@@ -64,23 +67,23 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"{path} cannot be read: {error}") from error
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
+def write_table(path: Path, table: Table) -> None:
     """Write a CSV that is safe to open in a spreadsheet; nine significant digits."""
     buffer = io.StringIO()
     # Several times as fast as pandas, whose float format is a call per cell.
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(table.columns)
-    writer.writerows(zip(*(_texts(table[column]) for column in table.columns), strict=True))
+    writer.writerow(table)
+    writer.writerows(zip(*(_texts(table[column]) for column in table), strict=True))
     write_text(path, buffer.getvalue())
 
 
-def _texts(values: pd.Series[Any]) -> Any:
+def _texts(values: Any) -> Any:
     """Each cell as it is written; in a long table each different value is formatted once."""
     import numpy as np
     import pandas as pd
 
     if len(values) < LONG:
-        empty = values.isna().tolist()
+        empty = pd.isna(values).tolist()
         return ["" if none else _text(v) for v, none in zip(values.tolist(), empty, strict=True)]
     codes, different = pd.factorize(values)
     return np.array([*map(_text, different), ""], dtype=object)[codes]

@@ -54,6 +54,13 @@ class Prepared:
     def key(self) -> str:
         return self.folder.path.name
 
+    @cached_property
+    def images(self) -> dict[str, NDArray[Any]]:
+        """What is stored of every image beside its predictions."""
+        table = self.cohort.table
+        text = {name: table[name].to_numpy(dtype=object) for name in ("patient_id", "image")}
+        return {**text, "label": table["label"].to_numpy()}
+
     def loss(self, fold: Fold) -> Loss:
         """The loss for the classes as they stand in the training part of a fold."""
         component = self.config.loss

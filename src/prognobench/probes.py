@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,26 +87,17 @@ def fit_groups(
 
     An error is that of one or more of the tasks it is yielded with.
     """
-    threads = torch.get_num_threads()
-    # Operations are too small to be worth dividing: each thread has its own group instead.
-    pool = ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1))
-    try:
-        futures = {
-            pool.submit(_fit_group, [tasks[i] for i in numbers], torch.device(device)): numbers
-            for numbers in _together(tasks, threads)
-        }
-        for future in as_completed(futures):
-            error = future.exception()
-            if error is not None and not isinstance(error, Exception):
-                raise error
-            yield futures[future], error or future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+    for numbers in _together(tasks):
+        try:
+            fitted = _fit_group([tasks[i] for i in numbers], torch.device(device))
+        except Exception as error:
+            yield numbers, error
+        else:
+            yield numbers, fitted
 
 
-def _together(tasks: Sequence[ProbeTask], threads: int) -> Iterator[list[int]]:
-    """Group tasks that one batched problem can hold, so that every thread has a group."""
+def _together(tasks: Sequence[ProbeTask]) -> Iterator[list[int]]:
+    """Group tasks that one batched problem can hold."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, task in enumerate(tasks):
         arrays = [id(view[tap]) for view in (task.features, *task.views) for tap in task.taps]
@@ -130,7 +119,7 @@ def _together(tasks: Sequence[ProbeTask], threads: int) -> Iterator[list[int]]:
         probe = task.probe
         grid = len(probe.strengths) or len(probe.learning_rates) * len(probe.weight_decays)
         most = LARGEST // max(1, width * grid * vectors(len(task.loss.class_weights)))
-        size = max(1, min(most, math.ceil(len(numbers) / threads)))
+        size = math.ceil(len(numbers) / math.ceil(len(numbers) / max(1, most)))
         for start in range(0, len(numbers), size):
             yield numbers[start : start + size]
 

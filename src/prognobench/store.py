@@ -25,6 +25,8 @@ from prognobench.records import Component, RunConfig
 if TYPE_CHECKING:
     import pandas as pd
 
+    from prognobench.files import Table
+
 FORMAT = 1
 """Of run folders; a reader refuses a newer one."""
 
@@ -199,7 +201,7 @@ class RunFolder:
     def write_cell(
         self,
         cell: str,
-        predictions: pd.DataFrame,
+        predictions: Table,
         history: Sequence[Mapping[str, float]],
         cost: Mapping[str, Any],
         save: Callable[[Path], None] | None = None,
@@ -211,12 +213,14 @@ class RunFolder:
         save
             Writes the adapted part into the (new, empty) folder that it is given.
         """
-        import pandas as pd
+        import numpy as np
 
         folder = self.path / "cells" / cell
         folder.mkdir(parents=True, exist_ok=True)
         write_table(folder / "predictions.csv", predictions)
-        write_table(folder / "history.csv", pd.DataFrame(list(history)))
+        measured = dict.fromkeys(name for row in history for name in row)
+        evaluations = {n: np.array([row.get(n) for row in history], object) for n in measured}
+        write_table(folder / "history.csv", evaluations)
         write_json(folder / "cost.json", cost)
         if save is not None:
             _write_folder(folder / "adapted", save)
