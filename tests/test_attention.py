@@ -52,6 +52,20 @@ def test_gradients_are_those_of_torch_but_for_rounding(kind: str) -> None:
         assert (a - c).norm() < 0.02 * c.norm()
 
 
+def test_gradients_lie_in_memory_as_compiled_models_expect() -> None:
+    query, key, value = torch.randn(3, 2, 20, 3, 8, dtype=torch.bfloat16).transpose(2, 3)
+    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, logsumexp = forward(query, key, value)
+    given = (torch.ones_like(out), query, key, value, out, logsumexp, 0.0, False)
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+    expected = backward(*given)
+    with attention_for("bf16", CPU):
+        found = backward(*given)
+
+    assert [x.stride() for x in found] == [x.stride() for x in expected]
+
+
 @pytest.mark.parametrize("kind", ["causal", "mask"])
 def test_other_kinds_of_attention_stay_as_they_are(kind: str) -> None:
     fused = gradients(torch.bfloat16, nullcontext(), SETTINGS[kind])

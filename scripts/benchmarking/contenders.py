@@ -94,10 +94,9 @@ class Bench:
         """Run a contender; with ``inside``, what counts is the time that it took for that."""
         given = {
             **{"table": str(self.source), "architecture": self.architecture},
-            **{"precision": precision(), "rounds": self.rounds, **settings},
+            **{"precision": "fp32" if name.startswith("usual") else precision()},
+            **{"rounds": self.rounds, **settings},
         }
-        if name.startswith("usual"):
-            given["precision"] = "fp32"
         run = self.process([python, str(HERE / f"{name}.py"), json.dumps(given)])
         if not inside:
             return run

@@ -67,4 +67,15 @@ def _backward(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     shares = (query * scale @ key.mT).softmax(-1)
     of_scores = torch._softmax_backward_data(gradient @ value.mT, shares, -1, shares.dtype)
-    return (of_scores @ key).mul_(scale), (of_scores.mT @ query).mul_(scale), shares.mT @ gradient
+    found = (
+        (of_scores @ key).mul_(scale),
+        (of_scores.mT @ query).mul_(scale),
+        shares.mT @ gradient,
+    )
+    of_query, of_key, of_value = map(_heads_inside, found)
+    return of_query, of_key, of_value
+
+
+def _heads_inside(gradient: Tensor) -> Tensor:
+    """Lay a gradient out as torch does, which compiled models count on: a token's heads together."""
+    return gradient.transpose(1, 2).contiguous().transpose(1, 2)
