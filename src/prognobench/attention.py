@@ -77,5 +77,5 @@ def _backward(
 
 
 def _heads_inside(gradient: Tensor) -> Tensor:
-    """Lay a gradient out as torch does, which compiled models count on: a token's heads together."""
+    """Lay a gradient out as torch does, heads within tokens: compiled models count on it."""
     return gradient.transpose(1, 2).contiguous().transpose(1, 2)
