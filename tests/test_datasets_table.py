@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_cohorts import write_csv, write_image, write_xls, write_xlsx
 from made_dicom import film, write_dicom
-from made_tables import Row, folder_of, read, rows_of
+from made_tables import Row, fails, folder_of, read, rows_of
 from openpyxl import Workbook
 from PIL import Image
 
@@ -166,6 +166,17 @@ def test_covariates_centre_and_kept_columns(tmp_path: Path) -> None:
     assert cohort.table["centre"].tolist() == ["unknown", *["A"] * 5]
     assert list(cohort.table.columns[6:]) == ["Age", "sex", "split", "where"]
     assert cohort.table["where"].tolist()[:2] == ["table.csv row 2", "table.csv row 3"]
+
+
+def test_codes_are_names_whatever_they_look_like(tmp_path: Path) -> None:
+    cells = ["250", "401.9", "401.9", "V58", "", "n/a"]
+    rows = [{**row, "icd": cell} for row, cell in zip(rows_of(), cells, strict=True)]
+
+    (fault,) = fails(tmp_path, rows, "'V58' in table.csv row 5", covariates=("icd",))
+    assert "dataset.codes" in fault
+    cohort = read(tmp_path / "codes", rows, covariates=("icd",), codes=("icd",))
+    assert cohort.table["icd"].tolist() == ["250", "401.9", "401.9", "V58", "", ""]
+    fails(tmp_path / "none", rows, "'icd', which is none of dataset.covariates", codes=("icd",))
 
 
 def test_images_by_path_name_stem_and_folder(tmp_path: Path) -> None:

@@ -261,6 +261,9 @@ def test_spellings_of_one_patient_or_centre_are_refused(
     patients, centres = fails(tmp_path, rows, "how a number is written", centre="site")
     assert patients.startswith(f"patients {one!a} (table.csv row 2) and {other!a}")
     assert centres.startswith(f"centres {one!a} (table.csv row 2) and {other!a}")
+    distinct = read(tmp_path / "distinct", rows, centre="site", distinct_spellings=True)
+    assert distinct.table["patient_id"].nunique() == 4
+    assert "dataset.distinct_spellings=true" in patients
     rows[2] |= {"patient": "X-22", "site": "X-22"}
     read(tmp_path / "other", rows, centre="site")
 

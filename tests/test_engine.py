@@ -454,12 +454,21 @@ def test_checkpointed_activations_change_memory_and_no_number(parts):
 def test_schedules_start_and_end_where_they_should():
     cosine = Train(warmup_epochs=2, schedule="cosine")
 
-    assert rate(cosine, 1, 10) == 0.5
-    assert rate(cosine, 2, 10) == 1
-    assert rate(cosine, 6, 10) == pytest.approx(0.5)
-    assert rate(cosine, 10, 10) == pytest.approx(0)
-    assert rate(Train(warmup_epochs=50), 10, 10) == pytest.approx(0)
-    assert rate(Train(warmup_epochs=0, schedule="constant"), 9, 10) == 1
+    assert rate(cosine, 1, 10, 5) == 0.5
+    assert rate(cosine, 2, 10, 5) == 1
+    assert rate(cosine, 6, 10, 5) == pytest.approx(0.5)
+    assert rate(cosine, 10, 10, 5) == pytest.approx(0)
+    assert rate(Train(warmup_epochs=50), 10, 10, 1) == pytest.approx(0)
+    assert rate(Train(warmup_epochs=0, schedule="constant"), 9, 10, 1) == 1
+
+
+def test_a_single_step_trains(loader):
+    made = network()
+    before = made[1].weight.clone()
+
+    train(adapted(made), (loader(range(8), True), loader(range(40, 60))), replace(RECIPE, epochs=1))
+
+    assert not torch.equal(made[1].weight, before)
 
 
 def test_an_equal_value_is_decided_by_the_second():

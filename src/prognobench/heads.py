@@ -119,7 +119,8 @@ def train_heads(grid: Grid, parts: Sequence[Part], labels: Tensor, recipe: Train
         losses = []
         for step, batch in enumerate(heads.batches(epoch), start=1):
             losses.append(heads.gradients(batch))
-            heads.update(rate(recipe, epoch - 1 + step / heads.steps, recipe.epochs))
+            time = epoch - 1 + step / heads.steps
+            heads.update(rate(recipe, time, recipe.epochs, heads.steps))
         if epoch % recipe.evaluate_every == 0 or epoch == recipe.epochs:
             heads.evaluate(epoch, torch.stack(losses).mean(0))
             if not heads.stopping.running.any():

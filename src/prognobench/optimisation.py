@@ -21,12 +21,15 @@ PLATEAU_FACTOR = 0.1
 """By which a plateau lowers the learning rate."""
 
 
-def rate(recipe: Train, time: float, epochs: int) -> float:
+def rate(recipe: Train, time: float, epochs: int, steps_per_epoch: int) -> float:
     """Return the factor on every learning rate after ``time`` of ``epochs`` epochs, in [0, 1].
 
     It grows linearly over the warm-up and then stays (``constant``, ``plateau``) or falls along
-    half a cosine to 0 (Loshchilov and Hutter 2017).
+    half a cosine to 0 (Loshchilov and Hutter 2017). A single step in all has the full rate: at the
+    end of its schedule it would train nothing.
     """
+    if epochs * steps_per_epoch == 1:
+        return 1.0
     warmup = min(recipe.warmup_epochs, epochs / 2)
     if time < warmup:
         return time / warmup
@@ -84,7 +87,8 @@ class Optimiser:
     def step(self) -> None:
         """Apply the gradients, and clear them."""
         self._step += 1
-        factor = rate(self.recipe, self._step / self._steps_per_epoch, self._epochs)
+        time = self._step / self._steps_per_epoch
+        factor = rate(self.recipe, time, self._epochs, self._steps_per_epoch)
         for group, lr in zip(self._adamw.param_groups, self._lrs, strict=True):
             floor = min(self.recipe.min_lr, lr)
             group["lr"] = floor + (lr - floor) * factor * self._plateau

@@ -52,6 +52,9 @@ class Rules:
         them the last of their classes (in a binary task: positive once, positive always).
     exclude
         Patients and images to be left out, by name.
+    distinct_spellings
+        Names that differ only in how they are written are those of different patients and centres;
+        none for a reader that has no such setting.
     """
 
     films: Films = "all"
@@ -59,6 +62,7 @@ class Rules:
     on_unknown_label: OnUnknownLabel = "error"
     on_conflict: OnConflict = "error"
     exclude: tuple[str | int, ...] = ()
+    distinct_spellings: bool | None = None
 
 
 @dataclass
@@ -147,8 +151,8 @@ def assemble(
     films = _with_known_label(films, classes, rules, exclusions, faults)
     films = _without_conflicts(films, classes, rules, exclusions, faults)
     films = _with_files(films, folder, rules, exclusions, faults)
-    faults += lookalikes(films["patient_id"], films["where"], "patients")[:SHOWN]
-    faults += lookalikes(films["centre"], films["where"], "centres")[:SHOWN]
+    if not rules.distinct_spellings:
+        faults += _two_spellings(films, rules)
     unused -= set(films["image"])
     if unused:
         faults.append(f"dataset.exclude names no patient and no image: {listed(sorted(unused))}")
@@ -174,6 +178,17 @@ def assemble(
         covariates=tuple(covariates),
         exclusions=exclusions.table(),
     )
+
+
+def _two_spellings(films: pd.DataFrame, rules: Rules) -> list[str]:
+    found = [
+        *lookalikes(films["patient_id"], films["where"], "patients")[:SHOWN],
+        *lookalikes(films["centre"], films["where"], "centres")[:SHOWN],
+    ]
+    if rules.distinct_spellings is None:
+        return found
+    way_out = "; if they are different ones, set dataset.distinct_spellings=true"
+    return [fault + way_out for fault in found]
 
 
 def _without(films: pd.DataFrame, exclude: set[str], exclusions: Exclusions) -> pd.DataFrame:

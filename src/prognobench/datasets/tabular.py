@@ -51,6 +51,7 @@ def table(
     centre: str | None = None,
     order: str | None = None,
     covariates: tuple[str, ...] = (),
+    codes: tuple[str, ...] = (),
     keep: tuple[str, ...] = (),
     header_row: Annotated[int, Ge(1)] = 1,
     films: Films = "all",
@@ -58,6 +59,7 @@ def table(
     on_unknown_label: OnUnknownLabel = "error",
     on_conflict: OnConflict = "error",
     exclude: tuple[str | int, ...] = (),
+    distinct_spellings: bool = False,
 ) -> Cohort:
     """Any CSV, TSV, Excel or Parquet table with a folder of images.
 
@@ -76,6 +78,8 @@ def table(
         Columns of centre and of the position in time (numbers or dates of one form).
     covariates
         Columns that metadata baselines may read.
+    codes
+        Those of the covariates that are names even where they look like numbers (ICD codes).
     keep
         Columns to carry along, a split column for ``cv=holdout`` for instance.
     header_row
@@ -85,6 +89,9 @@ def table(
         patients have more or later films, ``first`` keeps that from telling the outcome.
     on_missing, on_unknown_label, on_conflict, exclude
         What leaves the cohort instead of being an error; see :class:`.assembly.Rules`.
+    distinct_spellings
+        Patients and centres whose names differ only in case, spaces or leading zeros are different
+        ones, instead of an error.
 
     Raises
     ------
@@ -110,9 +117,15 @@ def table(
     if lacking:
         raise DataError(dict.fromkeys([*faults, *lacking]))
     faults += _carried_faults(carried.drop(columns="where"), label)
+    faults += [
+        f"dataset.codes names column {name!r}, which is none of dataset.covariates"
+        for name in codes
+        if name not in covariates
+    ]
     for name in covariates:
         with collecting(faults):
-            carried[name] = covariate(carried[name], carried["where"])
+            cells = carried[name]
+            carried[name] = _filled(cells) if name in codes else covariate(cells, carried["where"])
     place = f"{sheet.path}, column"
     found: tuple[str, ...] = ()
     with collecting(faults):
@@ -140,7 +153,7 @@ def table(
         rows,
         folder,
         found,
-        Rules(films, on_missing, on_unknown_label, on_conflict, exclude),
+        Rules(films, on_missing, on_unknown_label, on_conflict, exclude, distinct_spellings),
         Exclusions(),
         name=sheet.path.stem,
         covariates=covariates,

@@ -247,8 +247,8 @@ def covariate(cells: pd.Series[str], places: pd.Series[str]) -> pd.Series[float]
         raise DataError(
             f"column {str(cells.name)!r}: {listed(told, 5)} is no finite number, as "
             f"{'most' if mostly_numbers else 'covariates'} are; write numbers with a point and "
-            "without separators of thousands, or leave the cell blank; if all are codes, put a "
-            "letter before each"
+            "without separators of thousands, or leave the cell blank; codes that are no numbers "
+            "need a letter before each, or dataset=table and its setting dataset.codes"
         )
     return cells if words.any() else numbers.astype(float)
 
