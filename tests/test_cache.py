@@ -176,6 +176,17 @@ def test_cohort_digest_is_of_content_not_of_place(root: Path, folder: Path, tmp_
     assert cohort_digest(replace(described, covariates=("remark",)), folder) != digest
 
 
+def test_cohort_digest_tells_codes_from_numbers(root: Path, folder: Path) -> None:
+    cohort = replace(cohort_of(root), covariates=("icd",))
+    numbers = 250.5 + np.arange(len(cohort))
+
+    def digest(cells: np.ndarray) -> str:
+        return cohort_digest(replace(cohort, table=cohort.table.assign(icd=cells)), folder)
+
+    assert digest(numbers.astype(str)) != digest(numbers)
+    assert digest(numbers.astype(str)) == digest(numbers.astype(str).astype(object))
+
+
 def test_cohort_digest_does_not_know_the_last_bits_of_a_risk(root: Path, folder: Path) -> None:
     cohort = cohort_of(root)
     risk = np.random.default_rng(0).random((len(cohort), 2))

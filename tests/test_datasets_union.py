@@ -61,6 +61,14 @@ def test_union_keeps_parts_apart(tmp_path: Path) -> None:
     assert table["label"].tolist() == [0, 1] * 4
 
 
+def test_a_covariate_is_numbers_or_names_in_all_parts(tmp_path: Path) -> None:
+    parts = {name: small_table(tmp_path / name) for name in ("one", "two")}
+    parts["two"]["codes"] = ["age"]
+    fails("covariate 'age' is numbers in one, names in two; name it in", parts=parts)
+    parts["one"]["codes"] = ["age"]
+    assert DATASETS["union"](parts=parts).table["age"].tolist() == ["0", "1", "2", "3"] * 2
+
+
 def test_union_of_embedded_cohorts_keeps_the_risk() -> None:
     part = {"builder": "embedded", "task": "mortality", "prevalence": 0.3, "patients": 20}
     parts = {"a": {**part, "seed": 1}, "b": {**part, "seed": 2}}

@@ -15,8 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from prognobench.hardware import Precision
 
-LARGEST_BYTES = 2**28
-"""Of one layer's attention, which is written out; beyond that the backward pass stays torch's."""
+LARGEST_BYTES = 2**26
+"""Of one layer's attention, which is written out; beyond that there is little to gain (a fifth) for
+much memory, and the backward pass stays torch's.
+"""
 
 
 def attention_for(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:

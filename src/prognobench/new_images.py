@@ -11,7 +11,7 @@ import numpy as np
 from prognobench.classifiers import Column
 from prognobench.datasets.files import IMAGE_SUFFIXES, ImageFolder
 from prognobench.datasets.spreadsheet import Sheet, read_sheet
-from prognobench.datasets.values import BLANKS, covariate
+from prognobench.datasets.values import as_names, covariate
 from prognobench.errors import DataError, listed
 from prognobench.records import Cohort, Files
 
@@ -115,7 +115,7 @@ def _make_covariates(rows: pd.DataFrame, columns: Sequence[Column]) -> Iterator[
             else:
                 yield f"covariate {name} is a number for the models; found {_some(cells)}"
             continue
-        rows[name] = cells.mask(cells.str.casefold().isin(BLANKS), "")
+        rows[name] = as_names(cells)
         unknown = rows[name][~rows[name].isin([*categories, ""])]
         if len(unknown):
             yield (

@@ -21,7 +21,14 @@ from prognobench.datasets.assembly import (
 )
 from prognobench.datasets.files import ImageFolder
 from prognobench.datasets.spreadsheet import read_sheet
-from prognobench.datasets.values import NAMELESS, Label, covariate, labels_and_classes, positions
+from prognobench.datasets.values import (
+    NAMELESS,
+    Label,
+    as_names,
+    covariate,
+    labels_and_classes,
+    positions,
+)
 from prognobench.errors import DataError
 from prognobench.records import Cohort
 from prognobench.registry import DATASETS
@@ -125,7 +132,8 @@ def table(
     for name in covariates:
         with collecting(faults):
             cells = carried[name]
-            carried[name] = _filled(cells) if name in codes else covariate(cells, carried["where"])
+            known = as_names(cells) if name in codes else covariate(cells, carried["where"])
+            carried[name] = known
     place = f"{sheet.path}, column"
     found: tuple[str, ...] = ()
     with collecting(faults):

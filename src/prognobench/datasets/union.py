@@ -52,6 +52,8 @@ def union(
     cohorts = _build(parts)
     names = _common_classes(cohorts, classes)
     cohorts = _without_overlap(cohorts, on_overlap)
+    shared = set.intersection(*(set(cohort.covariates) for cohort in cohorts.values()))
+    _require_one_kind(cohorts, shared)
     tables = [_under_name(part, cohort) for part, cohort in cohorts.items()]
     known = [cohort.risk for cohort in cohorts.values() if cohort.risk is not None]
     left_out = [
@@ -59,7 +61,6 @@ def union(
         for part, cohort in cohorts.items()
         if cohort.exclusions is not None
     ]
-    shared = set.intersection(*(set(cohort.covariates) for cohort in cohorts.values()))
     first = next(iter(cohorts.values()))
     return Cohort(
         name="union",
@@ -144,6 +145,28 @@ def _common_classes(
             "dataset.classes=[NEGATIVE,POSITIVE]"
         )
     return next(iter(found.values()))
+
+
+def _require_one_kind(cohorts: Mapping[str, Cohort], shared: set[str]) -> None:
+    """Raise an error for covariates that are numbers in one part and names in another."""
+    import pandas as pd
+
+    faults = []
+    for name in sorted(shared):
+        of_parts = {part: cohort.table[name] for part, cohort in cohorts.items()}
+        kinds = {
+            part: "numbers" if pd.api.types.is_numeric_dtype(cells) else "names"
+            for part, cells in of_parts.items()
+            if (cells.notna() & (cells != "")).any()
+        }
+        if len(set(kinds.values())) > 1:
+            told = ", ".join(f"{kind} in {part}" for part, kind in kinds.items())
+            faults.append(
+                f"covariate {name!r} is {told}; name it in the setting codes of parts that read "
+                "a table, or leave it out of one part's covariates"
+            )
+    if faults:
+        raise DataError(faults)
 
 
 def _without_overlap(cohorts: Mapping[str, Cohort], on_overlap: str) -> dict[str, Cohort]:

@@ -250,7 +250,12 @@ def covariate(cells: pd.Series[str], places: pd.Series[str]) -> pd.Series[float]
             "without separators of thousands, or leave the cell blank; codes that are no numbers "
             "need a letter before each, or dataset=table and its setting dataset.codes"
         )
-    return cells if words.any() else numbers.astype(float)
+    return as_names(cells) if words.any() else numbers.astype(float)
+
+
+def as_names(cells: pd.Series[str]) -> pd.Series[str]:
+    """Return text as the names that it is, blank where programs write that there is none."""
+    return cells.mask(cells.str.casefold().isin(BLANKS), "")
 
 
 def _by_number(text: str) -> tuple[float, str]:

@@ -50,12 +50,24 @@ def cohort_digest(cohort: Cohort, folder: Path) -> str:
     """
     columns = [*IDENTITY, *cohort.covariates]
     table: pd.DataFrame = cohort.table[columns].assign(content=content_digests(cohort, folder))
-    digest = hashlib.sha256(json.dumps([columns, cohort.classes]).encode())
+    codes = [name for name in cohort.covariates if _looks_like_numbers(table[name])]
+    told = [columns, cohort.classes, *([codes] if codes else [])]
+    digest = hashlib.sha256(json.dumps(told).encode())
     digest.update(table.to_csv(index=False, lineterminator="\n").encode())
     if cohort.risk is not None:
         # The last bits of an exponential are not the same on every processor.
         digest.update(cohort.risk.round(9).tobytes())
     return digest.hexdigest()
+
+
+def _looks_like_numbers(cells: pd.Series[Any]) -> bool:
+    """Whether text, written out, cannot be told from numbers."""
+    import pandas as pd
+
+    if pd.api.types.is_numeric_dtype(cells):
+        return False
+    filled = cells[cells != ""]
+    return len(filled) > 0 and bool(pd.to_numeric(filled, errors="coerce").notna().all())
 
 
 def content_digests(cohort: Cohort, folder: Path) -> list[str]:
