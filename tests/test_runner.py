@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from prognobench.analysis.scoring import score
 from prognobench.compose import compose
 from prognobench.errors import ConfigError, StoreError
+from prognobench.files import read_json, write_json
 from prognobench.models import source as sources
 from prognobench.registry import load_components
 from prognobench.runner import Outcome, run
@@ -307,6 +308,28 @@ def test_what_strategies_refuse_of_any_backbone_comes_before_anything_starts(
     save_file({"conv1.weight": torch.zeros(2, 2)}, other)
     with pytest.raises(ConfigError, match=r"other\.safetensors"):
         run_sweep("model=vit", "strategy=bitfit", f"model.weights={other}", *here)
+
+
+@pytest.mark.parametrize("strategy", ["bitfit", "linear_probe"])
+def test_a_run_that_goes_on_in_another_precision_says_so(
+    strategy: str, here: tuple[str, ...]
+) -> None:
+    given = ("model=cnn", f"strategy={strategy}", *here)
+    (first,) = run_sweep(*given)
+    cells = first.folder.path / "cells"
+    for number, name in enumerate(first.computed):
+        if number:
+            (cells / name / "done.json").unlink()
+            continue
+        cost = read_json(cells / name / "cost.json")
+        of_cell = "precision_features" if strategy == "linear_probe" else "precision"
+        assert cost[of_cell] in ("fp32", "bf16")
+        write_json(cells / name / "cost.json", {**cost, of_cell: "tf32"})
+
+    with pytest.warns(UserWarning, match="were computed in tf32, .* train.precision=auto means"):
+        (second,) = run_sweep(*given)
+
+    assert second.computed == first.computed[1:]
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_scores(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from prognobench import __version__
-from prognobench.errors import NotApplicableError
+from prognobench.errors import NotApplicableError, StoreError
 from prognobench.preparation import Prepared, Progress, Workspace, prepare, run_meta, run_tables
 from prognobench.records import RunConfig
 from prognobench.store import RunFolder
@@ -79,7 +81,8 @@ def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
     check_strategies(runs, workspace)
     devices = {run.config.device: resolve_device(run.config.device) for run in runs}
     for run in runs:
-        resolve_precision(run.config.train.precision, devices[run.config.device])
+        precision = resolve_precision(run.config.train.precision, devices[run.config.device])
+        _warn_of_two_precisions(run, precision)
     for run in runs:
         device = devices[run.config.device]
         weights = {"origin": run.source.origin, "fingerprint": run.source.fingerprint}
@@ -98,6 +101,24 @@ def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
                 break
             except Exception as error:
                 run.folder.write_failure(fold.name, error)
+
+
+def _warn_of_two_precisions(run: Prepared, precision: str) -> None:
+    """Say so if cells of a run were computed elsewhere, where ``auto`` meant something else."""
+    done = run.folder.done_cells() if run.folder.exists else []
+    of_cell = "precision" if run.produces == "Adapted" else "precision_features"
+    before = None
+    with suppress(StoreError):  # a damaged file: told where it is read
+        before = run.folder.cost(done[0]).get(of_cell) if done else None
+    if before not in (None, precision):
+        config = run.config
+        warnings.warn(
+            f"{config.dataset.name} / {config.model.name} / {config.strategy.name}: cells that are "
+            f"done were computed in {before}, the others will be in {precision}, which is what "
+            f"train.precision={config.train.precision} means here; their numbers differ by "
+            f"rounding (train.precision={before} computes all anew and alike)",
+            stacklevel=2,
+        )
 
 
 def _sharing_features(runs: Iterable[Prepared]) -> Iterable[list[Prepared]]:
