@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from prognobench.errors import TrainingError
-from prognobench.head_inputs import Inputs
+from prognobench.head_inputs import Inputs, filled, looked_at_together
+from prognobench.heads import batches_per_epoch
 from prognobench.loaders import draw_order
 from prognobench.probes import EstimatorTask, ProbeTask, fit_estimator, fit_probes
 from prognobench.records import Estimator, Fold, Loss, Probe, Train
@@ -424,3 +425,24 @@ def test_without_validation_the_middle_candidate_is_taken(estimator_task):
     )
 
     assert fit_estimator(task).chosen == {"candidate": "C=1"}
+
+
+@given(st.lists(st.integers(1, 200), min_size=1, max_size=30), st.integers(1, 100_000))
+def test_how_far_a_part_is_filled_up_depends_on_it_alone(sizes: list[int], columns: int) -> None:
+    parts = [np.arange(start, start + size) for start, size in enumerate(sizes)]
+
+    groups = looked_at_together(parts, columns, torch.device("cpu"))
+
+    assert sorted(m for group in groups for m in group.members.tolist()) == list(range(len(parts)))
+    for group in groups:
+        for row, member in enumerate(group.members.tolist()):
+            part = parts[member]
+            shown = group.mask[min(row, len(group.mask) - 1)].bool()
+            assert group.rows.shape[1] == filled(len(part)) < 2 * len(part) + 1
+            assert group.rows[min(row, len(group.rows) - 1)][shown].tolist() == part.tolist()
+
+
+@given(st.integers(1, 500), st.integers(1, 64))
+def test_a_batch_is_filled_up_to_its_size_at_most(images: int, batch_size: int) -> None:
+    steps, size = batches_per_epoch(images, Train(batch_size=batch_size))
+    assert math.ceil(images / steps) <= size <= batch_size

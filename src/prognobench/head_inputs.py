@@ -19,8 +19,20 @@ EPSILON = 1e-8
 SMALL, LARGEST_TOGETHER = 2**19, 2**22
 """Numbers: validation parts below the first are looked at together, as many as the second holds."""
 
-MOST_FILLED = 1.5
-"""By so much parts that are looked at together may differ in size."""
+
+SMALLEST_FILLED = 16
+"""Up to here to the next power of two, beyond by an eighth of it at most."""
+
+
+def filled(images: int) -> int:
+    """Return to how many images a part is filled up with others that do not count.
+
+    That depends on the part alone: products over another number of rows are summed in another
+    order, and what a head learns would depend, by rounding, on which are trained beside it.
+    """
+    power = 1 << (images - 1).bit_length()
+    step = power if power <= SMALLEST_FILLED else power // 8
+    return math.ceil(images / step) * step
 
 
 class Scaling(NamedTuple):
@@ -122,7 +134,7 @@ class Together(NamedTuple):
 def looked_at_together(
     parts: Sequence[NDArray[np.intp]], columns: int, device: torch.device
 ) -> list[Together]:
-    """Group parts that have the same rows, and small ones of much the same size."""
+    """Group parts that have the same rows, and small ones of one size when filled up."""
     sharing: dict[bytes, list[int]] = {}
     for i, rows in enumerate(parts):
         sharing.setdefault(rows.tobytes(), []).append(i)
@@ -135,9 +147,9 @@ def looked_at_together(
     small.sort(key=lambda i: len(parts[i]))
     start = 0
     for end in range(1, len(small) + 1):
-        next_size = len(parts[small[end]]) if end < len(small) else math.inf
-        numbers = (end + 1 - start) * next_size * columns
-        if next_size > MOST_FILLED * len(parts[small[start]]) or numbers > LARGEST_TOGETHER:
+        size = filled(len(parts[small[start]]))
+        next_size = filled(len(parts[small[end]])) if end < len(small) else math.inf
+        if next_size > size or (end + 1 - start) * size * columns > LARGEST_TOGETHER:
             chunk = small[start:end]
             groups.append(_filled(parts, chunk, chunk, device))
             start = end
@@ -150,7 +162,7 @@ def _filled(
     members: Sequence[int],
     device: torch.device,
 ) -> Together:
-    size = max(len(parts[i]) for i in which)
+    size = filled(max(len(parts[i]) for i in which))
     rows, mask = np.zeros((len(which), size), np.int64), np.zeros((len(which), size), np.float32)
     for row, i in enumerate(which):
         rows[row, : len(parts[i])], mask[row, : len(parts[i])] = parts[i], 1

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from prognobench.adamw import HeadsAdamW
-from prognobench.head_inputs import Inputs, looked_at_together
+from prognobench.head_inputs import Inputs, filled, looked_at_together
 from prognobench.loaders import draw_order
 from prognobench.losses.objective import Terms, objective, stacked_terms
 from prognobench.optimisation import quality, rate
@@ -109,8 +109,8 @@ def train_heads(grid: Grid, parts: Sequence[Part], labels: Tensor, recipe: Train
     Parameters
     ----------
     parts
-        With equally many batches in an epoch (:func:`batches_per_epoch`); either all or none have
-        a validation part. Without one every epoch is trained, and the last is the best.
+        With equally many batches of one size in an epoch (:func:`batches_per_epoch`); either all
+        or none have a validation part. Without one every epoch is trained, and the last is best.
     labels
         Class indices ``(images,)``.
     """
@@ -128,9 +128,11 @@ def train_heads(grid: Grid, parts: Sequence[Part], labels: Tensor, recipe: Train
     return heads.trained()
 
 
-def batches_per_epoch(images: int, recipe: Train) -> int:
-    """Return how many optimiser steps an epoch has."""
-    return math.ceil(images / (recipe.batch_size * recipe.accumulate))
+def batches_per_epoch(images: int, recipe: Train) -> tuple[int, int]:
+    """Return how many optimiser steps an epoch has, and to how many images each is filled up."""
+    most = recipe.batch_size * recipe.accumulate
+    steps = math.ceil(images / most)
+    return steps, min(most, filled(math.ceil(images / steps)))
 
 
 class Batch(NamedTuple):
@@ -158,7 +160,7 @@ class Heads:
 
     def __init__(self, grid: Grid, parts: Sequence[Part], labels: Tensor, recipe: Train) -> None:
         self.grid, self.parts, self.labels, self.recipe = grid, parts, labels, recipe
-        self.steps = batches_per_epoch(len(parts[0].train), recipe)
+        self.steps, _ = batches_per_epoch(len(parts[0].train), recipe)
         self.terms = stacked_terms([part.loss for part in parts], labels.device)
         self.classes = self.terms.class_weights.shape[-1]
         self.inputs = Inputs(list(grid.inputs.values()))
@@ -245,7 +247,7 @@ class Heads:
         return self.steps == len(self.inputs.views) == 1 and not self.grid.dropout and not drawn
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
-        size = math.ceil(max(len(part.train) for part in self.parts) / self.steps)
+        _, size = batches_per_epoch(max(len(part.train) for part in self.parts), self.recipe)
         rows = np.zeros((self.steps, len(self.parts), size), dtype=np.int64)
         mask = np.zeros(rows.shape, dtype=np.float32)
         labels = self.labels.cpu().numpy()
