@@ -20,8 +20,8 @@ SMALL, LARGEST_TOGETHER = 2**19, 2**22
 """Numbers: validation parts below the first are looked at together, as many as the second holds."""
 
 
-SMALLEST_FILLED = 16
-"""Up to here to the next power of two, beyond by an eighth of it at most."""
+POWERS_UP_TO = 16
+"""Images: fewer are filled up to a power of two, more by an eighth of one at most."""
 
 
 def filled(images: int) -> int:
@@ -31,7 +31,7 @@ def filled(images: int) -> int:
     order, and what a head learns would depend, by rounding, on which are trained beside it.
     """
     power = 1 << (images - 1).bit_length()
-    step = power if power <= SMALLEST_FILLED else power // 8
+    step = power if power <= POWERS_UP_TO else power // 8
     return math.ceil(images / step) * step
 
 

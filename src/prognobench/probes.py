@@ -119,7 +119,8 @@ def _together(tasks: Sequence[ProbeTask]) -> Iterator[list[int]]:
         probe = task.probe
         grid = len(probe.strengths) or len(probe.learning_rates) * len(probe.weight_decays)
         most = LARGEST // max(1, width * grid * vectors(len(task.loss.class_weights)))
-        size = math.ceil(len(numbers) / math.ceil(len(numbers) / max(1, most)))
+        parts = math.ceil(len(numbers) / max(1, most))
+        size = math.ceil(len(numbers) / parts)  # of one size, rather than one small one at the end
         for start in range(0, len(numbers), size):
             yield numbers[start : start + size]
 
