@@ -9,17 +9,16 @@ import pytest
 import torch
 from made_backbones import SIDE, vit
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import conv2d, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from prognobench import attention
 from prognobench.attention import attention_for
 from prognobench.engine import fit
+from prognobench.hardware import Precision
 from prognobench.loaders import Loader
 from prognobench.records import Adapted, Loss, Train
 from prognobench.registry import STRATEGIES
-
-CPU = torch.device("cpu")
-
 
 SETTINGS = {
     "plain": {},
@@ -29,13 +28,15 @@ SETTINGS = {
 }
 
 
-def gradients(dtype: torch.dtype, context: Any, settings: Mapping[str, Any]) -> list[Tensor]:
+def gradients(
+    dtype: torch.dtype, settings: Mapping[str, Any], precision: Precision = "fp32"
+) -> list[Tensor]:
     """Of queries, keys and values, which are views of one tensor, in fp32."""
     random = torch.Generator().manual_seed(0)
     together = torch.randn(2, 20, 3, 3, 8, generator=random).to(dtype).requires_grad_()
     given = together.permute(2, 0, 3, 1, 4).unbind()
     loss = (scaled_dot_product_attention(*given, **settings).float() ** 2).sum()
-    with context:
+    with attention_for(loss, precision):
         loss.backward()
     assert together.grad is not None
     return list(together.grad.float().unbind(2))
@@ -43,9 +44,9 @@ def gradients(dtype: torch.dtype, context: Any, settings: Mapping[str, Any]) -> 
 
 @pytest.mark.parametrize("kind", ["plain", "scale"])
 def test_gradients_are_those_of_torch_but_for_rounding(kind: str) -> None:
-    exact = gradients(torch.float32, nullcontext(), SETTINGS[kind])
-    fused = gradients(torch.bfloat16, nullcontext(), SETTINGS[kind])
-    found = gradients(torch.bfloat16, attention_for("bf16", CPU), SETTINGS[kind])
+    exact = gradients(torch.float32, SETTINGS[kind])
+    fused = gradients(torch.bfloat16, SETTINGS[kind])
+    found = gradients(torch.bfloat16, SETTINGS[kind], "bf16")
 
     for a, b, c in zip(found, fused, exact, strict=True):
         assert not torch.equal(a, b)
@@ -54,13 +55,14 @@ def test_gradients_are_those_of_torch_but_for_rounding(kind: str) -> None:
 
 def test_gradients_lie_in_memory_as_compiled_models_expect() -> None:
     query, key, value = torch.randn(3, 2, 20, 3, 8, dtype=torch.bfloat16).transpose(2, 3)
+    loss = scaled_dot_product_attention(query.clone().requires_grad_(), key, value).sum()
     forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     out, logsumexp = forward(query, key, value)
     given = (torch.ones_like(out), query, key, value, out, logsumexp, 0.0, False)
     backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
     expected = backward(*given)
-    with attention_for("bf16", CPU):
+    with attention_for(loss, "bf16"):
         found = backward(*given)
 
     assert [x.stride() for x in found] == [x.stride() for x in expected]
@@ -68,8 +70,8 @@ def test_gradients_lie_in_memory_as_compiled_models_expect() -> None:
 
 @pytest.mark.parametrize("kind", ["causal", "mask"])
 def test_other_kinds_of_attention_stay_as_they_are(kind: str) -> None:
-    fused = gradients(torch.bfloat16, nullcontext(), SETTINGS[kind])
-    found = gradients(torch.bfloat16, attention_for("bf16", CPU), SETTINGS[kind])
+    fused = gradients(torch.bfloat16, SETTINGS[kind])
+    found = gradients(torch.bfloat16, SETTINGS[kind], "bf16")
     assert all(torch.equal(a, b) for a, b in zip(found, fused, strict=True))
 
 
@@ -78,14 +80,33 @@ def test_what_would_take_much_memory_stays_torchs(monkeypatch: pytest.MonkeyPatc
     test_other_kinds_of_attention_stay_as_they_are("plain")
 
 
-def test_in_fp32_and_on_a_gpu_nothing_is_replaced() -> None:
-    assert isinstance(attention_for("fp32", CPU), nullcontext)
-    assert isinstance(attention_for("bf16", torch.device("cuda")), nullcontext)
+def test_in_fp32_on_a_gpu_and_without_attention_nothing_is_replaced() -> None:
+    attended = attention_loss(torch.zeros(1, 3, 20, 8, requires_grad=True))
+    convolved = conv2d(torch.zeros(1, 3, 8, 8), torch.zeros(3, 3, 3, 3, requires_grad=True)).sum()
+    frozen = attention_loss(torch.zeros(1, 3, 20, 8)) * torch.ones((), requires_grad=True)
+
+    assert not isinstance(attention_for(attended, "bf16"), nullcontext)
+    assert isinstance(attention_for(attended, "fp32"), nullcontext)
+    assert isinstance(attention_for(attended.to("meta"), "bf16"), nullcontext)
+    assert isinstance(attention_for(convolved, "bf16"), nullcontext)
+    assert isinstance(attention_for(frozen, "bf16"), nullcontext)
 
 
-@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_attention_is_found_where_it_is_computed_again(reentrant: bool) -> None:
+    tokens = torch.zeros(1, 3, 20, 8, requires_grad=True)
+    loss = checkpoint(attention_loss, tokens, use_reentrant=reentrant)
+    assert not isinstance(attention_for(loss, "bf16"), nullcontext)
+
+
+def attention_loss(tokens: Tensor) -> Tensor:
+    tokens = tokens.bfloat16()
+    return scaled_dot_product_attention(tokens, tokens, tokens).float().sum()
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
 def test_a_transformer_is_trained_with_it(
-    checkpoint: bool, monkeypatch: pytest.MonkeyPatch
+    checkpointed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
     backward = attention._backward
@@ -101,7 +122,7 @@ def test_a_transformer_is_trained_with_it(
 
     made: Adapted = STRATEGIES["full"](backbone, 2)
     recipe = Train(
-        epochs=2, augmentation="none", precision="bf16", checkpoint_activations=checkpoint
+        epochs=2, augmentation="none", precision="bf16", checkpoint_activations=checkpointed
     )
 
     fitted = fit(

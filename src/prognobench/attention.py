@@ -21,11 +21,29 @@ much memory, and the backward pass stays torch's.
 """
 
 
-def attention_for(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context in which to run backward passes."""
-    if precision == "bf16" and device.type == "cpu":
+OPAQUE = ("Attention", "Checkpoint", "Compiled")
+"""In the names of steps of a backward pass that are attention, or may contain it."""
+
+
+def attention_for(loss: Tensor, precision: Precision) -> AbstractContextManager[Any]:
+    """Return the context in which to run the backward pass from a loss."""
+    if precision == "bf16" and loss.device.type == "cpu" and _attends(loss):
         return _Products()  # type: ignore[no-untyped-call]
     return nullcontext()
+
+
+def _attends(loss: Tensor) -> bool:
+    """Whether there may be attention; the context costs a network of convolutions two percent."""
+    waiting, seen = [loss.grad_fn], set[Any]()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if any(name in node.name() for name in OPAQUE):
+            return True
+        seen.add(node)
+        waiting += [before for before, _ in node.next_functions]
+    return False
 
 
 class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]

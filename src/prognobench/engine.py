@@ -210,7 +210,7 @@ class Step:
                     logits = forward(part.images, part.rows)
                 losses, _ = objective(logits, part.labels, self.terms)
                 loss = losses.sum() / weight
-                with attention_for(self.precision, loss.device):
+                with attention_for(loss, self.precision):
                     torch.autograd.backward(loss)
                 total += loss.detach()
         return total
