@@ -187,6 +187,15 @@ def test_loads_are_equal_and_independent() -> None:
     assert any(parameter.any() for parameter in third.module.parameters())
 
 
+def test_reading_a_backbone_takes_no_copy_and_loads_are_not_it() -> None:
+    source = source_of("resnet18")
+    lent, loaded = source.to_read(), source.load()
+    assert source.to_read().module is lent.module
+    for one, other in zip(lent.module.parameters(), loaded.module.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert one.data_ptr() != other.data_ptr()
+
+
 def test_random_weights_leave_the_global_generator_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)

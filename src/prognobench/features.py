@@ -141,7 +141,7 @@ def backbone_facts(source: BackboneSource, folder: Path) -> BackboneFacts:
     with suppress(StoreError, KeyError, TypeError):
         known = read_json(file)
         return BackboneFacts(int(known["parameters"]), tuple(known["taps"]))
-    backbone = source.load()
+    backbone = source.to_read()
     module: Any = backbone.module
     facts = BackboneFacts(sum(p.numel() for p in module.parameters()), tuple(backbone.taps))
     with suppress(StoreError):  # a full disk costs the next run a second
@@ -161,7 +161,7 @@ def _compute(
 ) -> Iterator[Shard]:
     if not rows:
         return
-    backbone = source.load()
+    backbone = source.to_read() if device.type == "cpu" else source.load()
     encoder: Any = backbone.module
     layout = memory_format(encoder)
     encoder.to(device).to(memory_format=layout)

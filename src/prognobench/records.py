@@ -217,12 +217,20 @@ class BackboneSource:
         that trains; the second call does not read the disk again.
     origin
         Where the weights came from, for the run's record (a file's name, a hub tag).
+    lend
+        Gives one without the memory that a copy takes, which nobody may train or move to another
+        device. A source need not have it.
     """
 
     fingerprint: str
     preprocessing: Preprocessing
     load: Callable[[], Backbone]
     origin: str = ""
+    lend: Callable[[], Backbone] | None = None
+
+    def to_read(self) -> Backbone:
+        """Return a backbone only to look at, or to compute with on the CPU."""
+        return (self.lend or self.load)()
 
 
 # ------------------------------------------------------------------ strategy

@@ -48,7 +48,7 @@ def backbone_source(
     content = repr((settings, pooling, qkv, weights.digest))
     fingerprint = hashlib.sha256(content.encode()).hexdigest()[:32]
 
-    def load() -> Backbone:
+    def lend() -> Backbone:
         master = _masters.get(fingerprint)
         if master is None:
             network, report = _network(build, weights)
@@ -61,9 +61,13 @@ def backbone_source(
             while len(_masters) > KEPT:
                 _masters.popitem(last=False)
         _masters.move_to_end(fingerprint)
-        return replace(master, module=deepcopy(master.module), preprocessing=preprocessing)
+        return replace(master, preprocessing=preprocessing)
 
-    return BackboneSource(fingerprint, preprocessing, load, weights.origin)
+    def load() -> Backbone:
+        master = lend()
+        return replace(master, module=deepcopy(master.module))
+
+    return BackboneSource(fingerprint, preprocessing, load, weights.origin, lend)
 
 
 def _network(build: Callable[[], nn.Module], weights: Weights) -> tuple[nn.Module, tuple[str, ...]]:
