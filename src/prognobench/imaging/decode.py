@@ -99,10 +99,13 @@ def refuse_frames(path: Path, frames: int) -> None:
 
 def stretched(values: NDArray[np.floating | np.integer]) -> NDArray[np.uint8]:
     """Map darkest to 0 and brightest to 255; an image of one value becomes black."""
-    finite = np.nan_to_num(values.astype(np.float32), posinf=0, neginf=0)
-    low, high = float(finite.min()), float(finite.max())
-    scale = 255 / (high - low) if high > low else 0.0
-    pixels: NDArray[np.uint8] = np.rint((finite - low) * scale).astype(np.uint8)
+    x = values.astype(np.float32)
+    if values.dtype.kind == "f":
+        np.nan_to_num(x, copy=False, posinf=0, neginf=0)
+    low, high = float(x.min()), float(x.max())
+    x -= low
+    x *= 255 / (high - low) if high > low else 0.0
+    pixels: NDArray[np.uint8] = np.rint(x, out=x).astype(np.uint8)
     return pixels
 
 
