@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import platform
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,13 +13,11 @@ from typing import Literal, TypeVar
 import torch
 from torch import nn
 
+from prognobench.allocation import return_freed_memory
 from prognobench.errors import ConfigError, TrainingError
 
 Made = TypeVar("Made")
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""Parameters of glibc's ``mallopt``."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -45,18 +41,6 @@ def resolve_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device={name} cannot be used here: {reason}") from error
     return device
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, for the next tensors (glibc alone).
-
-    Otherwise large tensors are mapped and unmapped at every operation, and the system clears each
-    page anew: on two cores a frozen ViT-S/16 passes about a quarter fewer images a second.
-    """
-    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def require_compiler() -> None:
@@ -174,6 +158,7 @@ class PeakMemory:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
+            return_freed_memory()
             # Linux alone can reset it; elsewhere the peak is that of the process so far.
             with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from prognobench.allocation import keep_freed_memory
 from prognobench.engine import fit, predict
 from prognobench.errors import NotApplicableError
 from prognobench.feasibility import check_strategies
@@ -131,6 +132,7 @@ def _measured(run: Prepared, left: Sequence[Fold], measured: dict[str, Rates | s
     key += "" if adapted else repr((config.dataset.name, asdict(config.regime)))
     if key not in measured:
         try:
+            keep_freed_memory()  # as a run does
             measure = _measure_adapted if adapted else _measure_frozen
             measured[key] = measure(run, left)
         except NotApplicableError as reason:

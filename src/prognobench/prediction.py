@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prognobench.allocation import keep_freed_memory
 from prognobench.errors import StoreError
 from prognobench.new_images import new_cohort
 from prognobench.store import RunFolder
@@ -64,8 +65,6 @@ def predict_images(
     ConfigError, DataError, StoreError
         If the run keeps no models, they do not fit the weights, or images cannot be read.
     """
-    from prognobench.hardware import keep_freed_memory
-
     keep_freed_memory()
     stored = StoredModels(RunFolder(run), weights)
     names = stored.saved_cells(cells)

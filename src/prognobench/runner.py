@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prognobench import __version__
+from prognobench.allocation import keep_freed_memory
 from prognobench.errors import NotApplicableError, StoreError
 from prognobench.preparation import Prepared, Progress, Workspace, prepare, run_meta, run_tables
 from prognobench.records import RunConfig
@@ -68,12 +69,7 @@ def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
     from prognobench.cells import train_cell
     from prognobench.feasibility import check_strategies
     from prognobench.frozen_cells import feature_cells
-    from prognobench.hardware import (
-        keep_freed_memory,
-        require_compiler,
-        resolve_device,
-        resolve_precision,
-    )
+    from prognobench.hardware import require_compiler, resolve_device, resolve_precision
 
     keep_freed_memory()
     if any(run.config.train.compile for run in runs):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
+from prognobench.allocation import keep_freed_memory
+
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
@@ -42,8 +44,13 @@ def shared_out(
         batch_size=1,
         pre_dispatch="4 * n_jobs",
     )
-    results: Generator[Done] = parallel(delayed(work)(job) for job in jobs)
+    results: Generator[Done] = parallel(delayed(_done)(work, job) for job in jobs)
     return results
+
+
+def _done(work: Callable[[Job], Done], job: Job) -> Done:
+    keep_freed_memory()
+    return work(job)
 
 
 class Beside(Generic[Job, Done]):
