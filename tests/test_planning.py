@@ -57,6 +57,20 @@ def test_each_view_is_one_pass_over_the_films(here, monkeypatch):
     assert two_views == 2 * plain  # the plain pass was the first run's
 
 
+def test_features_that_are_there_cost_nothing(here, monkeypatch):
+    rates = planning.Rates(1.0, 1.0, 0.0, 1.0, 1.0, 1, 1, 1)
+    monkeypatch.setattr(planning, "_measured", lambda *_: rates)
+    probes = "strategy=linear_probe,logistic"
+    before = planned(probes, *here)["seconds"].tolist()
+    run(compose([*SMALL, "strategy=linear_probe", "train.epochs=1", *here], multirun=True))
+
+    after = planned(probes, *here)["seconds"].tolist()
+
+    assert before[0] > 0
+    assert before[1] == 0  # the first run's
+    assert after == [0, 0]
+
+
 def test_finished_cells_cost_nothing(here):
     run(compose([*SMALL, "strategy=linear_probe", *here], multirun=True))
 

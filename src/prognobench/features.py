@@ -32,7 +32,7 @@ from prognobench.hardware import (
 )
 from prognobench.imaging.augment import Augmentation
 from prognobench.loaders import Loader
-from prognobench.records import BackboneSource
+from prognobench.records import BackboneSource, Train
 from prognobench.seeds import derive
 
 if TYPE_CHECKING:
@@ -68,6 +68,11 @@ class View:
 
 
 PLAIN = View()
+
+
+def view_of(number: int, recipe: Train) -> View:
+    """Return one of the views that a recipe's augmentation makes."""
+    return View(number, recipe.augmentation, recipe.horizontal_flip) if number else PLAIN
 
 
 def embed(
@@ -118,6 +123,21 @@ def embed(
                     write(store, shard)
                 shards.append(shard)
     return _collect(pixels.digests, shards, taps)
+
+
+def not_embedded(
+    source: BackboneSource,
+    digests: Sequence[str],
+    *,
+    folder: Path,
+    device: torch.device | str,
+    precision: Precision,
+    view: View = PLAIN,
+) -> set[tuple[str, str]]:
+    """Return what :func:`embed` would have to compute: pairs of a store's name and a digest."""
+    store = _store_name(source, resolve_precision(precision, torch.device(device)), view)
+    unknown = _unknown(digests, read(folder / "features" / store))
+    return {(store, digests[row]) for row in unknown}
 
 
 @dataclass(frozen=True)

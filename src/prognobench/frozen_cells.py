@@ -17,7 +17,7 @@ import torch
 from prognobench.cells import cell_axes, prediction_table
 from prognobench.classifiers import reads_features
 from prognobench.errors import NotApplicableError, TrainingError
-from prognobench.features import PLAIN, Features, View, backbone_facts, embed
+from prognobench.features import Features, backbone_facts, embed, view_of
 from prognobench.hardware import resolve_precision
 from prognobench.preparation import Prepared, Workspace
 from prognobench.probes import (
@@ -180,7 +180,7 @@ def _features(
             folder=run.config.paths.cache,
             device=device,
             precision=recipe.precision,
-            view=View(number, recipe.augmentation, recipe.horizontal_flip) if number else PLAIN,
+            view=view_of(number, recipe),
             progress=workspace.progress,
         )
         for number in range(1 + views)

@@ -15,6 +15,7 @@ from prognobench.allocation import keep_freed_memory
 from prognobench.engine import fit, predict
 from prognobench.errors import NotApplicableError
 from prognobench.feasibility import check_strategies
+from prognobench.features import not_embedded, view_of
 from prognobench.hardware import (
     PeakMemory,
     Precision,
@@ -23,6 +24,7 @@ from prognobench.hardware import (
     resolve_precision,
 )
 from prognobench.imaging.augment import Augmentation
+from prognobench.imaging.cache import pixel_digests
 from prognobench.loaders import Loader
 from prognobench.preparation import Prepared, Progress, Workspace, prepare
 from prognobench.probes import EstimatorTask, ProbeTask, fit_estimator, fit_probes
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
 
 ASSUMPTIONS = (
     "seconds: every cell trains all epochs of the recipe; early stopping makes it less",
-    "images are decoded already; features of frozen backbones are computed once for all runs that "
-    "share images and weights, and count for the first of them",
+    "images are decoded already; features of frozen backbones that are not there yet are computed "
+    "once for all runs that share images and weights, and count for the first of them",
     "seconds_usual: every cell passes its images through the backbone in every epoch, in fp32",
 )
 
@@ -95,7 +97,7 @@ def plan(configs: Sequence[RunConfig], progress: Progress | None = None) -> Plan
     runs = prepare(configs, workspace)
     check_strategies([run for run in runs if run.unfinished()], workspace)
     measured: dict[str, Rates | str] = {}
-    embedded: set[tuple[object, ...]] = set()
+    embedded: set[tuple[str, str]] = set()
     rows = []
     for number, run in enumerate(runs, start=1):
         left = run.unfinished()
@@ -110,9 +112,12 @@ def plan(configs: Sequence[RunConfig], progress: Progress | None = None) -> Plan
             row |= {"done": 0, "remark": f"not applicable: {reason}"}
         if left:
             rates = _measured(run, left, measured)
-            row |= (
-                {"remark": rates} if isinstance(rates, str) else _cost(run, left, rates, embedded)
-            )
+            if isinstance(rates, str):
+                row["remark"] = rates
+            else:
+                unknown = _not_embedded(run, workspace) - embedded
+                embedded |= unknown
+                row |= _cost(run, left, rates, len(unknown))
         rows.append(row)
         if progress:
             progress("planning", number, len(runs))
@@ -140,9 +145,29 @@ def _measured(run: Prepared, left: Sequence[Fold], measured: dict[str, Rates | s
     return measured[key]
 
 
-def _cost(
-    run: Prepared, left: Sequence[Fold], rates: Rates, embedded: set[tuple[object, ...]]
-) -> dict[str, Any]:
+def _not_embedded(run: Prepared, workspace: Workspace) -> set[tuple[str, str]]:
+    """Return the images, in each view, whose features a frozen backbone must still compute."""
+    if run.produces == "Adapted":
+        return set()
+    config, recipe = run.config, run.config.train
+    spec = STRATEGIES[config.strategy.builder](**config.strategy.settings)
+    digests = pixel_digests(run.cohort, workspace.recipe(config), config.paths.cache)
+    found = (
+        not_embedded(
+            run.source,
+            digests,
+            folder=config.paths.cache,
+            device=resolve_device(config.device),
+            precision=recipe.precision,
+            view=view_of(number, recipe),
+        )
+        for number in range(1 + getattr(spec, "views", 0))
+    )
+    return set().union(*found)
+
+
+def _cost(run: Prepared, left: Sequence[Fold], rates: Rates, passes: int) -> dict[str, Any]:
+    """Return what is left of a run, of which ``passes`` images through a frozen backbone."""
     recipe = run.config.train
     train = recipe.epochs * sum(len(fold.train) for fold in left)
     evaluated = -(-recipe.epochs // recipe.evaluate_every) * sum(len(f.validation) for f in left)
@@ -151,11 +176,7 @@ def _cost(
     if run.produces == "Adapted":
         seconds = train * rates.train + (evaluated + test) * rates.infer
     else:
-        shared = (run.fingerprints["cohort"], run.fingerprints["weights"], recipe.precision)
-        spec = STRATEGIES[run.config.strategy.builder](**run.config.strategy.settings)
-        views = {(*shared, view) for view in range(1 + getattr(spec, "views", 0))}
-        seconds = len(views - embedded) * len(run.cohort) * rates.infer
-        embedded |= views
+        seconds = passes * rates.infer
     return {
         **{"parameters_trainable": rates.parameters_trainable},
         **{"parameters_total": rates.parameters_total, "memory_bytes": rates.memory_bytes},
