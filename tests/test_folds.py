@@ -327,13 +327,25 @@ def test_external_trains_on_one_source_and_tests_on_another() -> None:
     ("cv", "regime", "options", "message"),
     [
         ("k_fold", "full", {"folds": 25}, "only 20 patients have the outcome 'class1'"),
-        ("k_fold", "few_shot", {"regime_k": 13}, "fold r0-f4 .* largest k possible is 12"),
+        ("k_fold", "few_shot", {"regime_k": 13}, "fold r0-f0 .* the most possible is 12"),
         ("holdout", "reduced", {"regime_patients": 37}, "36 patients to train on"),
     ],
 )
 def test_too_few_patients(cv: str, regime: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         split(simple(60, 20), cv, regime, **options)
+
+
+def test_what_every_fold_has_too_few_of_is_said_once_and_allows_all_of_them() -> None:
+    cohort = simple(60, 23)  # 13 to 14 of the rarer class to train on
+    with pytest.raises(DataError) as caught:
+        split(cohort, "k_fold", "few_shot", regime_k=40)
+
+    (fault,) = caught.value.faults
+    most = int(fault.rpartition(" ")[2])
+    split(cohort, "k_fold", "few_shot", regime_k=most)
+    with pytest.raises(DataError):
+        split(cohort, "k_fold", "few_shot", regime_k=most + 1)
 
 
 def test_an_outcome_that_cannot_be_learnt() -> None:

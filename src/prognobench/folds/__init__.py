@@ -12,6 +12,7 @@ import numpy as np
 
 from prognobench.errors import DataError, listed
 from prognobench.folds.patients import Patients
+from prognobench.folds.regimes import TooFewPatientsError
 from prognobench.folds.tables import export_folds, import_folds
 from prognobench.records import Cohort, Component, Fold
 from prognobench.registry import CVS, REGIMES
@@ -34,15 +35,21 @@ def make_folds(cohort: Cohort, cv: Component, regime: Component, seed: int) -> t
     Raises
     ------
     DataError
-        With every fold's faults, if the cohort cannot be split so.
+        With every fold's faults, if the cohort cannot be split so; of folds with too few
+        patients the smallest one's, which says what all of them allow.
     """
     made: list[Fold] = []
     faults: list[str] = []
+    smallest: TooFewPatientsError | None = None
     for fold in CVS[cv.builder](cohort, seed, **cv.settings):
         try:
             made += REGIMES[regime.builder](cohort, fold, seed, **regime.settings)
+        except TooFewPatientsError as error:
+            smallest = error if smallest is None else min(smallest, error, key=lambda e: e.most)
         except DataError as error:
             faults += error.faults
+    if smallest is not None:
+        faults += smallest.faults
     if faults:
         raise DataError(faults)
     check_folds(cohort, made)

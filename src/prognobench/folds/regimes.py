@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge
@@ -19,6 +19,23 @@ if TYPE_CHECKING:
     from prognobench.folds.patients import Members
 
 Validation = Literal["proportional", "none", "full"]
+
+
+class TooFewPatientsError(DataError):
+    """A fold's training part has fewer patients than a regime wants of it.
+
+    Attributes
+    ----------
+    most
+        What could be wanted of this fold.
+    """
+
+    def __init__(self, there: str, wanted: str, most: int) -> None:
+        self.there, self.wanted, self.most = there, wanted, most
+        super().__init__(f"{there} to train on, too few for {wanted}; the most possible is {most}")
+
+    def __reduce__(self) -> tuple[type[TooFewPatientsError], tuple[Any, ...]]:
+        return type(self), (self.there, self.wanted, self.most)
 
 
 @REGIMES.register("full")
@@ -50,17 +67,15 @@ def few_shot(
 
     Raises
     ------
-    DataError
+    TooFewPatientsError
         If a class has fewer than ``k`` patients in the training part.
     """
     patients = Patients.of(cohort)
     members = patients.members(fold.train)
     counts = patients.counts(members)
     if counts.min() < k:
-        raise DataError(
-            f"{cohort.name}: fold {fold.name} has {patients.describe(members)} patients to train "
-            f"on, too few of a class for regime.k={k}; the largest k possible is {counts.min()}"
-        )
+        there = f"{cohort.name}: fold {fold.name} has {patients.describe(members)} patients"
+        raise TooFewPatientsError(there, f"regime.k={k}", counts.min())
     quota = np.full(len(counts), k)
     return _draws(patients, fold, seed, quota, draws=draws, validation=validation)
 
@@ -88,16 +103,14 @@ def reduced(
 
     Raises
     ------
-    DataError
+    TooFewPatientsError
         If the training part has fewer patients.
     """
     known = Patients.of(cohort)
     members = known.members(fold.train)
     if len(members) < patients:
-        raise DataError(
-            f"{cohort.name}: fold {fold.name} has {len(members)} patients to train on, fewer than "
-            f"regime.patients={patients}; lower it"
-        )
+        there = f"{cohort.name}: fold {fold.name} has {len(members)} patients"
+        raise TooFewPatientsError(there, f"regime.patients={patients}", len(members))
     quota = _stratified_quota(known.counts(members), patients)
     return _draws(known, fold, seed, quota, draws=draws, validation=validation)
 
