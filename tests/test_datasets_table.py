@@ -195,6 +195,22 @@ def test_images_by_path_name_stem_and_folder(tmp_path: Path) -> None:
     assert cohort.table["patient_id"].tolist()[4:6] == ["005", "005"]
 
 
+def test_accents_and_case_of_folders_and_of_what_is_excluded_do_not_matter(tmp_path: Path) -> None:
+    cells = ["M\u00fcller", "SMITH", "c.png", "d.png", "e.png", "\u00e9.png"]
+    folder = tmp_path / "images"
+    for name in ("Mu\u0308ller/1.png", "Smith/2.png", "c.png", "d.png", "e.png", "e\u0301.png"):
+        write_image(folder / name, len(name))
+    rows = [{**row, "image": cell} for row, cell in zip(rows_of(), cells, strict=True)]
+    table = write_csv(tmp_path / "table.csv", rows)
+    given = {"table": table, "images": folder, "label": "outcome", "positive": "dead"}
+
+    images = DATASETS["table"](**given).table["image"].tolist()
+    left = DATASETS["table"](**given, exclude=("\u00e9.png", "e.png")).table["image"].tolist()
+
+    assert images[:2] == ["Mu\u0308ller/1.png", "Smith/2.png"]
+    assert left == images[:4]
+
+
 def several_films() -> list[Row]:
     days = {"001": ["2020-03-05", "2020-03-01", ""], "002": ["2020-04-01", "2020-04-02"]}
     rows = [

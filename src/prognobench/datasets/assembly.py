@@ -153,7 +153,7 @@ def assemble(
     films = _with_files(films, folder, rules, exclusions, faults)
     if not rules.distinct_spellings:
         faults += _two_spellings(films, rules)
-    unused -= set(films["image"])
+    unused -= set(films["image"].map(composed))
     if unused:
         faults.append(f"dataset.exclude names no patient and no image: {listed(sorted(unused))}")
     films = _without(films, exclude, exclusions)
@@ -193,7 +193,7 @@ def _two_spellings(films: pd.DataFrame, rules: Rules) -> list[str]:
 
 def _without(films: pd.DataFrame, exclude: set[str], exclusions: Exclusions) -> pd.DataFrame:
     """Leave out by patient or image, as the table names it or as its file is called."""
-    named = films["patient_id"].isin(exclude) | films["image"].isin(exclude)
+    named = films["patient_id"].isin(exclude) | films["image"].map(composed).isin(exclude)
     exclusions.add_rows(films[named], "left out by the setting exclude")
     return films[~named]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -91,6 +91,13 @@ class ImageFolder:
                 index[key].append(file)
         return index
 
+    @cached_property
+    def _folders(self) -> dict[str, str]:
+        """Case-folded path -> folder that has files; two folders of one such path are neither."""
+        folders = {str(parent) for file in self.files for parent in PurePosixPath(file).parents}
+        times = Counter(map(_plain, folders))
+        return {_plain(folder): folder for folder in folders if times[_plain(folder)] == 1}
+
     def find(self, cell: str) -> Found:
         """Follow one cell of a table."""
         name = cell.replace("\\", "/").strip()
@@ -104,11 +111,12 @@ class ImageFolder:
         path = os.path.join(self.root, name)
         if os.path.isfile(path):
             return self._checked([name], cell)
-        if os.path.isdir(path):
-            if images := self.images(name):
+        named = self._by_name.get(_plain(name), [])
+        folder = name if os.path.isdir(path) else None if named else self._folders.get(_plain(name))
+        if folder is not None:
+            if images := self.images(folder):
                 return self._checked(images, cell)
             return Found(problem=f"no image in folder {cell!r}", reason="no image in this folder")
-        named = self._by_name.get(_plain(name), [])
         if len(named) > 1:
             return Found(
                 problem=f"{cell!r} may be {' or '.join(named[:3])}; give the whole path",
