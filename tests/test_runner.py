@@ -6,9 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -18,11 +21,12 @@ from safetensors.torch import save_file
 
 from prognobench.analysis.scoring import score
 from prognobench.compose import compose
-from prognobench.errors import ConfigError, StoreError
+from prognobench.errors import ConfigError, StoreError, TrainingError
 from prognobench.files import read_json, write_json
 from prognobench.models import source as sources
 from prognobench.registry import load_components
 from prognobench.runner import Outcome, run
+from prognobench.store import RunFolder
 
 SMALL = (
     "dataset=severity",
@@ -330,6 +334,78 @@ def test_a_run_that_goes_on_in_another_precision_says_so(
         (second,) = run_sweep(*given)
 
     assert second.computed == first.computed[1:]
+
+
+@contextmanager
+def claimed_elsewhere(folder: RunFolder, cell: str, end: Callable[[], object]) -> Iterator[None]:
+    """Claim a cell until all others are done; then do what ends it."""
+    claimed, others = threading.Event(), [name for name in folder.cells if name != cell]
+
+    def compute() -> None:
+        with folder.claimed(cell, wait=False) as ours:
+            assert ours
+            claimed.set()
+            deadline = time.monotonic() + 60
+            while not all(map(folder.is_done, others)) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            end()
+
+    with ThreadPoolExecutor() as threads:
+        computing = threads.submit(compute)
+        assert claimed.wait(60)
+        yield
+        computing.result()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_cells_that_another_process_computes_are_left_to_it_unless_it_dies(
+    here: tuple[str, ...], fails: bool
+) -> None:
+    given = ("model=cnn", "strategy=bitfit", *here)
+    (first,) = run_sweep(*given)
+    for mark in first.folder.path.glob("cells/*/done.json"):
+        mark.unlink()
+    cell = first.folder.cells[0]
+
+    def end() -> None:
+        if fails:
+            first.folder.write_failure(cell, TrainingError("it could not be trained there"))
+
+    with (
+        claimed_elsewhere(first.folder, cell, end),
+        pytest.warns(match="other processes compute 1 "),
+    ):
+        (second,) = run_sweep(*given)
+
+    assert len(second.computed) == (2 if fails else 3)
+    assert list(second.failed) == ([cell] if fails else [])
+    assert not list(first.folder.path.glob("cells/*/.lock")) or fails
+
+
+LOGGED = """
+from prognobench.records import Adapted
+from prognobench.registry import STRATEGIES
+
+@STRATEGIES.register("logged")
+def logged(backbone, num_classes: int, *, log: str) -> Adapted:
+    "BitFit that leaves a line for each model that it made."
+    with open(log, "a") as file:
+        print("made", file=file)
+    return STRATEGIES["bitfit"](backbone, num_classes)
+"""
+
+
+def test_two_processes_share_the_cells_of_a_run(here: tuple[str, ...], tmp_path: Path) -> None:
+    log, cells = tmp_path / "log", 5
+    own = own_strategy(tmp_path, "logged", LOGGED, f"log: {log}")
+    options = [f"--config-dir={own}", f"--components={tmp_path / 'components'}"]
+    given = [*SMALL, "model=cnn", "strategy=logged", f"cv.folds={cells}", *here]
+    command = [sys.executable, "-m", "prognobench", "run", *options, *given]
+    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    tried = 2  # each process tries the pair on shapes alone before it starts
+    assert log.read_text().split() == ["made"] * (cells + tried)
+    assert len(list(tmp_path.glob("results/runs/*/*/*/*/cells/*/done.json"))) == cells
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_scores(

@@ -76,14 +76,16 @@ class Prepared:
 
     def unfinished(self) -> list[Fold]:
         """The folds whose cells are still to be computed; none of a pair that cannot be."""
-        if self.folder.not_applicable:
-            return []
+        return [fold for fold in self.folds if self.is_unfinished(fold)]
+
+    def is_unfinished(self, fold: Fold) -> bool:
+        """Whether a fold's cell is still to be computed."""
         saved = {"none": (), "best": ("adapted",), "all": ("adapted", "epochs")}[
             self.config.train.save
         ]
         if self.produces != "Adapted":  # has no epochs of its own
             saved = saved[:1]
-        return [fold for fold in self.folds if not self.folder.is_done(fold.name, *saved)]
+        return not (self.folder.not_applicable or self.folder.is_done(fold.name, *saved))
 
 
 class Workspace:

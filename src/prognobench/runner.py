@@ -7,7 +7,7 @@ import os
 import platform
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from prognobench import __version__
 from prognobench.allocation import keep_freed_memory
 from prognobench.errors import NotApplicableError, StoreError
 from prognobench.preparation import Prepared, Progress, Workspace, prepare, run_meta, run_tables
-from prognobench.records import RunConfig
+from prognobench.records import Fold, RunConfig
 from prognobench.store import RunFolder
 
 LIBRARIES = (
@@ -86,17 +86,43 @@ def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
         run.folder.create(run_meta(run), surroundings, run_tables(run))
     for group in _sharing_features(runs):
         feature_cells(group, workspace, devices[group[0].config.device])
+    for run, fold in _unclaimed([run for run in runs if run.produces == "Adapted"]):
+        try:
+            train_cell(run, fold, workspace, devices[run.config.device])
+        except NotApplicableError as reason:
+            run.folder.mark_not_applicable(reason)
+        except Exception as error:
+            run.folder.write_failure(fold.name, error)
+
+
+def _unclaimed(runs: Sequence[Prepared]) -> Iterator[tuple[Prepared, Fold]]:
+    """Yield the cells that no other process computes, each claimed while it is worked on.
+
+    At the end those are waited for that others compute; what one of them died over is yielded.
+    """
+    before = {run.key: run.folder.failures() for run in runs}
+
+    def is_open(run: Prepared, fold: Fold) -> bool:
+        failed = run.folder.failures().get(fold.name)
+        return run.is_unfinished(fold) and failed == before[run.key].get(fold.name)
+
+    elsewhere: list[tuple[Prepared, Fold]] = []
     for run in runs:
-        if run.produces != "Adapted":
-            continue
         for fold in run.unfinished():
-            try:
-                train_cell(run, fold, workspace, devices[run.config.device])
-            except NotApplicableError as reason:
-                run.folder.mark_not_applicable(reason)
-                break
-            except Exception as error:
-                run.folder.write_failure(fold.name, error)
+            with run.folder.claimed(fold.name, wait=False) as ours:
+                if not ours:
+                    elsewhere.append((run, fold))
+                elif is_open(run, fold):
+                    yield run, fold
+    if elsewhere:
+        warnings.warn(
+            f"other processes compute {len(elsewhere)} of these cells; waiting for them",
+            stacklevel=2,
+        )
+    for run, fold in elsewhere:
+        with run.folder.claimed(fold.name, wait=True):
+            if is_open(run, fold):
+                yield run, fold
 
 
 def _warn_of_two_precisions(run: Prepared, precision: str) -> None:

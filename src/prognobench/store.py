@@ -12,6 +12,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -167,6 +168,39 @@ class RunFolder:
         return read_table(self.path / "folds.csv")
 
     # -------------------------------------------------------------- writing
+
+    @contextmanager
+    def claimed(self, cell: str, *, wait: bool) -> Iterator[bool]:
+        """Keep other processes from computing a cell; gives false while one of them does.
+
+        A claim ends with its process, however that ends. Where the file system has no locks,
+        every process may compute every cell.
+
+        Parameters
+        ----------
+        wait
+            Until no other process has the cell.
+        """
+        from filelock import FileLock, Timeout
+
+        file = self.path / "cells" / cell / ".lock"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file, timeout=-1 if wait else 0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        except (OSError, NotImplementedError):
+            yield True
+            return
+        try:
+            yield True
+        finally:
+            if self.is_done(cell):  # and nobody will want it again
+                with suppress(OSError):
+                    file.unlink()
+            lock.release()
 
     def create(
         self,
