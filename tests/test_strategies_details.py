@@ -15,7 +15,7 @@ from torch import nn
 from prognobench.compose import compose
 from prognobench.errors import ConfigError, NotApplicableError, StoreError
 from prognobench.records import Adapted, Backbone, Preprocessing
-from prognobench.registry import STRATEGIES
+from prognobench.registry import MODELS, STRATEGIES
 from prognobench.strategies.accounting import parameter_counts, step_flops, stored_bytes
 
 WIDTH, BLOCKS = 32, 2
@@ -438,3 +438,19 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(StoreError, match=r"adapted\.safetensors cannot be read"):
         adapted.load(tmp_path)
+
+
+def test_attention_biases_that_a_network_keeps_between_passes_are_trained() -> None:
+    source = MODELS["timm"](architecture="levit_128s", weights="random", side=64)
+    lent = source.to_read()
+    with torch.inference_mode():
+        lent.module(torch.zeros(1, 3, 64, 64))  # keeps them
+
+    adapted: Adapted = STRATEGIES["full"](source.load(), 2)
+
+    trained = {name for group in adapted.groups for name in group.parameters}
+    biases = {name for name, _ in adapted.model.named_parameters() if "attention_biases" in name}
+    assert biases
+    assert biases <= trained
+    assert step_flops(adapted, lent.preprocessing, 4) > 0
+    assert stored_bytes(adapted) > 4 * sum(adapted.model.get_parameter(n).numel() for n in trained)

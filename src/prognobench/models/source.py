@@ -65,7 +65,8 @@ def backbone_source(
 
     def load() -> Backbone:
         master = lend()
-        return replace(master, module=deepcopy(master.module))
+        # LeViT and its like keep attention biases from whoever read them until training starts.
+        return replace(master, module=deepcopy(master.module).train().eval())
 
     return BackboneSource(fingerprint, preprocessing, load, weights.origin, lend)
 

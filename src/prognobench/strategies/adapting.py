@@ -126,6 +126,7 @@ def unreached(model: nn.Module, backbone: Backbone, method: str) -> tuple[str, .
     gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
         logits.sum(), list(trainable.values()), allow_unused=True
     )
+    model.train()  # LeViT and its like keep attention biases, and their graph, until then
     return tuple(name for name, g in zip(trainable, gradients, strict=True) if g is None)
 
 
@@ -172,4 +173,5 @@ def adapted_tensors(model: nn.Module) -> dict[str, Tensor]:
         own = list(module.parameters(recurse=False))
         if own and all(parameter.requires_grad for parameter in own):
             tensors |= {f"{prefix}.{name}": b for name, b in module.named_buffers(recurse=False)}
-    return tensors
+    stored = model.state_dict()  # tables of constants are buffers that no file has
+    return {name: tensor for name, tensor in tensors.items() if name in stored}
