@@ -86,6 +86,24 @@ def test_features_are_what_the_backbone_gives(images, tmp_path):
         np.testing.assert_allclose(values, expected[tap].numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_on_a_processor_the_backbone_is_read_where_it_lies(images, tmp_path):
+    counting = Counting()
+    lent = counting.load()
+    before = {name: tensor.clone() for name, tensor in lent.module.state_dict().items()}
+    source = replace(counting.source, lend=lambda: lent)
+    counting.loads = 0
+
+    settings = {"device": "cpu", "precision": "fp32"}
+    found = embed(source, images, ("last1",), folder=tmp_path / "lent", **settings)
+    expected = run(Counting(), images, tmp_path / "loaded")
+
+    assert not counting.loads
+    np.testing.assert_array_equal(found["last1"], expected["last1"])
+    assert lent.module.state_dict().keys() == before.keys()
+    for name, tensor in lent.module.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
 @pytest.mark.parametrize("most", [1, 5])
 def test_batches_that_do_not_fit_in_memory_are_split(images, tmp_path, monkeypatch, most):
     expected = run(Counting(), images, tmp_path / "plenty")

@@ -57,6 +57,27 @@ def test_each_view_is_one_pass_over_the_films(here, monkeypatch):
     assert two_views == 2 * plain  # the plain pass was the first run's
 
 
+@pytest.mark.parametrize("order", ["prior,metadata,linear_probe", "linear_probe,metadata,prior"])
+def test_runs_that_read_no_image_embed_none(here, monkeypatch, order):
+    rates = planning.Rates(1.0, 1.0, 0.0, 1.0, 1.0, 1, 1, 1)
+    monkeypatch.setattr(planning, "_measured", lambda *_: rates)
+    seconds = planned(f"strategy={order}", *here)["seconds"]
+    assert seconds["prior"] == seconds["metadata"] == 0
+    assert seconds["linear_probe"] > 0
+
+
+def test_classifiers_that_a_loss_does_not_suit_are_said_as_a_run_says_them(here):
+    probes = "strategy=logistic,linear_probe"
+    before = planned(probes, "loss=balanced_sampler", *here)
+    run(compose([*SMALL, probes, "loss=balanced_sampler", "train.epochs=1", *here], multirun=True))
+    after = planned(probes, "loss=balanced_sampler", *here)
+
+    assert "draws no batches" in before["remark"].iloc[0]
+    assert before["remark"].tolist() == after["remark"].tolist()
+    assert before["seconds"].iloc[0] == 0
+    assert before["seconds"].iloc[1] > 0
+
+
 def test_features_that_are_there_cost_nothing(here, monkeypatch):
     rates = planning.Rates(1.0, 1.0, 0.0, 1.0, 1.0, 1, 1, 1)
     monkeypatch.setattr(planning, "_measured", lambda *_: rates)

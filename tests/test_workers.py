@@ -43,6 +43,18 @@ def test_a_process_that_dies_costs_nothing(monkeypatch):
         assert work.finish() == [0, 1, 2, 3, 4]
 
 
+def test_jobs_that_come_after_a_process_died_are_done_here(monkeypatch):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
+    here = os.getpid()
+    with Beside(lambda number: number if os.getpid() == here else os._exit(1)) as work:
+        work.add(0)
+        end = time.monotonic() + 60
+        while not work._begun[0].done() and time.monotonic() < end:
+            time.sleep(0.01)
+        work.add(1)
+        assert work.finish() == [0, 1]
+
+
 def test_a_job_that_fails_is_said(processors):
     with Beside(len) as work:
         work.add(3)

@@ -36,5 +36,8 @@ def return_freed_memory() -> None:
 def _glibc() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux"):
         return None
-    libc = ctypes.CDLL(None)
+    try:
+        libc = ctypes.CDLL(None)
+    except OSError:  # a static interpreter
+        return None
     return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

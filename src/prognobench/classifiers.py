@@ -216,9 +216,9 @@ class FittedRows:
         )
 
 
-def reads_features(estimator: Estimator) -> bool:
+def reads_features(classifier: Probe | Estimator) -> bool:
     """Whether the backbone has to be run for it."""
-    return estimator.inputs in ("features", "both")
+    return isinstance(classifier, Probe) or classifier.inputs in ("features", "both")
 
 
 def fit_rows(

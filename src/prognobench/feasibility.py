@@ -73,8 +73,7 @@ def _shapes(source: BackboneSource) -> Backbone:
 
 
 def _try_taps(run: Prepared) -> None:
-    strategy = run.config.strategy
-    spec = STRATEGIES[strategy.builder](**strategy.settings)
+    spec = run.classifier
     if isinstance(spec, Probe):
         wanted = spec.taps
         if spec.views and run.config.train.augmentation == "none":

@@ -53,6 +53,19 @@ def alone(store: Path) -> Iterator[bool]:
         yield writable
 
 
+def stored_digests(store: Path) -> set[str]:
+    """Return which images a store has, without reading their features."""
+    from safetensors import SafetensorError, safe_open
+
+    digests: set[str] = set()
+    for file in store.glob("*.safetensors"):
+        # A damaged file has none; whoever wants its features says so.
+        damaged = suppress(SafetensorError, ValueError, KeyError, TypeError)
+        with damaged, safe_open(file, framework="np") as opened:
+            digests.update(json.loads(opened.metadata()["about"])["digests"])
+    return digests
+
+
 def read(store: Path) -> list[Shard]:
     from safetensors import SafetensorError, safe_open
 

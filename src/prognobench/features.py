@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from prognobench.errors import StoreError
-from prognobench.feature_files import Shard, alone, read, write
+from prognobench.feature_files import Shard, alone, read, stored_digests, write
 from prognobench.files import read_json, write_json
 from prognobench.hardware import (
     Precision,
@@ -136,8 +136,8 @@ def not_embedded(
 ) -> set[tuple[str, str]]:
     """Return what :func:`embed` would have to compute: pairs of a store's name and a digest."""
     store = _store_name(source, resolve_precision(precision, torch.device(device)), view)
-    unknown = _unknown(digests, read(folder / "features" / store))
-    return {(store, digests[row]) for row in unknown}
+    known = stored_digests(folder / "features" / store)
+    return {(store, digest) for digest in digests if digest not in known}
 
 
 @dataclass(frozen=True)

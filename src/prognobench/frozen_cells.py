@@ -29,7 +29,6 @@ from prognobench.probes import (
     fit_probes,
 )
 from prognobench.records import Estimator, Fold, Probe
-from prognobench.registry import STRATEGIES
 from prognobench.seeds import derive
 
 Task = ProbeTask | EstimatorTask
@@ -44,12 +43,9 @@ def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.
 
     The images pass through the backbone once; a cell that fails costs no other cell.
     """
-    specs: dict[str, Probe | Estimator] = {
-        run.key: STRATEGIES[run.config.strategy.builder](**run.config.strategy.settings)
-        for run in runs
-    }
-    cells = [(run, fold) for run in runs for fold in _applicable(run, specs[run.key])]
-    images = {key for key, s in specs.items() if isinstance(s, Probe) or reads_features(s)}
+    specs = {run.key: run.classifier for run in runs}
+    cells = [(run, fold) for run in runs for fold in _applicable(run)]
+    images = {key for key, spec in specs.items() if reads_features(spec)}
     features, backbone = [Features()], 0
     shared: dict[str, Any] = {}
     try:
@@ -76,19 +72,33 @@ def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.
                     _record(*cells[i], fault)
 
 
-def _applicable(run: Prepared, spec: Probe | Estimator) -> Sequence[Fold]:
+def _applicable(run: Prepared) -> Sequence[Fold]:
     """Return the folds to do; none where the loss asks for what the classifier cannot do."""
     folds = run.unfinished()
+    try:
+        require_batches(run, folds)
+    except NotApplicableError as reason:
+        run.folder.mark_not_applicable(reason)
+        return ()
+    return folds
+
+
+def require_batches(run: Prepared, folds: Sequence[Fold]) -> None:
+    """Check that a loss that draws batches evenly from all classes meets one that has batches.
+
+    Raises
+    ------
+    NotApplicableError
+        If the classifier sees the whole training part at once.
+    """
+    spec = run.classifier
     exact = bool(spec.strengths) if isinstance(spec, Probe) else reads_features(spec)
     if folds and exact and run.loss(folds[0]).balanced_sampling:
         strategy, loss = run.config.strategy.name, run.config.loss.name
-        reason = (
+        raise NotApplicableError(
             f"{strategy} draws no batches, which loss={loss} would draw evenly from all classes; "
             "class weights do the same (loss=cross_entropy)"
         )
-        run.folder.mark_not_applicable(NotApplicableError(reason))
-        return ()
-    return folds
 
 
 def _require_finite(features: Iterable[Features]) -> None:

@@ -12,10 +12,12 @@ import pandas as pd
 import torch
 
 from prognobench.allocation import keep_freed_memory
+from prognobench.classifiers import reads_features
 from prognobench.engine import fit, predict
 from prognobench.errors import NotApplicableError
 from prognobench.feasibility import check_strategies
 from prognobench.features import not_embedded, view_of
+from prognobench.frozen_cells import require_batches
 from prognobench.hardware import (
     PeakMemory,
     Precision,
@@ -28,7 +30,7 @@ from prognobench.imaging.cache import pixel_digests
 from prognobench.loaders import Loader
 from prognobench.preparation import Prepared, Progress, Workspace, prepare
 from prognobench.probes import EstimatorTask, ProbeTask, fit_estimator, fit_probes
-from prognobench.records import Adapted, Backbone, Estimator, Fold, Probe, RunConfig
+from prognobench.records import Adapted, Backbone, Estimator, Fold, RunConfig
 from prognobench.registry import STRATEGIES
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ class Rates:
 
 
 def plan(configs: Sequence[RunConfig], progress: Progress | None = None) -> Plan:
-    """Say what these runs would do and cost; nothing is computed for good, nothing written.
+    """Say what these runs would do and cost; nothing is computed for good, no result written.
 
     Each pair of backbone and strategy that has cells left is measured for a few batches.
 
@@ -133,10 +135,13 @@ def _measured(run: Prepared, left: Sequence[Fold], measured: dict[str, Rates | s
     classes = len(run.cohort.classes)
     strategy = (asdict(config.strategy), classes)
     key = repr((run.source.fingerprint, strategy, asdict(train), config.device))
-    # Heads cost by the size of their parts, so another regime is measured anew.
-    key += "" if adapted else repr((config.dataset.name, asdict(config.regime)))
+    # Heads cost by the size of their parts, so other folds are measured anew.
+    if not adapted:
+        key += repr((run.fingerprints["cohort"], run.fingerprints["folds"], config.loss))
     if key not in measured:
         try:
+            if not adapted:
+                require_batches(run, left)
             keep_freed_memory()  # as a run does
             measure = _measure_adapted if adapted else _measure_frozen
             measured[key] = measure(run, left)
@@ -150,7 +155,8 @@ def _not_embedded(run: Prepared, workspace: Workspace) -> set[tuple[str, str]]:
     if run.produces == "Adapted":
         return set()
     config, recipe = run.config, run.config.train
-    spec = STRATEGIES[config.strategy.builder](**config.strategy.settings)
+    if not reads_features(run.classifier):
+        return set()
     digests = pixel_digests(run.cohort, workspace.recipe(config), config.paths.cache)
     found = (
         not_embedded(
@@ -161,7 +167,7 @@ def _not_embedded(run: Prepared, workspace: Workspace) -> set[tuple[str, str]]:
             precision=recipe.precision,
             view=view_of(number, recipe),
         )
-        for number in range(1 + getattr(spec, "views", 0))
+        for number in range(1 + getattr(run.classifier, "views", 0))
     )
     return set().union(*found)
 
@@ -195,7 +201,7 @@ def _blank(images: int, backbone: Backbone) -> NDArray[np.uint8]:
 def _measure_adapted(run: Prepared, left: Sequence[Fold]) -> Rates:
     """Train two batches as a cell would, and predict them."""
     device, recipe = resolve_device(run.config.device), run.config.train
-    memory, start = PeakMemory(device), time.perf_counter()
+    start = time.perf_counter()
     backbone = run.source.load()
     classes = len(run.cohort.classes)
     made: Adapted = STRATEGIES[run.config.strategy.builder](
@@ -216,49 +222,50 @@ def _measure_adapted(run: Prepared, left: Sequence[Fold]) -> Rates:
             device=device,
         )
 
-    def seconds_an_image(precision: Precision) -> tuple[float, float]:
+    def an_image(precision: Precision) -> tuple[float, float, int]:
+        """Seconds to train and to predict one, and the memory that takes."""
         once = replace(recipe, epochs=1, precision=precision, ema=0.0)
         shown = loader(size, Augmentation(recipe.augmentation, recipe.horizontal_flip))
         loss = run.loss(left[0])
         # The first epoch also warms up.
         for _ in range(2):
             fitted = fit(made, shown, loader(0), loss, once, device=device, where="plan")
+        peak = fitted.cost["peak_memory_bytes"]
         start = time.perf_counter()
         predict(made.model, loader(size), device=device, precision=precision)
         spent = time.perf_counter() - start
-        return fitted.cost["seconds_per_epoch"] / size, spent / size
+        return fitted.cost["seconds_per_epoch"] / size, spent / size, int(peak)
 
-    train, infer = seconds_an_image(recipe.precision)
+    train, infer, peak = an_image(recipe.precision)
     usual = (train, infer)
     if resolve_precision(recipe.precision, device) != "fp32":
-        usual = seconds_an_image("fp32")
+        usual = an_image("fp32")[:2]
     sizes = {name: p.numel() for name, p in made.model.named_parameters()}
     trainable = sum(sizes[name] for group in made.groups for name in group.parameters)
-    return Rates(train, infer, cell, *usual, trainable, sum(sizes.values()), memory.bytes)
+    return Rates(train, infer, cell, *usual, trainable, sum(sizes.values()), peak)
 
 
 def _measure_frozen(run: Prepared, left: Sequence[Fold]) -> Rates:
     """Embed two batches, and fit heads or classifier on random features of the true size."""
     device = resolve_device(run.config.device)
     memory = PeakMemory(device)
-    spec: Probe | Estimator = STRATEGIES[run.config.strategy.builder](
-        **run.config.strategy.settings
-    )
     infer = usual = 0.0
-    total, widths = 0, {"": 1}
-    if isinstance(spec, Probe) or spec.inputs in ("features", "both"):
+    total, widths, embedding = 0, {"": 1}, 0
+    if reads_features(run.classifier):
         backbone = run.source.load()
         total = sum(p.numel() for p in backbone.module.parameters())
         widths = {"": next(iter(backbone.taps.values())), **backbone.taps}
         infer = _seconds_to_embed(backbone, run.config.train.precision, device)
+        embedding = memory.bytes  # what heads take is measured from anew
         usual = _seconds_to_embed(backbone, "fp32", device)
     random = np.random.default_rng(0)
     features = {
         tap: random.normal(size=(len(run.cohort), width)).astype(np.float32)
         for tap, width in widths.items()
     }
-    cell, trainable = _fit_sample(run, left[:8], spec, features)
-    return Rates(usual, infer, cell, usual, usual, trainable, total, memory.bytes)
+    cell, trainable = _fit_sample(run, left[:8], features)
+    peak = max(embedding, memory.bytes)
+    return Rates(usual, infer, cell, usual, usual, trainable, total, peak)
 
 
 def _seconds_to_embed(backbone: Backbone, precision: Precision, device: torch.device) -> float:
@@ -277,19 +284,19 @@ def _seconds_to_embed(backbone: Backbone, precision: Precision, device: torch.de
 def _fit_sample(
     run: Prepared,
     folds: Sequence[Fold],
-    spec: Probe | Estimator,
     features: Mapping[str, NDArray[np.float32]],
 ) -> tuple[float, int]:
     """Return the seconds that a cell takes on features, and how many parameters train."""
     labels = run.cohort.table["label"].to_numpy()
-    recipe = run.config.train
+    recipe, spec = run.config.train, run.classifier
     start = time.perf_counter()
     if isinstance(spec, Estimator):
         covariates = run.cohort.table[list(run.cohort.covariates)]
         fold = folds[0]
-        fit_estimator(
-            EstimatorTask(features, covariates, labels, fold, run.loss(fold), spec, seed=0)
-        )
+        task = EstimatorTask(features, covariates, labels, fold, run.loss(fold), spec, seed=0)
+        fit_estimator(task)  # imports, once for all cells
+        start = time.perf_counter()
+        fit_estimator(task)
         return time.perf_counter() - start, 0
     short = replace(recipe, epochs=min(3, recipe.epochs), evaluate_every=1)
     results = fit_probes(

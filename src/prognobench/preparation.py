@@ -18,7 +18,7 @@ from prognobench.audit import Audit, audit
 from prognobench.errors import ConfigError, FaultsError, PrognobenchError
 from prognobench.folds import export_folds, make_folds
 from prognobench.imaging.cache import Pixels, Recipe, cohort_digest, pixel_cache
-from prognobench.records import Files
+from prognobench.records import Estimator, Files, Probe
 from prognobench.registry import DATASETS, LOSSES, MODELS, STRATEGIES
 from prognobench.store import RunFolder, describe, run_folder, run_key
 
@@ -49,6 +49,13 @@ class Prepared:
     def produces(self) -> str:
         """Which path the strategy takes: ``Adapted``, ``Probe`` or ``Estimator``."""
         return STRATEGIES[self.config.strategy.builder].produces
+
+    @cached_property
+    def classifier(self) -> Probe | Estimator:
+        """What a strategy that trains no backbone fits; of no other."""
+        strategy = self.config.strategy
+        spec: Probe | Estimator = STRATEGIES[strategy.builder](**strategy.settings)
+        return spec
 
     @property
     def key(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from prognobench.allocation import keep_freed_memory
 
@@ -83,13 +83,22 @@ class Beside(Generic[Job, Done]):
 
     def prepare(self, ahead: Callable[[], object]) -> None:
         """Have a process do this before its first job, such as imports."""
-        if self._executor is not None:
-            self._executor.submit(ahead)
+        self._submit(ahead)
 
     def add(self, job: Job) -> None:
         """Begin a job as soon as a process is free."""
         self._jobs.append(job)
-        self._begun.append(self._executor and self._executor.submit(self._work, job))
+        self._begun.append(self._submit(self._work, job))
+
+    def _submit(self, work: Callable[..., Any], *jobs: Job) -> Future[Any] | None:
+        from concurrent.futures import BrokenExecutor
+
+        if self._executor is None:
+            return None
+        try:
+            return cast("Future[Any]", self._executor.submit(work, *jobs))
+        except BrokenExecutor:  # a process died before
+            return None
 
     def finish(self) -> list[Done]:
         """Return what came of each job, in their order; do here what no process has begun."""
