@@ -211,6 +211,31 @@ def test_accents_and_case_of_folders_and_of_what_is_excluded_do_not_matter(tmp_p
     assert left == images[:4]
 
 
+@pytest.mark.parametrize(
+    ("names", "cell", "meant"),
+    [
+        (("Smith/1.png", "other/smith.png"), "SMITH", "'SMITH' may be Smith or other/smith.png"),
+        (("ANNA/1.png", "Anna/2.png"), "anna", "'anna' may be ANNA or Anna"),
+        (("Smith/1.png", "other/smith.png"), "Smith", ["Smith/1.png"]),
+        (("SMITH/smith.png",), "smith", ["SMITH/smith.png"]),
+    ],
+)
+def test_names_that_may_be_several_folders_or_files(
+    tmp_path: Path, names: tuple[str, ...], cell: str, meant: str | list[str]
+) -> None:
+    folder, rows = tmp_path / "images", rows_of()
+    for value, name in enumerate((*names, *(row["image"] for row in rows[1:]))):
+        write_image(folder / name, 10 + value)
+    table = write_csv(tmp_path / "table.csv", [{**rows[0], "image": cell}, *rows[1:]])
+    given = {"table": table, "images": folder, "label": "outcome", "positive": "dead"}
+
+    if isinstance(meant, str):
+        with pytest.raises(DataError, match=meant):
+            DATASETS["table"](**given)
+    else:
+        assert DATASETS["table"](**given).table["image"].tolist()[: len(meant)] == meant
+
+
 def several_films() -> list[Row]:
     days = {"001": ["2020-03-05", "2020-03-01", ""], "002": ["2020-04-01", "2020-04-02"]}
     rows = [

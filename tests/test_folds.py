@@ -336,6 +336,25 @@ def test_too_few_patients(cv: str, regime: str, options: dict[str, Any], message
         split(simple(60, 20), cv, regime, **options)
 
 
+@pytest.mark.parametrize(
+    ("regime", "options"), [("few_shot", {"regime_k": 2}), ("reduced", {"regime_patients": 10})]
+)
+def test_faults_of_imported_folds_come_before_those_of_a_regime(
+    tmp_path: Path, regime: str, options: dict[str, Any]
+) -> None:
+    cohort = simple(40, 20)
+    folds = export_folds(split(cohort, "k_fold"), cohort)
+    dead = set(cohort.table.loc[cohort.table["label"] == 1, "patient_id"])
+    alone = ~(folds["patient_id"].isin(dead) & (folds["part"] == "train") & (folds["fold"] == 0))
+    folds[alone].to_csv(tmp_path / "folds.csv", index=False)
+
+    with pytest.raises(DataError) as caught:
+        split(cohort, "imported", regime, path=tmp_path / "folds.csv", **options)
+
+    (fault,) = caught.value.faults
+    assert "there must be some of every class" in fault
+
+
 def test_what_every_fold_has_too_few_of_is_said_once_and_allows_all_of_them() -> None:
     cohort = simple(60, 23)  # 13 to 14 of the rarer class to train on
     with pytest.raises(DataError) as caught:
@@ -380,7 +399,7 @@ def test_folds_go_through_a_file_and_come_back(tmp_path: Path) -> None:
     table = export_folds(made, cohort)
     assert list(table) == ["repeat", "fold", "draw", "part", "patient_id"]
     table.to_csv(tmp_path / "folds.csv", index=False)
-    with pytest.raises(DataError, match=r"folds are called r0-f0-d0; .* go with regime=full"):
+    with pytest.raises(DataError, match=r"folds are called r0-f0-d0, .* go with regime=full"):
         split(cohort, "imported", "few_shot", path=tmp_path / "folds.csv", regime_k=1)
     back = split(cohort, "imported", path=tmp_path / "folds.csv")
     assert [fold.name for fold in back] == [fold.name for fold in made]

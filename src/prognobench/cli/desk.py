@@ -67,9 +67,9 @@ def check(context: click.Context, /, as_json: bool, folder: Path | None, **compo
             home = folder / str(number) if len(configs) > 1 else folder
             _write_tables(home, found, folds, cohort)
         if as_json:
-            documents.append(found.to_json())
+            documents.append({**found.to_json(), "faults": list(unsplit)})
         else:
-            _print(found)
+            _print(found, split=not unsplit)
     if documents:
         print(json.dumps(documents if len(configs) > 1 else documents[0], indent=2))
     if faults:
@@ -86,14 +86,16 @@ def _folds(workspace: Workspace, config: RunConfig) -> tuple[Sequence[Fold], Seq
         return (), error.faults
 
 
-def _print(found: Audit) -> None:
+def _print(found: Audit, *, split: bool) -> None:
     for title, frame in found.sections():
         console.print_frame(frame, f"{found.cohort}: {title}", most=20)
     for note in found.notes:
         console.say(note)
     for sentence in (*found.duplicates, *found.leaks):
         console.warn(sentence)
-    if not (found.duplicates or found.leaks):
+    if not split:
+        console.say("without folds, what stands in two parts of them was not looked for")
+    elif not (found.duplicates or found.leaks):
         console.say("no leaks and no repeated films were found")
 
 

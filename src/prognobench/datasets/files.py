@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -92,11 +92,12 @@ class ImageFolder:
         return index
 
     @cached_property
-    def _folders(self) -> dict[str, str]:
-        """Case-folded path -> folder that has files; two folders of one such path are neither."""
-        folders = {str(parent) for file in self.files for parent in PurePosixPath(file).parents}
-        times = Counter(map(_plain, folders))
-        return {_plain(folder): folder for folder in folders if times[_plain(folder)] == 1}
+    def _folders(self) -> dict[str, list[str]]:
+        """Case-folded path -> folders that have files."""
+        index: dict[str, list[str]] = defaultdict(list)
+        for folder in dict.fromkeys(p for file in self.files for p in PurePosixPath(file).parents):
+            index[_plain(str(folder))].append(str(folder))
+        return index
 
     def find(self, cell: str) -> Found:
         """Follow one cell of a table."""
@@ -108,21 +109,22 @@ class ImageFolder:
         if ".." in name.split("/"):
             return Found(refused=f"{cell!r} climbs out of {self.root}; images must lie below it")
         name = posixpath.normpath(name)
-        path = os.path.join(self.root, name)
-        if os.path.isfile(path):
+        if os.path.isfile(os.path.join(self.root, name)):
             return self._checked([name], cell)
-        named = self._by_name.get(_plain(name), [])
-        folder = name if os.path.isdir(path) else None if named else self._folders.get(_plain(name))
-        if folder is not None:
-            if images := self.images(folder):
-                return self._checked(images, cell)
-            return Found(problem=f"no image in folder {cell!r}", reason="no image in this folder")
-        if len(named) > 1:
+        folders = self._folders.get(_plain(name), [])
+        # As it is spelt on the disk: some file systems find a folder under other spellings, too.
+        meant = {folder: self.images(folder) for folder in ([name] if name in folders else folders)}
+        if name not in folders:
+            meant |= {file: [file] for file in self._by_name.get(_plain(name), [])}
+        images = next(iter(meant.values()), [])
+        if any(other != images for other in meant.values()):
             return Found(
-                problem=f"{cell!r} may be {' or '.join(named[:3])}; give the whole path",
-                reason="several files of this name",
+                problem=f"{cell!r} may be {' or '.join([*meant][:3])}; give the whole path",
+                reason="several files or folders of this name",
             )
-        return self._checked(named, cell)
+        if not images and (folders or os.path.isdir(os.path.join(self.root, name))):
+            return Found(problem=f"no image in folder {cell!r}", reason="no image in this folder")
+        return self._checked(images, cell)
 
     def images(self, folder: str) -> list[str]:
         """The files below a folder of this folder that are called like images or are DICOM."""

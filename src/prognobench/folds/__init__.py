@@ -38,10 +38,12 @@ def make_folds(cohort: Cohort, cv: Component, regime: Component, seed: int) -> t
         With every fold's faults, if the cohort cannot be split so; of folds with too few
         patients the smallest one's, which says what all of them allow.
     """
+    whole = CVS[cv.builder](cohort, seed, **cv.settings)
+    check_folds(cohort, whole)
     made: list[Fold] = []
     faults: list[str] = []
     smallest: TooFewPatientsError | None = None
-    for fold in CVS[cv.builder](cohort, seed, **cv.settings):
+    for fold in whole:
         try:
             made += REGIMES[regime.builder](cohort, fold, seed, **regime.settings)
         except TooFewPatientsError as error:
@@ -70,12 +72,12 @@ def check_folds(cohort: Cohort, folds: Sequence[Fold]) -> None:
         for fold in folds
         for fault in _faults(patients, fold)
     ]
-    faults += [
-        f"{cohort.name}: {times} folds are called {name}; folds that have draws already "
-        "(cv=imported) go with regime=full"
-        for name, times in Counter(fold.name for fold in folds).items()
-        if times > 1
-    ]
+    times = Counter(fold.name for fold in folds)
+    if repeated := [name for name in times if times[name] > 1]:
+        faults.append(
+            f"{cohort.name}: several folds are called {listed(repeated)}; folds that have draws "
+            "already (cv=imported) go with regime=full"
+        )
     if faults:
         raise DataError(faults)
 
