@@ -138,6 +138,25 @@ def test_times_with_and_without_fractions_are_of_one_form(tmp_path: Path) -> Non
     assert order[0] > order[1] > order[2]
 
 
+def test_days_among_times_are_midnights(tmp_path: Path) -> None:
+    moments = ["2020-03-02", "2020-03-01 09:00:00", "2020-03-01"]
+    rows = [{**row, "at": moments[at % 3]} for at, row in enumerate(rows_of())]
+    order = read(tmp_path, rows, order="at").table["order"]
+    assert order[0] - order[1] == pytest.approx(15 / 24)
+    assert order[1] - order[2] == pytest.approx(9 / 24)
+
+
+def test_identifiers_that_a_parquet_file_stores_as_bytes(tmp_path: Path) -> None:
+    rows = rows_of()
+    folder = folder_of(tmp_path, rows)
+    frame = pd.DataFrame(rows).assign(patient=[row["patient"].encode() for row in rows])
+    frame.to_parquet(tmp_path / "table.parquet")
+    cohort = DATASETS["table"](
+        table=tmp_path / "table.parquet", images=folder, label="outcome", positive="dead"
+    )
+    assert cohort.table["patient_id"].tolist() == [row["patient"] for row in rows]
+
+
 def test_one_file_under_several_spellings_of_its_path_is_one_film(tmp_path: Path) -> None:
     rows = [*rows_of(), {"patient": "001", "image": "././/1.png", "outcome": "dead"}]
     folder_of(tmp_path, rows_of())

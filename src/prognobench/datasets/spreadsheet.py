@@ -157,11 +157,13 @@ def read_sheet(path: Path, header_row: int = 1) -> Sheet:
     except Exception as error:  # readers of spreadsheets raise anything on broken input
         raise DataError(f"{path}: cannot be read as a table ({error})") from error
     rows = [(number, cells) for number, cells in rows if number >= header_row]
+    workbook = path.suffix.lower() in (".xlsx", ".xlsm", ".xls")
+    place = f"{path}, first sheet (the one that is read)" if workbook else str(path)
     if not rows or rows[0][0] != header_row or not any(rows[0][1]):
-        raise DataError(f"{path}: row {header_row} holds no column names")
+        raise DataError(f"{place}: row {header_row} holds no column names")
     names, body = rows[0][1], [(number, cells) for number, cells in rows[1:] if any(cells)]
     if not body:
-        raise DataError(f"{path}: the table has no rows below its header")
+        raise DataError(f"{place}: the table has no rows below its header")
     _refuse_wide_rows(path, len(names), body)
     kept = [at for at, name in enumerate(names) if name]
     data = [[cells[at] if at < len(cells) else "" for at in kept] for _, cells in body]
@@ -177,6 +179,8 @@ def text_of(value: Any) -> str:
     """
     if value is None:
         return ""
+    if isinstance(value, bytes):
+        value = value.decode()
     if hasattr(value, "isoformat"):
         return str(value.isoformat(" ") if hasattr(value, "hour") else value.isoformat())
     if isinstance(value, float):

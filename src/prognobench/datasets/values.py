@@ -185,6 +185,8 @@ def _of_the_usual_form(cells: pd.Series[str], numbers: pd.Series[bool]) -> pd.Se
 def _plain_dates(cells: pd.Series[str]) -> pd.Series[str]:
     texts = cells.str.replace(r"(?<=\d)T(?=\d)", " ", regex=True)
     texts = texts.str.replace(r"(\.\d{6})\d+", r"\1", regex=True)
+    if texts.str.contains(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d").any():  # a day is its midnight
+        texts = texts.str.replace(r"^(\d{4}-\d\d-\d\d)$", r"\1 00:00:00", regex=True)
     if texts.str.contains(r":\d\d\.\d").any():  # programs write no fraction where it is zero
         texts = texts.str.replace(r"(:\d\d:\d\d)(?![\d.])", r"\1.0", regex=True)
     return texts.str.replace(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", regex=True)
