@@ -106,6 +106,13 @@ def test_several_values_without_a_sweep_say_how_to_sweep() -> None:
     assert "model=vit,cnn gives several values: add -m to sweep over them" in fault
 
 
+def test_a_name_that_looks_like_a_number_is_told_how_to_be_one() -> None:
+    given = ["dataset=table", "dataset.table=t.csv", "dataset.images=films"]
+    with pytest.raises(ConfigError, match="quotes count, too: \"dataset.label='NAME'\""):
+        compose([*given, "dataset.label=2020"])
+    assert compose([*given, "dataset.label='2020'"])[0].dataset.settings["label"] == "2020"
+
+
 def test_a_wrong_entry_of_a_list_is_one_fault() -> None:
     (fault,) = faults_of("strategy=lora", "strategy.targets=[qkv]")
     assert fault.startswith("strategy.targets.0='qkv'")

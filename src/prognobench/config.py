@@ -222,4 +222,7 @@ def _fault(where: str, schema: Schema, details: Any) -> str:
         return f"{key}={details['input']!r}: give a list, as in {key}=[{details['input']}]"
     if details["type"] == "too_short":
         return f"{key}={details['input']!r}: give {details['ctx']['min_length']} at least"
-    return f"{key}={details['input']!r}: {details['msg'][0].lower()}{details['msg'][1:]}"
+    said = f"{key}={details['input']!r}: {details['msg'][0].lower()}{details['msg'][1:]}"
+    if details["type"] == "string_type" and isinstance(details["input"], int | float):
+        said += f"; of a name that looks like a number the quotes count, too: \"{key}='NAME'\""
+    return said
