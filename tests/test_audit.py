@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from made_dicom import deflated_bomb
 from PIL import Image
 
 from prognobench.audit import Audit, audit, sight
@@ -217,6 +218,19 @@ def test_copies_of_copies_are_one_group_across_sources(cohort: Cohort, tmp_path:
     assert "made: pictures that stand in several sources: 1" in found.duplicates
 
 
+def test_ids_that_stand_in_several_parts_of_a_union_are_told(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    part = np.where(np.arange(40) < 30, "ours", "theirs")
+    ids = np.where(np.arange(40) < 30, np.arange(40), np.arange(40) - 27)  # 3 to 12 of theirs
+    named = [f"{name}:P{number}" for name, number in zip(part, ids, strict=True)]
+    union = replace(cohort, table=cohort.table.assign(cohort=part, patient_id=named))
+    told = "made: 10 ids of patients stand in several parts of the union"
+    assert [note for note in audit(union, folder=tmp_path / "cache").notes if told in note]
+    apart = replace(cohort, table=cohort.table.assign(cohort=part))
+    assert not [note for note in audit(apart, folder=tmp_path / "cache").notes if "union" in note]
+
+
 def test_drawn_films_are_not_compared_as_pictures(tmp_path: Path) -> None:
     def draw(name: str) -> np.ndarray:
         return film(int(name[:-4]) // 2)
@@ -368,6 +382,16 @@ def test_headers_are_read_without_pixels(tmp_path: Path) -> None:
     assert metadata["device"].tolist() == ["", "", "ACME X1", ""]
     assert metadata["height"].tolist()[:3] == [SIDE, SIDE, 30]
     assert metadata["width"].isna().tolist() == [False, False, False, True]
+
+
+def test_the_header_of_a_deflated_bomb_is_blank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deflated_bomb(tmp_path / "0.png")
+    cohort = Cohort("c", table_of(range(1), [0]), ("a", "b"), {"films": Files(tmp_path)})
+    assert film_metadata(cohort)["format"].tolist() == ["DICOM"]
+    monkeypatch.setattr("prognobench.datasets.headers.DEFLATED_LIMIT", 1 << 20)
+    assert film_metadata(cohort)["format"].tolist() == [""]
 
 
 # ------------------------------------------------------------------ pictures

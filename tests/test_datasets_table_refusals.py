@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
-from made_cohorts import write_csv, write_image
+from made_cohorts import make_covid_chestxray, write_csv, write_image
 from made_tables import Row, fails, folder_of, read, rows_of
 
 from prognobench.errors import DataError, MissingExtraError
@@ -250,6 +251,20 @@ def test_a_number_of_covariates_is_no_name(tmp_path: Path, cells: list[str], wor
         ("p7", "P7"),
         ("'12", "12"),
         ("7.0", "007"),
+        ("McDonald1", "MCDONALD1"),
+        ("Pat_A1", "PAT_A1"),
+        ("a1Bc", "A1BC"),
+        ("P 1", "P1"),
+        ("P-1", "P_1"),
+        ("P.1", "-P1"),
+        ("COVID-19-AR-0007", "COVID-19-AR-7"),
+        ("101-01", "101-1"),
+        ("1.05", "1.5"),
+        ("aB3x", "ab3X"),
+        ("1-11", "1\u201011"),
+        ("1 \u2013 11", "1\u221211"),
+        ("1__11", "01.011"),
+        ("A\u2014B", "ab"),
     ],
 )
 def test_spellings_of_one_patient_or_centre_are_refused(
@@ -269,12 +284,45 @@ def test_spellings_of_one_patient_or_centre_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("1 12", "11 2"), ("101-01", "101-1"), ("aB3x", "ab3X"), ("1.05", "1.5")]
+    ("one", "other"),
+    [
+        ("1 12", "11 2"),
+        ("1-11", "11-1"),
+        ("1-11", "111"),
+        ("1-A-11", "1-A11-1"),
+        ("P-10", "P-1"),
+        ("1.50", "1.5"),
+        ("McDonald", "MacDonald"),
+    ],
 )
 def test_names_of_different_patients_are_none(tmp_path: Path, one: str, other: str) -> None:
     rows = rows_of(4)
     rows[0]["patient"], rows[2]["patient"] = one, other
     assert read(tmp_path, rows).table["patient_id"].nunique() == 4
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("McDonald1", "MCDONALD1"), ("P 1", "P1"), ("P-1", "P_1"), ("101-01", "101-1")],
+)
+def test_a_reader_without_the_way_out_takes_fewer_names_for_one(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    root = make_covid_chestxray(tmp_path)
+    table = root / "metadata.csv"
+    known = table.read_text(encoding="cp1252")
+
+    def name(first: str, second: str) -> None:
+        named = re.sub("(?m)^1,", f"{first},", known)
+        table.write_text(re.sub("(?m)^2,", f"{second},", named), encoding="cp1252")
+
+    name(one, other)
+    cohort = DATASETS["covid_chestxray"](root=root, task="mortality")
+    assert {one, other} < set(cohort.table["patient_id"])
+    name("X-001", "X-1")
+    with pytest.raises(DataError, match=r"patients 'X-001' .* and 'X-1' .* as text$") as caught:
+        DATASETS["covid_chestxray"](root=root, task="mortality")
+    assert "distinct_spellings" not in str(caught.value)
 
 
 def test_composed_and_decomposed_accents_are_one(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from made_cohorts import make_covid_chestxray, write_csv, write_image
 from prognobench.compose import compose
 from prognobench.errors import ConfigError, DataError
 from prognobench.records import Cohort
-from prognobench.registry import DATASETS
+from prognobench.registry import CVS, DATASETS
 
 
 def fails(*words: str, parts: dict[str, Any]) -> str:
@@ -99,6 +100,88 @@ def test_a_patient_of_two_parts_stays_with_the_first(tmp_path: Path) -> None:
     later = {"icu": {**parts["icu"], "films": "last"}, "mortality": parts["mortality"]}
     with pytest.raises(DataError, match="6 patients of part mortality"):
         DATASETS["union"](parts=later, classes=classes)
+
+
+@pytest.mark.parametrize("masked", ["masked", "images/masked"])
+@pytest.mark.parametrize("column", ["patient", "image"])
+def test_patients_of_one_table_are_the_same_with_whatever_images(
+    tmp_path: Path, masked: str, column: str
+) -> None:
+    raw = small_table(tmp_path)
+    for at in range(4):
+        write_image(tmp_path / masked / f"{at}.png", at + 10)
+    (tmp_path / "link.csv").symlink_to(raw["table"])
+    other = {**raw, "images": str(tmp_path / masked), "patient": column}
+    for table in (raw["table"], str(tmp_path / "link.csv")):
+        parts = {"a": raw, "b": {**other, "table": table}}
+        told = fails("4 patients of part b stand in a as well", parts=parts)
+        assert "dataset.on_overlap=drop" in told
+    parts = {"a": {**raw, "exclude": ["p0", "p1"]}, "b": other}
+    cohort: Cohort = DATASETS["union"](parts=parts, on_overlap="drop")
+    assert cohort.table["cohort"].tolist() == ["a"] * 2 + ["b"] * 2
+    assert cohort.table["where"].tolist() == [f"table.csv row {row}" for row in (4, 5, 2, 3)]
+
+
+def test_a_published_table_read_as_any_table_has_the_same_patients(tmp_path: Path) -> None:
+    root = make_covid_chestxray(tmp_path / "published")
+    copytree(root / "images", tmp_path / "masked")
+    table = {
+        **{"builder": "table", "table": str(root / "metadata.csv"), "label": "went_icu"},
+        **{"images": str(tmp_path / "masked"), "patient": "patientid", "image": "filename"},
+        **{"classes": ("N", "Y"), "on_unknown_label": "drop", "on_missing": "drop"},
+        **{"on_conflict": "drop", "exclude": ["311a"]},
+    }
+    parts = {"icu": {"builder": "covid_chestxray", "root": str(root), "task": "icu"}, "b": table}
+    with pytest.raises(DataError, match=r"6 patients of part b stand in icu as well \(1, 2, 3,"):
+        DATASETS["union"](parts=parts, classes=("no icu", "icu"))
+
+
+def test_ids_are_one_patients_where_folders_overlap(tmp_path: Path) -> None:
+    inner = small_table(tmp_path / "site")
+    write_image(tmp_path / "site" / "images" / "later.png", 9)
+    write_image(tmp_path / "elsewhere.png", 10)
+
+    def outer(first: str, second: str, patients: tuple[str, str] = ("p0", "p1")) -> dict[str, Any]:
+        rows = [
+            {"patient": patient, "image": image, "outcome": outcome, "age": 50}
+            for patient, image, outcome in zip(
+                patients, (first, second), ("alive", "dead"), strict=True
+            )
+        ]
+        table = write_csv(tmp_path / "all.csv", rows)
+        return {**inner, "table": str(table), "images": str(tmp_path)}
+
+    other = outer("site/images/later.png", "elsewhere.png")
+    fails("1 patients of part b stand in a as well (p0)", parts={"a": inner, "b": other})
+    fails("1 patients of part b stand in a as well (p0)", parts={"a": other, "b": inner})
+    other = outer("site/images/later.png", "site/images/3.png", ("x", "y"))
+    fails("1 patients of part b stand in a as well (y)", parts={"a": inner, "b": other})
+
+
+def test_equal_ids_of_unrelated_folders_are_different_patients(tmp_path: Path) -> None:
+    parts = {name: small_table(tmp_path / name) for name in ("one", "two")}
+    assert DATASETS["union"](parts=parts).table["patient_id"].nunique() == 8
+    parts["one"]["images"] = str(tmp_path)
+    table = Path(parts["one"]["table"])
+    paths = [(f",{at}.png", f",one/images/{at}.png") for at in range(4)]
+    for name, path in paths:
+        table.write_text(table.read_text().replace(name, path))
+    assert DATASETS["union"](parts=parts).table["patient_id"].nunique() == 8
+
+
+def test_a_blank_centre_is_none_where_the_part_knows_others(tmp_path: Path) -> None:
+    parts = {name: small_table(tmp_path / name) for name in ("one", "two")}
+    table = Path(parts["one"]["table"])
+    table.write_text(table.read_text().replace("p0,0.png,alive,x", "p0,0.png,alive,"))
+    parts["one"]["centre"] = "site"
+    cohort: Cohort = DATASETS["union"](parts=parts)
+    assert cohort.table["centre"].tolist() == ["unknown"] + ["one:x"] * 3 + ["two"] * 4
+    with pytest.raises(DataError, match=r"patients without a known centre: 1 \(one:p0\)"):
+        CVS["leave_one_centre_out"](cohort, 42, min_per_class=1)
+    # Nor where those whose centre is known stand in an earlier part.
+    parts = {"some": {**parts["one"], "exclude": ["p0"]}, "all": parts["one"]}
+    cohort = DATASETS["union"](parts=parts, on_overlap="drop")
+    assert cohort.table["centre"].tolist() == ["some:x"] * 3 + ["unknown"]
 
 
 def test_union_reports_all_faults_of_all_parts(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,6 +194,11 @@ def _faulty(cohort: Cohort, seen: Seen | None) -> pd.DataFrame:
 def _notes(cohort: Cohort, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     if cohort.synthetic:
         yield f"{cohort.name}: synthetic films, no clinical data"
+    if shared := _ids_of_several_parts(cohort):
+        yield (
+            f"{cohort.name}: {shared} ids of patients stand in several parts of the union, and are "
+            "taken for different patients; if they are not, leave them out of one part"
+        )
     faults = tables["faulty films"]["fault"]
     if broken := int((faults == "broken").sum()):
         yield (
@@ -212,3 +218,17 @@ def _notes(cohort: Cohort, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     )
     if telling := baseline["metadata"][baseline["follows"]].tolist():
         yield f"{cohort.name}: the outcome follows {', '.join(telling)}: a model may learn that"
+
+
+def _ids_of_several_parts(cohort: Cohort) -> int:
+    """Count the ids that patients of several parts of a union have within these."""
+    if "cohort" not in cohort.table:
+        return 0
+    patients = cohort.table[["cohort", "patient_id"]].drop_duplicates()
+    pairs = zip(patients["cohort"], patients["patient_id"], strict=True)
+    times = Counter(
+        patient.removeprefix(f"{part}:")
+        for part, patient in pairs
+        if patient.startswith(f"{part}:")
+    )
+    return sum(parts > 1 for parts in times.values())

@@ -54,7 +54,7 @@ class Rules:
         Patients and images to be left out, by name.
     distinct_spellings
         Names that differ only in how they are written are those of different patients and centres;
-        none for a reader that has no such setting.
+        none for a reader that has no such setting: it takes fewer of them for one.
     """
 
     films: Films = "all"
@@ -181,11 +181,12 @@ def assemble(
 
 
 def _two_spellings(films: pd.DataFrame, rules: Rules) -> list[str]:
+    strict = rules.distinct_spellings is not None
     found = [
-        *lookalikes(films["patient_id"], films["where"], "patients")[:SHOWN],
-        *lookalikes(films["centre"], films["where"], "centres")[:SHOWN],
+        *lookalikes(films["patient_id"], films["where"], "patients", strict=strict)[:SHOWN],
+        *lookalikes(films["centre"], films["where"], "centres", strict=strict)[:SHOWN],
     ]
-    if rules.distinct_spellings is None:
+    if not strict:
         return found
     way_out = "; if they are different ones, set dataset.distinct_spellings=true"
     return [fault + way_out for fault in found]

@@ -19,7 +19,9 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def lookalikes(names: pd.Series[str], places: pd.Series[str], what: str) -> list[str]:
+def lookalikes(
+    names: pd.Series[str], places: pd.Series[str], what: str, *, strict: bool
+) -> list[str]:
     """Return a fault for each patient or centre that is split in two by how its name is written.
 
     Parameters
@@ -28,15 +30,19 @@ def lookalikes(names: pd.Series[str], places: pd.Series[str], what: str) -> list
         What messages call the row of each name.
     what
         The names are of, in the plural.
+    strict
+        Case, separators and leading zeros never tell two names apart, not even in codes and where
+        there are several numbers. Some sites mean different patients, so there must be a way out.
     """
+    plain, marks = (_bare, "dashes, underscores, dots, ") if strict else (_without_spelling, "")
     spellings: dict[str, dict[str, str]] = defaultdict(dict)
     firsts = ~names.duplicated()
     for name, where in zip(names[firsts], places[firsts], strict=True):
-        spellings[_without_spelling(name)][name] = where
+        spellings[plain(name)][name] = where
     return [
         f"{what} {' and '.join(f'{name!a} ({where})' for name, where in found.items())} "
-        "differ only in case, spaces, leading zeros or how a number is written; write one the "
-        "same everywhere, as text"
+        f"differ only in case, spaces, {marks}leading zeros or how a number is written; write one "
+        "the same everywhere, as text"
         for found in spellings.values()
         if len(found) > 1
     ]
@@ -57,3 +63,17 @@ def _without_spelling(name: str) -> str:
     if len(re.findall(r"\d+", kept)) == 1:
         kept = re.sub(r"(?<!\d)0+(?=\d)", "", kept)
     return kept
+
+
+def _bare(name: str) -> str:
+    """Only the letters and numbers of a name; two numbers side by side stay apart (1-11, 11-1)."""
+    plain = _without_spelling(name).casefold()
+    kept = "".join("-" if _separates(c) else c for c in plain)
+    kept = re.sub("-+", "-", kept)
+    kept = re.sub(r"(?<!\d)-|-(?!\d)", "", kept)
+    return re.sub(r"(?<!\d)0+(?=\d)", "", kept)
+
+
+def _separates(c: str) -> bool:
+    """Whether a character is a space, a dash (or minus), an underscore or a dot."""
+    return c.isspace() or c in ".\N{MINUS SIGN}" or unicodedata.category(c) in ("Pd", "Pc")

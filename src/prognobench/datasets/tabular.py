@@ -97,8 +97,8 @@ def table(
     on_missing, on_unknown_label, on_conflict, exclude
         What leaves the cohort instead of being an error; see :class:`.assembly.Rules`.
     distinct_spellings
-        Patients and centres whose names differ only in case, spaces or leading zeros are different
-        ones, instead of an error.
+        Patients and centres whose names differ only in case, spaces, dashes, underscores, dots or
+        leading zeros are different ones, instead of an error.
 
     Raises
     ------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +17,9 @@ from prognobench.registry import DATASETS, Part, near
 if TYPE_CHECKING:
     import pandas as pd
 
+Identity = tuple[str, str, str]
+"""Kind of what is told, the file or folder that tells it, and the name in it."""
+
 
 @DATASETS.register("union")
 def union(
@@ -25,8 +30,9 @@ def union(
 ) -> Cohort:
     """Several cohorts as one: every part's patients, centres and image sources under its name.
 
-    The column ``cohort`` names the part. Covariates are those that all parts have; the true risk
-    is kept if all parts know it.
+    The column ``cohort`` names the part, which also stands for the centre where a part knows none
+    of its centres. Covariates are those that all parts have; the true risk is kept if all parts
+    know it.
 
     Parameters
     ----------
@@ -36,8 +42,8 @@ def union(
         New names of the classes, in the parts' order (the positive last), for parts that call
         the same outcome differently.
     on_overlap
-        Patients who stand in two parts: films of one folder that belong to one patient, or are
-        one film. ``drop`` leaves them to the first of the parts that have them.
+        Patients who stand in two parts: under one id in one table or for films of one folder, or
+        with a row or a film in both. ``drop`` leaves them to the first of the parts that have them.
 
     Raises
     ------
@@ -49,12 +55,16 @@ def union(
     import numpy as np
     import pandas as pd
 
-    cohorts = _build(parts)
-    names = _common_classes(cohorts, classes)
-    cohorts = _without_overlap(cohorts, on_overlap)
+    whole = _build(parts)
+    names = _common_classes(whole, classes)
+    homes = {part: _home(given) for part, given in parts.items()}
+    cohorts = _without_overlap(whole, homes, on_overlap)
     shared = set.intersection(*(set(cohort.covariates) for cohort in cohorts.values()))
     _require_one_kind(cohorts, shared)
-    tables = [_under_name(part, cohort) for part, cohort in cohorts.items()]
+    tables = [
+        _under_name(part, cohort, nameless=not _has_centre(whole[part].table).any())
+        for part, cohort in cohorts.items()
+    ]
     known = [cohort.risk for cohort in cohorts.values() if cohort.risk is not None]
     left_out = [
         cohort.exclusions.assign(item=f"{part}: " + cohort.exclusions["item"])
@@ -169,47 +179,85 @@ def _require_one_kind(cohorts: Mapping[str, Cohort], shared: set[str]) -> None:
         raise DataError(faults)
 
 
-def _without_overlap(cohorts: Mapping[str, Cohort], on_overlap: str) -> dict[str, Cohort]:
+def _home(given: Mapping[str, Any]) -> Path | None:
+    """The folder that holds the tables of a part."""
+    if given.get("table"):
+        return Path(str(given["table"])).expanduser().parent
+    return Path(str(given["root"])).expanduser() if given.get("root") else None
+
+
+def _without_overlap(
+    cohorts: Mapping[str, Cohort], homes: Mapping[str, Path | None], on_overlap: str
+) -> dict[str, Cohort]:
     """Leave every patient to one part; one under two names would leak between folds."""
-    owners: dict[tuple[str, str, str], str] = {}
+    import numpy as np
+
+    places = {_place(source) for cohort in cohorts.values() for source in cohort.sources.values()}
+    owners: dict[Identity, str] = {}
     kept: dict[str, Cohort] = {}
     faults = []
     for part, whole in cohorts.items():
-        known = _identities(whole)
-        common = known.isin(list(owners)).any(axis=1)
+        known = list(_identities(whole, homes[part], places))
+        common = np.array([any(key in owners for key in keys) for keys in known], dtype=bool)
         kept[part] = whole
+        patients = set(whole.table["patient_id"][common])
         if common.any():
-            others = {owners[key] for key in known.to_numpy().ravel().tolist() if key in owners}
-            patients = whole.table["patient_id"][common].unique().tolist()
+            others = {owners[key] for keys in known for key in keys if key in owners}
+            told = whole.table["patient_id"][common].unique()
             faults.append(
                 f"{len(patients)} patients of part {part} stand in {' and '.join(sorted(others))} "
-                f"as well ({listed(patients)}); leave them out of one part "
+                f"as well ({listed(told)}); leave them out of one part "
                 f"(dataset.parts.{part}.exclude), or to the first with dataset.on_overlap=drop"
             )
-            kept[part] = _without(whole, set(patients))
-            known = known[~whole.table["patient_id"].isin(patients)]
-        owners.update(dict.fromkeys(known.to_numpy().ravel().tolist(), part))
+            kept[part] = _without(whole, patients)
+        for patient, keys in zip(whole.table["patient_id"], known, strict=True):
+            if patient not in patients:
+                owners.update(dict.fromkeys(keys, part))
     if faults and on_overlap == "error":
         raise DataError(faults)
     return kept
 
 
-def _identities(cohort: Cohort) -> pd.DataFrame:
-    """What tells each row's film and patient, wherever else they are read from."""
-    import pandas as pd
+def _identities(
+    cohort: Cohort, home: Path | None, places: Set[str]
+) -> Iterator[tuple[Identity, ...]]:
+    """What tells each row's film and patient, wherever else they are read from.
 
+    Equal ids are one patient's in one table, and for films in the folder of one part, also where
+    another reads them from a folder around it. Elsewhere they prove nothing: sites count from 1.
+
+    Parameters
+    ----------
+    home
+        The folder that holds the part's tables.
+    places
+        What holds the films of all parts.
+    """
+    own = {key: _place(source) for key, source in cohort.sources.items()}
+    inner = {
+        key: [place for place in places if place.startswith(around)] for key, around in own.items()
+    }
+    drawn = {key for key, source in cohort.sources.items() if isinstance(source, Rendered)}
     table = cohort.table
-    places = table["source"].map({name: _place(source) for name, source in cohort.sources.items()})
-    return pd.DataFrame(
-        {
-            kind: list(zip([kind] * len(table), places, table[column], strict=True))
-            for kind, column in (("film", "image"), ("patient", "patient_id"))
-        }
-    )
+    names = table["where"] if "where" in table else [""] * len(table)
+    rows = zip(table["source"], table["image"], table["patient_id"], names, strict=True)
+    resolved = cache(os.path.realpath)
+    for source, image, patient, where in rows:
+        film = os.path.join(own[source], image)
+        film = film if source in drawn else os.path.realpath(film)
+        holding = {own[source], *(place for place in inner[source] if film.startswith(place))}
+        keys = [("film", film, ""), *(("patient", place, patient) for place in holding)]
+        name, _, row = str(where).rpartition(" row ")
+        if home and name:
+            file = resolved(home / name)
+            keys += [("patient", file, patient), ("row", file, row)]
+        yield tuple(keys)
 
 
 def _place(source: Files | Rendered) -> str:
-    return source.recipe if isinstance(source, Rendered) else str(Path(source.root).resolve())
+    """What holds the films of a source: all their paths begin with it."""
+    place = source.recipe if isinstance(source, Rendered) else os.path.realpath(source.root)
+    return os.path.join(place, "")
 
 
 def _without(cohort: Cohort, patients: set[str]) -> Cohort:
@@ -233,12 +281,20 @@ def _source(part: str, cohort: Cohort, key: str) -> str:
     return part if len(cohort.sources) == 1 else f"{part}/{key}"
 
 
-def _under_name(part: str, cohort: Cohort) -> pd.DataFrame:
+def _has_centre(table: pd.DataFrame) -> pd.Series[bool]:
+    return ~table["centre"].isin(("", UNKNOWN_CENTRE))
+
+
+def _under_name(part: str, cohort: Cohort, *, nameless: bool) -> pd.DataFrame:
+    """Put the part's name before its own; it stands for the centre if the part is ``nameless``.
+
+    Beside patients whose centre is known, those without one do not make another centre.
+    """
     table = cohort.table
-    centre = (part + ":" + table["centre"]).where(table["centre"] != UNKNOWN_CENTRE, part)
+    centre = part + ":" + table["centre"]
     return table.assign(
         patient_id=part + ":" + table["patient_id"],
         source=table["source"].map({key: _source(part, cohort, key) for key in cohort.sources}),
-        centre=centre,
+        centre=part if nameless else centre.where(_has_centre(table), UNKNOWN_CENTRE),
         cohort=part,
     )
