@@ -9,7 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
 
 CR = "1.2.840.10008.5.1.4.1.1.1"
 
@@ -69,6 +74,14 @@ def write_dicom(path: Path, pixels: NDArray[Any] | None, **settings: Any) -> Pat
     """Write :func:`dicom` to a file, whose folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     dicom(pixels, **settings).save_as(path, enforce_file_format=True)
+    return path
+
+
+def deflated_bomb(path: Path) -> Path:
+    """A file of a few kilobytes that inflates to four million bytes."""
+    black = np.zeros((2000, 2000), np.uint8)
+    write_dicom(path, black, syntax=DeflatedExplicitVRLittleEndian)
+    assert path.stat().st_size < 100_000
     return path
 
 

@@ -390,7 +390,7 @@ def test_the_header_of_a_deflated_bomb_is_blank(
     deflated_bomb(tmp_path / "0.png")
     cohort = Cohort("c", table_of(range(1), [0]), ("a", "b"), {"films": Files(tmp_path)})
     assert film_metadata(cohort)["format"].tolist() == ["DICOM"]
-    monkeypatch.setattr("prognobench.datasets.headers.DEFLATED_LIMIT", 1 << 20)
+    monkeypatch.setattr("prognobench.dicom_files.DEFLATED_LIMIT", 1 << 20)
     assert film_metadata(cohort)["format"].tolist() == [""]
 
 

@@ -225,10 +225,15 @@ def test_where_no_folds_can_be_made_the_desk_shows_the_counts_that_say_why(
     said = prognobench("data", "check", *SMALL, "--json", "regime=few_shot", "regime.k=32")
     assert said.code == 2
     assert "too few of a class for regime.k=32" in said.err
-    tables = json.loads(said.out)["tables"]
+    document = json.loads(said.out)
+    assert "too few of a class for regime.k=32" in document["faults"][0]
+    tables = document["tables"]
     assert tables["patients and films"]
     assert tables["metadata-only baseline"]
     assert not tables["patients by part"]
+    shown = prognobench("data", "check", *SMALL, "regime=few_shot", "regime.k=32")
+    assert "no leaks" not in shown.err
+    assert "without folds, what stands in two parts of them was not looked for" in shown.err
 
 
 def test_images_are_decoded_ahead(prognobench: Command, tmp_path: Path) -> None:

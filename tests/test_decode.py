@@ -6,14 +6,16 @@ import base64
 import struct
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
-from made_dicom import dicom, film, write_dicom
+import tifffile
+from made_dicom import deflated_bomb, dicom, film, write_dicom
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
@@ -27,14 +29,28 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from prognobench.datasets.headers import read_header
 from prognobench.datasets.soundness import unreadable
 from prognobench.errors import DataError, MissingExtraError
 from prognobench.imaging.decode import read_image
 from prognobench.imaging.dicom import codestream_size
 from prognobench.records import MAX_PIXELS
 
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: np.array,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+"""How pixels are turned upright that are stored in an orientation of EXIF."""
+
 GREY = np.add.outer(np.arange(8) * 20, np.arange(10) * 9).astype(np.uint8)
 DEEP = np.add.outer(np.arange(8) * 300, np.arange(10) * 37).astype(np.uint16)
+DEEP_RGB = np.dstack([DEEP, DEEP[::-1], DEEP[:, ::-1] // 2])
 LOSSLESS_JPEG = base64.b64decode(
     "/9j/xAAXAAEBAQEAAAAAAAAAAAAAAAAIBgkM/8MACwwACAAKAQARAP/aAAgBAAAGAADn/wClpaWlpaWlpaXSxLJZLJZLJZLJ"
     "ZLaWJZLJZLJZLJZLJbSxLJZLJZLJZLJZLaWJZLJZLJZLJZLJbSxLJZLJZLJZLJZLaWJZLJZLJZLJZLJbSxLJZLJZLJZLJZLA"
@@ -122,11 +138,123 @@ def test_channels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(deep[..., 2], full_range(DEEP))
 
 
-def test_a_photograph_is_turned_upright(tmp_path: Path) -> None:
+def write_turned(path: Path, kind: str, orientation: int) -> Path:
+    """A file whose pixels are stored in an orientation of EXIF."""
+    what, _, compression = kind.partition(" ")
+    pixels = {"grey": GREY, "deep": DEEP, "float": DEEP.astype(np.float32), "rgb": DEEP_RGB}[what]
     exif = Image.Exif()
-    exif[274] = 6
-    Image.fromarray(GREY).save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(GREY, -1))
+    exif[274] = orientation
+    if what == "rgb" and compression == "png":
+        png = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+        path.write_bytes(png[:33] + chunk(b"eXIf", exif.tobytes()[6:]) + png[33:])
+    elif what == "rgb":
+        tags = [(274, "H", 1, orientation, True)]
+        tifffile.imwrite(path, pixels, photometric="rgb", compression=compression, extratags=tags)
+    elif compression in ("png", "jpeg", "webp"):
+        Image.fromarray(pixels).save(path, format=compression, exif=exif)
+    elif compression == "transparent":
+        Image.fromarray(pixels).convert("RGBA").save(path, format="png", exif=exif)
+    else:
+        Image.fromarray(pixels).save(
+            path, format="tiff", compression=compression or None, tiffinfo={274: orientation}
+        )
+    return path
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A part of a PNG file."""
+    crc = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + crc
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("grey raw", "grey tiff_lzw", "grey png", "grey jpeg", "grey webp", "grey transparent"),
+        *("deep raw", "deep tiff_lzw", "deep png", "float raw", "float tiff_adobe_deflate"),
+        *("rgb none", "rgb zlib", "rgb png"),
+    ],
+)
+def test_films_are_turned_upright(tmp_path: Path, kind: str, orientation: int) -> None:
+    stored = write_turned(tmp_path / "stored", kind, 1)
+    turned = write_turned(tmp_path / "turned", kind, orientation)
+    for channels in (1, 3):
+        np.testing.assert_array_equal(
+            read_image(turned, channels), TURNS[orientation](read_image(stored, channels))
+        )
+
+
+# ------------------------------------------------------------------ deep colour
+
+
+def write_deep(path: Path, pixels: np.ndarray, **settings: Any) -> Path:
+    """A PNG or TIFF of 16 bits a channel."""
+    if path.suffix == ".png":
+        order = [2, 1, 0, 3][: pixels.shape[2]]
+        path.write_bytes(cv2.imencode(".png", pixels[..., order])[1].tobytes())
+    else:
+        tifffile.imwrite(path, pixels, photometric="rgb", **settings)
+    return path
+
+
+@pytest.mark.parametrize("name", ["film.png", "film.tif"])
+def test_deep_colour_is_stretched_without_losing_shades(tmp_path: Path, name: str) -> None:
+    path = write_deep(tmp_path / name, np.dstack([DEEP] * 3))
+    np.testing.assert_array_equal(read_image(path), full_range(DEEP))
+    path = write_deep(tmp_path / name, DEEP_RGB)
+    np.testing.assert_array_equal(read_image(path, channels=3), full_range(DEEP_RGB))
+    grey = full_range(DEEP_RGB @ np.array([0.299, 0.587, 0.114]))
+    assert np.abs(read_image(path).astype(int) - grey).max() <= 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_byte_orders_and_tiles_of_deep_colour(tmp_path: Path, order: str) -> None:
+    large = np.tile(DEEP_RGB, (5, 4, 1))
+    for settings in ({"rowsperstrip": 3}, {"tile": (16, 16)}):
+        path = write_deep(tmp_path / "film.tif", large, byteorder=order, **settings)
+        np.testing.assert_array_equal(read_image(path, channels=3), full_range(large))
+
+
+@pytest.mark.parametrize("name", ["film.png", "film.tif"])
+def test_transparent_deep_colour_lies_over_black(tmp_path: Path, name: str) -> None:
+    alpha = np.full(DEEP.shape, 65535, np.uint16)
+    alpha[:, 5:] = 0
+    path = write_deep(tmp_path / name, np.dstack([DEEP, DEEP, DEEP, alpha]))
+    np.testing.assert_array_equal(read_image(path), full_range(np.where(alpha, DEEP, 0)))
+
+
+@pytest.mark.parametrize("meaning", ["unspecified", "assocalpha"])
+def test_a_fourth_channel_that_is_not_laid_over(tmp_path: Path, meaning: str) -> None:
+    pixels = np.dstack([DEEP, DEEP, DEEP, np.full(DEEP.shape, 9000, np.uint16)])
+    path = write_deep(tmp_path / "film.tif", pixels, extrasamples=[meaning])
+    np.testing.assert_array_equal(read_image(path), full_range(DEEP))
+
+
+def test_deep_grey_with_transparency(tmp_path: Path) -> None:
+    alpha = np.full(DEEP.shape, 65535, np.uint16)
+    alpha[0] = 0
+    path = tmp_path / "film.png"
+    path.write_bytes(png(np.dstack([DEEP, alpha]), colour=4))
+    np.testing.assert_array_equal(read_image(path), full_range(np.where(alpha, DEEP, 0)))
+
+
+def png(pixels: np.ndarray, colour: int) -> bytes:
+    """A PNG of 16 bits with a colour type that no library writes."""
+    header = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, colour, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels))
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def test_deep_colour_in_separate_planes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "film.tif"
+    planes = np.moveaxis(DEEP_RGB, 2, 0)
+    for compression in (None, "zlib"):
+        tifffile.imwrite(
+            path, planes, photometric="rgb", planarconfig="separate", compression=compression
+        )
+        refused(path, "16 bits a channel", "dataset.exclude")
 
 
 # ------------------------------------------------------------------ DICOM
@@ -177,6 +305,32 @@ def test_other_window_functions(tmp_path: Path, function: str) -> None:
     unit = (DEEP - 1200.0) / 900
     expected = 1 / (1 + np.exp(-4 * unit)) if function == "SIGMOID" else np.clip(unit + 0.5, 0, 1)
     assert np.abs(read_image(path) - 255 * expected).max() <= 0.51
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_large_values_keep_their_shades(tmp_path: Path, function: str) -> None:
+    shown = []
+    for number, (low, intercept) in enumerate(((0, 0), (2**31, 0), (0, 2**31), (2**31, -(2**31)))):
+        path = write_dicom(
+            tmp_path / f"{number}.dcm",
+            DEEP.astype(np.uint32) + np.uint32(low),
+            RescaleSlope=1,
+            RescaleIntercept=intercept,
+            WindowCenter=1200 + low + intercept,
+            WindowWidth=907,
+            VOILUTFunction=function,
+        )
+        shown.append(read_image(path))
+    assert np.unique(shown[0]).size > 20
+    for other in shown[1:]:
+        np.testing.assert_array_equal(other, shown[0])
+
+
+def test_large_values_without_a_window_keep_their_shades(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "film.dcm", DEEP.astype(np.uint32) + np.uint32(2**31))
+    np.testing.assert_array_equal(read_image(path), full_range(DEEP))
+    Image.fromarray(DEEP.astype(np.int32) - 2**30).save(tmp_path / "film.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "film.tif"), full_range(DEEP))
 
 
 def test_signed_pixels(tmp_path: Path) -> None:
@@ -350,14 +504,9 @@ def test_a_tiff_of_several_pages(tmp_path: Path) -> None:
     refused(tmp_path / "pages.tif", "2 frames")
 
 
-def huge_png(width: int, height: int) -> bytes:
+def huge_png(width: int, height: int, depth: int = 8, colour: int = 0) -> bytes:
     """A PNG whose header announces a size; its data are not looked at."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        crc = struct.pack(">I", zlib.crc32(kind + data))
-        return struct.pack(">I", len(data)) + kind + data + crc
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
@@ -365,8 +514,9 @@ def huge_png(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("side", [9_200, 11_000, 60_000])
 def test_a_png_bomb_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
     path = tmp_path / "bomb.png"
-    path.write_bytes(huge_png(side, side))
-    refused(path, "pixels", "leave it out with dataset.exclude")
+    for depth, colour in ((8, 0), (16, 2)):
+        path.write_bytes(huge_png(side, side, depth, colour))
+        refused(path, "pixels", "leave it out with dataset.exclude")
 
 
 def test_dicom_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,11 +524,35 @@ def test_dicom_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = LOSSLESS_JPEG.replace(b"\x0c\x00\x08\x00\x0a", b"\x0c\xff\xff\xff\xff")
     path = write_dicom(tmp_path / "frame.dcm", DEEP, syntax=JPEGLosslessSV1, frame=large)
     refused(path, "65535 x 65535")
-    monkeypatch.setattr("prognobench.imaging.dicom.DEFLATED_LIMIT", 1 << 20)
-    black = np.zeros((2000, 2000), np.uint8)
-    path = write_dicom(tmp_path / "deflated.dcm", black, syntax=DeflatedExplicitVRLittleEndian)
-    assert path.stat().st_size < 100_000
-    refused(path, "deflated")
+    monkeypatch.setattr("prognobench.dicom_files.DEFLATED_LIMIT", 1 << 20)
+    refused(deflated_bomb(tmp_path / "deflated.dcm"), "its deflated content is larger than")
+
+
+def test_deflated_bombs_are_not_inflated_for_their_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = deflated_bomb(tmp_path / "bomb.dcm")
+    assert unreadable(path) == ""
+    assert read_header(path).modality == "CR"
+    monkeypatch.setattr("prognobench.dicom_files.DEFLATED_LIMIT", 1 << 20)
+    assert "deflated content is larger than" in unreadable(path)
+    with pytest.raises(DataError, match=r"bomb\.dcm: its deflated content is larger than"):
+        read_header(path)
+
+
+def test_deflated_bombs_in_disguise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prognobench.dicom_files.DEFLATED_LIMIT", 1 << 20)
+    bomb = deflated_bomb(tmp_path / "bomb.dcm").read_bytes()
+    disguises = {
+        "length.dcm": bomb[:140] + b"\x08\0\0\0" + bomb[144:],
+        "no length.dcm": bomb[:132] + bomb[144:],
+        "no mark.dcm": bomb[132:],
+    }
+    for name, content in disguises.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        refused(path, "its deflated content is larger than")
+        assert "deflated content is larger than" in unreadable(path)
 
 
 def test_sizes_announced_by_codestreams(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Of run folders; a reader refuses a newer one."""
 
-NUMBERS = 2
+NUMBERS = 3
 """Part of every run's name: raised when the same config would give other numbers, such as after an
 error in training was mended, so that old results are not taken for new ones.
 """

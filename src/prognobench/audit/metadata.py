@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prognobench.dicom_files import DicomFile, read_dataset
 from prognobench.imaging.decode import is_dicom
 from prognobench.records import FORMATS, Cohort, Files
 from prognobench.seeds import derive
@@ -90,10 +91,8 @@ def _header(path: Path) -> tuple[Any, ...] | None:
 
 
 def _dicom_header(path: Path) -> tuple[Any, ...]:
-    from pydicom import dcmread
-
-    tags = [*HEADER_TAGS, "PhotometricInterpretation"]
-    header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
+    with DicomFile(path) as file:
+        header = read_dataset(file, pixels=False, tags=[*HEADER_TAGS, "PhotometricInterpretation"])
     rows, columns, *device = (header.get(tag) for tag in HEADER_TAGS)
     colour = str(header.get("PhotometricInterpretation") or "")
     return "DICOM", colour, " ".join(str(part) for part in device if part), rows, columns

@@ -155,7 +155,10 @@ def assemble(
         faults += _two_spellings(films, rules)
     unused -= set(films["image"].map(composed))
     if unused:
-        faults.append(f"dataset.exclude names no patient and no image: {listed(sorted(unused))}")
+        numbers = any(str(name) in unused for name in rules.exclude if not isinstance(name, str))
+        quotes = "; in a name that looks like a number the quotes count: ['1_0']" if numbers else ""
+        told = listed(sorted(unused))
+        faults.append(f"dataset.exclude names no patient and no image: {told}{quotes}")
     films = _without(films, exclude, exclusions)
     films = _without_repeats(films, exclusions, faults)
     films = _chosen(films, rules.films, exclusions)

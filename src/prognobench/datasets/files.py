@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from prognobench.datasets.soundness import has_dicom_mark, unreadable
+from prognobench.datasets.soundness import unreadable
 from prognobench.datasets.spelling import composed
+from prognobench.dicom_files import has_dicom_mark
 from prognobench.errors import DataError
 from prognobench.records import DICOM_SUFFIXES
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from prognobench.errors import MissingExtraError
+from prognobench.dicom_files import DicomFile, read_dataset
 
 FILM_MODALITIES = ("CR", "DX", "RG")
 """Computed, digital and film radiography."""
@@ -51,14 +51,9 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of one file; raises whatever pydicom raises on a broken one."""
-    try:
-        from pydicom import config, dcmread
-    except ImportError as error:
-        raise MissingExtraError("dicom", "reading a cohort of DICOM files") from error
-    config.settings.reading_validation_mode = config.IGNORE
-    tags = [*TAGS, REFERENCE, *DATES, *TIMES]
-    dataset = dcmread(path, stop_before_pixels=True, specific_tags=tags)
+    """Read the header of one file; raises what :func:`.read_dataset` does."""
+    with DicomFile(path) as file:
+        dataset = read_dataset(file, pixels=False, tags=[*TAGS, REFERENCE, *DATES, *TIMES])
     modality, study, series, view, body_part = (_text(dataset, tag) for tag in TAGS)
     refers = bool(dataset.get(REFERENCE))
     return Header(modality, study, series, view, body_part, refers, _day(dataset))

@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from prognobench.dicom_files import DEFLATED_LIMIT, DicomFile, read_dataset
+from prognobench.errors import DataError, MissingExtraError
 from prognobench.records import DICOM_SUFFIXES, FORMATS, MAX_PIXELS
 
 # They name no file; what keeps a film from being read is said with its name.
@@ -59,12 +61,6 @@ def unreadable(path: str | Path, thorough: bool = False) -> str:
     return _content_fault(path) if thorough else ""
 
 
-def has_dicom_mark(path: str | Path) -> bool:
-    """Whether a file says that it is DICOM, whatever it is called."""
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
 def _decoding_fault(path: str | Path) -> str:
     """A JPEG may lack its end mark, or hide it before an appendix, and still be whole."""
     from PIL import Image
@@ -114,18 +110,18 @@ def _tiff_fault(path: str | Path, size: int) -> str:
 def _dicom_fault(path: str | Path, size: int) -> str:
     """Compare what the header announces with what follows it; without pydicom nothing is said."""
     try:
-        from pydicom import dcmread
-    except ImportError:
-        return ""
-    try:
-        with open(path, "rb") as file:
-            dataset = dcmread(file, stop_before_pixels=True, force=True)
+        with DicomFile(path) as file:
+            dataset = read_dataset(file, pixels=False, force=True)
             rest = size - file.tell()
             fault = _announced_fault(dataset, rest)
             syntax = dataset.file_meta.get("TransferSyntaxUID")
             if not fault and syntax is not None and syntax.is_encapsulated:
                 fault = "" if _ends(file, size) else "is truncated"
         return fault
+    except MissingExtraError:
+        return ""
+    except DataError:
+        return f"is a DICOM file whose deflated content is larger than {DEFLATED_LIMIT:,} bytes"
     except Exception as error:  # pydicom raises anything on broken files
         return f"is not a DICOM file that can be read ({error})"
 

@@ -32,7 +32,7 @@ class TooFewPatientsError(DataError):
 
     def __init__(self, there: str, wanted: str, most: int) -> None:
         self.there, self.wanted, self.most = there, wanted, most
-        super().__init__(f"{there} to train on, too few for {wanted}; the most possible is {most}")
+        super().__init__(f"{there} to train on, too few {wanted}; the most possible is {most}")
 
     def __reduce__(self) -> tuple[type[TooFewPatientsError], tuple[Any, ...]]:
         return type(self), (self.there, self.wanted, self.most)
@@ -75,7 +75,7 @@ def few_shot(
     counts = patients.counts(members)
     if counts.min() < k:
         there = f"{cohort.name}: fold {fold.name} has {patients.describe(members)} patients"
-        raise TooFewPatientsError(there, f"regime.k={k}", counts.min())
+        raise TooFewPatientsError(there, f"of a class for regime.k={k}", counts.min())
     quota = np.full(len(counts), k)
     return _draws(patients, fold, seed, quota, draws=draws, validation=validation)
 
@@ -110,7 +110,7 @@ def reduced(
     members = known.members(fold.train)
     if len(members) < patients:
         there = f"{cohort.name}: fold {fold.name} has {len(members)} patients"
-        raise TooFewPatientsError(there, f"regime.patients={patients}", len(members))
+        raise TooFewPatientsError(there, f"for regime.patients={patients}", len(members))
     quota = _stratified_quota(known.counts(members), patients)
     return _draws(known, fold, seed, quota, draws=draws, validation=validation)
 

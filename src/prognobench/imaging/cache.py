@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Pixels", "Recipe", "cohort_digest", "pixel_cache", "readable_pixels"]
 
-VERSION = 1
+VERSION = 2
 """Part of every digest: to be raised whenever the same file would be decoded to other pixels."""
 
 PROCESSES_FROM = 300

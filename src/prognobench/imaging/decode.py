@@ -6,21 +6,35 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from prognobench.dicom_files import has_dicom_mark
 from prognobench.errors import DataError, PrognobenchError
 from prognobench.records import DICOM_SUFFIXES, FORMATS, MAX_PIXELS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 # Pillow warns without naming the file, from a bound on that is above the one held here.
 warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
 
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+EXACT = 1 << 24
+"""The largest whole number up to which single precision holds every one."""
+
+LUMINANCE = (19595, 38470, 7471)
+"""What red, green and blue add to it, in parts of 65536: ITU-R 601, rounded as Pillow does."""
+
+BITS, PHOTOMETRIC, ORIENTATION, PLANES, EXTRA_SAMPLES = 258, 262, 274, 284, 338
+"""Tags of TIFF files; EXIF has the orientation, too."""
+
+NO_ALPHA = ((0,), (1,))
+"""Extra samples that mean nothing, or that colour was multiplied by already."""
 
 
 def read_image(path: Path, channels: Literal[1, 3] = 1) -> NDArray[np.uint8]:
@@ -58,8 +72,7 @@ def read_image(path: Path, channels: Literal[1, 3] = 1) -> NDArray[np.uint8]:
 
 def is_dicom(path: Path) -> bool:
     """Whether the file says so: by the mark after its preamble, or by its name."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES
+    return has_dicom_mark(path) or path.suffix.lower() in DICOM_SUFFIXES
 
 
 @contextmanager
@@ -99,14 +112,24 @@ def refuse_frames(path: Path, frames: int) -> None:
 
 def stretched(values: NDArray[np.floating | np.integer]) -> NDArray[np.uint8]:
     """Map darkest to 0 and brightest to 255; an image of one value becomes black."""
-    x = values.astype(np.float32)
-    if values.dtype.kind == "f":
-        np.nan_to_num(x, copy=False, posinf=0, neginf=0)
+    x = _finite(values, np.float32)
     low, high = float(x.min()), float(x.max())
+    if values.dtype.itemsize > 2 and max(-low, high) > EXACT:
+        x = _finite(values, np.float64)
+        low, high = float(x.min()), float(x.max())
     x -= low
     x *= 255 / (high - low) if high > low else 0.0
     pixels: NDArray[np.uint8] = np.rint(x, out=x).astype(np.uint8)
     return pixels
+
+
+def _finite(
+    values: NDArray[np.floating | np.integer], dtype: type[np.floating]
+) -> NDArray[np.floating]:
+    x = values.astype(dtype)
+    if values.dtype.kind == "f":
+        np.nan_to_num(x, copy=False, posinf=0, neginf=0)
+    return x
 
 
 def as_channels(pixels: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
@@ -124,7 +147,7 @@ def _read_plain(path: Path, channels: int) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     try:
-        image: Image.Image = Image.open(path, formats=FORMATS)
+        image = Image.open(path, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"{path}: {error} Scale the image down, or leave it out with dataset.exclude"
@@ -135,20 +158,60 @@ def _read_plain(path: Path, channels: int) -> NDArray[np.uint8]:
             refuse_frames(path, getattr(image, "n_frames", 1))
         if channels == 1:
             image.draft("L", None)  # a JPEG's colour is then not decoded at all
+        if getattr(image, "tag_v2", {}).get(ORIENTATION) in (5, 6, 7, 8):
+            image.filename = ""  # by name Pillow maps the file, as if width were height
+        if image.mode in ("RGB", "RGBA") and _has_deep_colour(image):
+            return _deep_colour(path, image, channels)
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode in DEEP_MODES:
             return as_channels(_deep(image), channels)
-        upright = _opaque(image)
-        ImageOps.exif_transpose(upright, in_place=True)
+        opaque = _opaque(image)
         mode = "RGB" if channels == 3 else "L"
-        return np.asarray(upright if upright.mode == mode else upright.convert(mode))
+        return np.asarray(opaque if opaque.mode == mode else opaque.convert(mode))
 
 
 def _deep(image: Image) -> NDArray[np.uint8]:
     """Stretch a grey image of 16 or 32 bits; Pillow leaves white-is-zero TIFFs inverted."""
     pixels = stretched(np.asarray(image))
     tags = getattr(image, "tag_v2", {})
-    white_is_zero = tags.get(262) == 0
+    white_is_zero = tags.get(PHOTOMETRIC) == 0
     return 255 - pixels if white_is_zero else pixels
+
+
+def _has_deep_colour(image: ImageFile) -> bool:
+    """Whether colour is stored with 16 bits, of which Pillow would keep 8."""
+    if image.format == "PNG":
+        return ";16" in str(image.tile)
+    return 16 in getattr(image, "tag_v2", {}).get(BITS, ())
+
+
+def _deep_colour(path: Path, image: ImageFile, channels: int) -> NDArray[np.uint8]:
+    """Stretch a colour image of 16 bits, all channels alike; transparency is laid over black."""
+    import cv2
+    from PIL import Image as Images
+    from PIL import ImageOps
+
+    tags = getattr(image, "tag_v2", {})
+    turned = ORIENTATION in tags  # OpenCV obeys this tag, and none of PNG's
+    orientation = 1 if turned else image.getexif().get(ORIENTATION, 1)
+    image.load()  # a damaged file is found here, where the error says how
+    pixels = None
+    if tags.get(PLANES) != 2:  # OpenCV mixes them up
+        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise ValueError("16 bits a channel, stored in an unusual way")
+    colour: NDArray[Any] = pixels[:, :, 2::-1].astype(np.uint32)
+    if pixels.shape[2] == 4 and tags.get(EXTRA_SAMPLES) not in NO_ALPHA:
+        colour *= pixels[:, :, 3:]
+        colour += 32767
+        colour //= 65535
+    if channels == 1:
+        # Whole numbers, so that grey in three channels is what it is in one.
+        colour = (colour @ np.array(LUMINANCE, np.uint32)).astype(np.float32) / 65536
+    shown = Images.fromarray(stretched(colour))
+    shown.getexif()[ORIENTATION] = orientation
+    ImageOps.exif_transpose(shown, in_place=True)
+    return np.asarray(shown)
 
 
 def _opaque(image: Image) -> Image:

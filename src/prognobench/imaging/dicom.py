@@ -7,16 +7,14 @@ the photometric interpretation.
 from __future__ import annotations
 
 import math
-import os
 import warnings
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.errors import DataError, MissingExtraError
-from prognobench.imaging.decode import as_channels, refuse_bomb, refuse_frames, stretched
-from prognobench.records import MAX_PIXELS
+from prognobench.dicom_files import DicomFile, read_dataset
+from prognobench.errors import DataError
+from prognobench.imaging.decode import EXACT, as_channels, refuse_bomb, refuse_frames, stretched
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,10 +23,6 @@ if TYPE_CHECKING:
 
 # They name no file; what keeps a film from being read is said with its name.
 warnings.filterwarnings("ignore", module="pydicom")
-
-DEFLATED = "1.2.840.10008.1.2.1.99"
-DEFLATED_LIMIT = 4 * MAX_PIXELS
-"""Bytes that a deflated data set may grow to."""
 
 
 def read_dicom(path: Path, channels: int) -> NDArray[np.uint8]:
@@ -45,7 +39,8 @@ def read_dicom(path: Path, channels: int) -> NDArray[np.uint8]:
     MissingExtraError
         If pydicom is not installed.
     """
-    dataset = _opened(path)
+    with DicomFile(path) as file:
+        dataset = read_dataset(file, pixels=True, force=True)
     if "PixelData" not in dataset:
         raise DataError(
             f"{path}: a DICOM file without pixels (a report, an index, or cut off?); replace "
@@ -68,40 +63,6 @@ def read_dicom(path: Path, channels: int) -> NDArray[np.uint8]:
         return as_channels(_colour(pixels), channels)
     shown = _shown(pixels, dataset)
     return as_channels(255 - shown if photometric == "MONOCHROME1" else shown, channels)
-
-
-def _opened(path: Path) -> Any:
-    try:
-        from pydicom import config, dcmread
-        from pydicom.filereader import read_file_meta_info
-    except ImportError as error:
-        raise MissingExtraError("dicom", f"{path} is a DICOM file: reading it") from error
-    # Files from hospitals break the rules of value representations in harmless ways.
-    config.settings.reading_validation_mode = config.IGNORE
-    with path.open("rb") as file:
-        marked = file.read(132)[128:] == b"DICM"
-    if marked and read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED:
-        _refuse_deflated_bomb(path)
-    return dcmread(path, force=not marked)
-
-
-def _refuse_deflated_bomb(path: Path) -> None:
-    """Count the bytes of a deflated data set without keeping them."""
-    with path.open("rb") as file:
-        # After preamble and mark stands the length of the group that is not deflated.
-        head = file.read(144)
-        if head[132:136] != b"\x02\x00\x00\x00":
-            raise DataError(f"{path}: a deflated file without the length of its header")
-        file.seek(int.from_bytes(head[140:], "little"), os.SEEK_CUR)
-        inflate, size, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, file.read()
-    while rest and not inflate.eof:
-        size += len(inflate.decompress(rest, 1 << 20))
-        rest = inflate.unconsumed_tail
-        if size > DEFLATED_LIMIT:
-            raise DataError(
-                f"{path}: its deflated content is larger than {DEFLATED_LIMIT:,} bytes; "
-                "leave it out"
-            )
 
 
 def _refuse_bombs(path: Path, dataset: Any) -> None:
@@ -181,8 +142,9 @@ def _windowed(values: NDArray[Any], dataset: Any) -> NDArray[np.uint8] | None:
     least = 0 if function in ("SIGMOID", "LINEAR_EXACT") else 1
     if centre is None or width is None or width <= least:
         return None
+    deep = values.dtype.itemsize > 2 and abs(centre) + width > EXACT
     # In place: fresh memory for every step takes nine times as long.
-    x = values.astype(np.float32)
+    x: NDArray[Any] = values.astype(np.float64 if deep else np.float32)
     if function == "SIGMOID":
         x -= centre
         x *= -4
