@@ -297,8 +297,11 @@ def make_covid_chestxray(root: Path) -> Path:
     for at in range(6):
         outcome = {"survival": "N" if at < 2 else "Y", "went_icu": "Y" if at < 3 else "N"}
         notes = {"clinical_notes": "39\N{DEGREE SIGN}, two\nlines", "location": "Lyon, \xa0France"}
-        add(f"{at + 1}", f"late-{at}.png", "RGBA", offset="9", in_icu="Y", **outcome, **notes)
-        add(f"{at + 1}", f"early-{at}.jpg", "RGB", offset="-2", in_icu="N", **outcome)
+        outcome["intubated"] = "Y" if at in (1, 3) else "N"
+        late = {"offset": "9", "in_icu": "Y", "intubation_present": outcome["intubated"]}
+        early = {"offset": "-2", "in_icu": "N", "intubation_present": "N"}
+        add(f"{at + 1}", f"late-{at}.png", "RGBA", **late, **outcome, **notes)
+        add(f"{at + 1}", f"early-{at}.jpg", "RGB", **early, **outcome)
     add("7", "lost.jpg", None, survival="N", went_icu="Y")
     add("8", "lateral.png", survival="Y", view="L")
     add("8", "unstated.png", "P", survival="Y", view="", went_icu="Would have been stated")

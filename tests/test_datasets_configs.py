@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from made_cohorts import (
@@ -38,7 +39,7 @@ def build(*overrides: str) -> Cohort:
     "name",
     [
         *("afc_severity", "afc_mortality", "car_icu", "car_mortality"),
-        *("ny_mortality", "ny_icu", "cxr_mortality", "cxr_icu"),
+        *("ny_mortality", "ny_icu", "cxr_mortality", "cxr_icu", "cxr_intubation"),
     ],
 )
 def test_each_task_needs_its_root_alone(tmp_path: Path, name: str) -> None:
@@ -49,8 +50,21 @@ def test_each_task_needs_its_root_alone(tmp_path: Path, name: str) -> None:
     assert set(cohort.table["label"]) == {0, 1}
 
 
+def test_films_on_which_the_tube_is_seen_are_left_out(tmp_path: Path) -> None:
+    root = make_covid_chestxray(tmp_path)
+    given = ("dataset=cxr_intubation", f"dataset.root={root}", "dataset.films=all")
+    cohort = build(*given)
+    assert "late-1.png" not in set(cohort.table["image"])
+    assert cohort.exclusions is not None
+    reason = "taken when the outcome had come true (intubation_present is Y)"
+    assert cohort.exclusions["reason"].str.startswith(reason).sum() == 2
+    assert "late-1.png" in set(build(*given, "dataset.before_outcome=false").table["image"])
+
+
 def test_intubation_of_a_tree_without_it(tmp_path: Path) -> None:
     root = make_covid_chestxray(tmp_path)
+    table = pd.read_csv(root / "metadata.csv", encoding="cp1252", dtype=str)
+    table.assign(intubated="").to_csv(root / "metadata.csv", index=False)
     with pytest.raises(DataError, match="no patient at all is left"):
         build("dataset=cxr_intubation", f"dataset.root={root}")
 
