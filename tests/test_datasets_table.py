@@ -236,7 +236,8 @@ def test_accents_and_case_of_folders_and_of_what_is_excluded_do_not_matter(tmp_p
         (("Smith/1.png", "other/smith.png"), "SMITH", "'SMITH' may be Smith or other/smith.png"),
         (("ANNA/1.png", "Anna/2.png"), "anna", "'anna' may be ANNA or Anna"),
         (("Smith/1.png", "other/smith.png"), "Smith", ["Smith/1.png"]),
-        (("SMITH/smith.png",), "smith", ["SMITH/smith.png"]),
+        (("SMITH/smith.png", "SMITH/lateral.png"), "smith", ["SMITH/smith.png"]),
+        (("sub/q.png", "Q/none.txt"), "q", ["sub/q.png"]),
     ],
 )
 def test_names_that_may_be_several_folders_or_files(
@@ -244,7 +245,11 @@ def test_names_that_may_be_several_folders_or_files(
 ) -> None:
     folder, rows = tmp_path / "images", rows_of()
     for value, name in enumerate((*names, *(row["image"] for row in rows[1:]))):
-        write_image(folder / name, 10 + value)
+        if name.endswith(".txt"):
+            (folder / name).parent.mkdir()
+            (folder / name).write_text("no image")
+        else:
+            write_image(folder / name, 10 + value)
     table = write_csv(tmp_path / "table.csv", [{**rows[0], "image": cell}, *rows[1:]])
     given = {"table": table, "images": folder, "label": "outcome", "positive": "dead"}
 

@@ -158,6 +158,20 @@ def test_ids_are_one_patients_where_folders_overlap(tmp_path: Path) -> None:
     fails("1 patients of part b stand in a as well (y)", parts={"a": inner, "b": other})
 
 
+def test_spellings_of_one_id_in_two_tables_of_one_folder_are_one_patient(tmp_path: Path) -> None:
+    first = small_table(tmp_path)
+    rows = [
+        {"patient": f"P-0{at}", "image": f"late-{at}.png", "outcome": ("alive", "dead")[at % 2]}
+        for at in range(4)
+    ]
+    for at in range(4):
+        write_image(tmp_path / "images" / f"late-{at}.png", at + 10)
+    second = {**first, "table": str(write_csv(tmp_path / "late.csv", rows)), "covariates": []}
+    fails("4 patients of part b stand in a as well", parts={"a": first, "b": second})
+    parts = {"a": first, "b": {**second, "distinct_spellings": True}}
+    assert DATASETS["union"](parts=parts).table["patient_id"].nunique() == 8
+
+
 def test_equal_ids_of_unrelated_folders_are_different_patients(tmp_path: Path) -> None:
     parts = {name: small_table(tmp_path / name) for name in ("one", "two")}
     assert DATASETS["union"](parts=parts).table["patient_id"].nunique() == 8

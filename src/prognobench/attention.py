@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from prognobench.hardware import Precision
 
 LARGEST_BYTES, BYTES_OF_A_SCORE = 2**26, 4
-"""Of one layer's attention, which is written out; beyond that there is little to gain (a fifth) for
-much memory, and the backward pass stays torch's.
+"""Of one layer's scores, which are written out, and take twice as much for a moment; beyond that
+there is little to gain (a fifth) for much memory, and the backward pass stays torch's.
 """
 
 
@@ -87,8 +87,7 @@ def _backward(
     query, key, value, gradient = (x.contiguous() for x in (query, key, value, gradient))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     # Rounded to bf16 before the softmax, large scores would change shares by their own error.
-    scores = query.float() * scale @ key.float().mT
-    shares = scores.softmax(-1).to(query.dtype)
+    shares = (query.float() * scale @ key.float().mT).softmax(-1).to(query.dtype)
     of_scores = torch._softmax_backward_data(gradient @ value.mT, shares, -1, shares.dtype)
     found = (
         (of_scores @ key).mul_(scale),

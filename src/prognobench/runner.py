@@ -33,7 +33,7 @@ class Outcome:
     Attributes
     ----------
     computed, found
-        Cells finished now, and cells that were complete before.
+        Cells finished now, here or by a process on the same sweep, and those complete before.
     failed
         Cell -> what went wrong.
     """
@@ -100,29 +100,28 @@ def _unclaimed(runs: Sequence[Prepared]) -> Iterator[tuple[Prepared, Fold]]:
 
     At the end those are waited for that others compute; what one of them died over is yielded.
     """
-    before = {run.key: run.folder.failures() for run in runs}
-
-    def is_open(run: Prepared, fold: Fold) -> bool:
-        failed = run.folder.failures().get(fold.name)
-        return run.is_unfinished(fold) and failed == before[run.key].get(fold.name)
-
-    elsewhere: list[tuple[Prepared, Fold]] = []
-    for run in runs:
-        for fold in run.unfinished():
-            with run.folder.claimed(fold.name, wait=False) as ours:
+    cells = [(run, fold) for run in runs for fold in run.unfinished()]
+    failures = [run.folder.failure(fold.name) for run, fold in cells]
+    elsewhere = []
+    for wait in (False, True):
+        for (run, fold), failure in zip(cells, failures, strict=True):
+            if not _is_open(run, fold, failure):
+                continue
+            with run.folder.claimed(fold.name, wait=wait) as ours:
                 if not ours:
-                    elsewhere.append((run, fold))
-                elif is_open(run, fold):
+                    elsewhere.append((run, fold, failure))
+                elif _is_open(run, fold, failure):  # still, now that nobody else can end it
                     yield run, fold
-    if elsewhere:
-        warnings.warn(
-            f"other processes compute {len(elsewhere)} of these cells; waiting for them",
-            stacklevel=2,
-        )
-    for run, fold in elsewhere:
-        with run.folder.claimed(fold.name, wait=True):
-            if is_open(run, fold):
-                yield run, fold
+        if count := sum(_is_open(*cell) for cell in elsewhere):
+            warnings.warn(
+                f"other processes compute {count} of these cells; waiting for them", stacklevel=2
+            )
+        elsewhere = []
+
+
+def _is_open(run: Prepared, fold: Fold, failure: bytes) -> bool:
+    """Whether a cell is unfinished, and has not failed since ``failure`` was all that it had."""
+    return run.is_unfinished(fold) and run.folder.failure(fold.name) == failure
 
 
 def _warn_of_two_precisions(run: Prepared, precision: str) -> None:

@@ -141,6 +141,13 @@ class RunFolder:
         marked = {mark.parent.name for mark in self.path.glob("cells/*/done.json")}
         return [cell for cell in self.cells if cell in marked]
 
+    def failure(self, cell: str) -> bytes:
+        """What is stored of a cell's failure, to be compared; empty where it has none."""
+        try:
+            return (self.path / "cells" / cell / "failure.json").read_bytes()
+        except OSError:  # another process may just have removed it
+            return b""
+
     def failures(self) -> dict[str, dict[str, Any]]:
         """Cell -> what went wrong (``type``, ``message``, ``traceback``)."""
         found = self.path.glob("cells/*/failure.json")
@@ -173,8 +180,8 @@ class RunFolder:
     def claimed(self, cell: str, *, wait: bool) -> Iterator[bool]:
         """Keep other processes from computing a cell; gives false while one of them does.
 
-        A claim ends with its process, however that ends. Where the file system has no locks,
-        every process may compute every cell.
+        A claim ends with its process, however that ends. Where the file system has no locks, or
+        does not let this account have one, every process may compute every cell.
 
         Parameters
         ----------
@@ -185,7 +192,8 @@ class RunFolder:
 
         file = self.path / "cells" / cell / ".lock"
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file, timeout=-1 if wait else 0)
+        # Another account may have to open it; a file instead of a lock would outlive its process.
+        lock = FileLock(file, -1 if wait else 0, mode=0o666, fallback_to_soft=False)
         try:
             lock.acquire()
         except Timeout:

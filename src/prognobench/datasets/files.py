@@ -114,18 +114,21 @@ class ImageFolder:
             return self._checked([name], cell)
         folders = self._folders.get(_plain(name), [])
         # As it is spelt on the disk: some file systems find a folder under other spellings, too.
-        meant = {folder: self.images(folder) for folder in ([name] if name in folders else folders)}
-        if name not in folders:
-            meant |= {file: [file] for file in self._by_name.get(_plain(name), [])}
-        images = next(iter(meant.values()), [])
-        if any(other != images for other in meant.values()):
+        exact = name in folders or (not folders and os.path.isdir(os.path.join(self.root, name)))
+        files = [] if exact else self._by_name.get(_plain(name), [])
+        meant = {file: [file] for file in files}
+        for folder in [name] if exact else folders:
+            if not any(file.startswith(f"{folder}/") for file in files):
+                meant[folder] = self.images(folder)
+        meant = {place: images for place, images in meant.items() if images}
+        if len(meant) > 1:
             return Found(
-                problem=f"{cell!r} may be {' or '.join([*meant][:3])}; give the whole path",
+                problem=f"{cell!r} may be {' or '.join(sorted(meant)[:3])}; give the whole path",
                 reason="several files or folders of this name",
             )
-        if not images and (folders or os.path.isdir(os.path.join(self.root, name))):
+        if not meant and (exact or folders):
             return Found(problem=f"no image in folder {cell!r}", reason="no image in this folder")
-        return self._checked(images, cell)
+        return self._checked(next(iter(meant.values()), []), cell)
 
     def images(self, folder: str) -> list[str]:
         """The files below a folder of this folder that are called like images or are DICOM."""

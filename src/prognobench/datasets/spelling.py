@@ -34,7 +34,7 @@ def lookalikes(
         Case, separators and leading zeros never tell two names apart, not even in codes and where
         there are several numbers. Some sites mean different patients, so there must be a way out.
     """
-    plain, marks = (_bare, "dashes, underscores, dots, ") if strict else (_without_spelling, "")
+    plain, marks = (bare, "dashes, underscores, dots, ") if strict else (_without_spelling, "")
     spellings: dict[str, dict[str, str]] = defaultdict(dict)
     firsts = ~names.duplicated()
     for name, where in zip(names[firsts], places[firsts], strict=True):
@@ -65,7 +65,7 @@ def _without_spelling(name: str) -> str:
     return kept
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
     """Only the letters and numbers of a name; two numbers side by side stay apart (1-11, 11-1)."""
     plain = _without_spelling(name).casefold()
     kept = "".join("-" if _separates(c) else c for c in plain)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from prognobench.datasets.assembly import UNKNOWN_CENTRE, collecting
+from prognobench.datasets.spelling import bare
 from prognobench.errors import ConfigError, DataError, PrognobenchError, listed
 from prognobench.records import Cohort, Files, Rendered
 from prognobench.registry import DATASETS, Part, near
@@ -57,8 +58,7 @@ def union(
 
     whole = _build(parts)
     names = _common_classes(whole, classes)
-    homes = {part: _home(given) for part, given in parts.items()}
-    cohorts = _without_overlap(whole, homes, on_overlap)
+    cohorts = _without_overlap(whole, parts, on_overlap)
     shared = set.intersection(*(set(cohort.covariates) for cohort in cohorts.values()))
     _require_one_kind(cohorts, shared)
     tables = [
@@ -187,7 +187,7 @@ def _home(given: Mapping[str, Any]) -> Path | None:
 
 
 def _without_overlap(
-    cohorts: Mapping[str, Cohort], homes: Mapping[str, Path | None], on_overlap: str
+    cohorts: Mapping[str, Cohort], parts: Mapping[str, Mapping[str, Any]], on_overlap: str
 ) -> dict[str, Cohort]:
     """Leave every patient to one part; one under two names would leak between folds."""
     import numpy as np
@@ -197,7 +197,7 @@ def _without_overlap(
     kept: dict[str, Cohort] = {}
     faults = []
     for part, whole in cohorts.items():
-        known = list(_identities(whole, homes[part], places))
+        known = list(_identities(whole, parts[part], places))
         common = np.array([any(key in owners for key in keys) for keys in known], dtype=bool)
         kept[part] = whole
         patients = set(whole.table["patient_id"][common])
@@ -219,20 +219,22 @@ def _without_overlap(
 
 
 def _identities(
-    cohort: Cohort, home: Path | None, places: Set[str]
+    cohort: Cohort, given: Mapping[str, Any], places: Set[str]
 ) -> Iterator[tuple[Identity, ...]]:
     """What tells each row's film and patient, wherever else they are read from.
 
     Equal ids are one patient's in one table, and for films in the folder of one part, also where
-    another reads them from a folder around it. Elsewhere they prove nothing: sites count from 1.
+    another reads them from a folder around it; so are two spellings of one, unless the part has
+    distinct ones. Elsewhere they prove nothing: sites count from 1.
 
     Parameters
     ----------
-    home
-        The folder that holds the part's tables.
+    given
+        The part's settings.
     places
         What holds the films of all parts.
     """
+    home = _home(given)
     own = {key: _place(source) for key, source in cohort.sources.items()}
     inner = {
         key: [place for place in places if place.startswith(around)] for key, around in own.items()
@@ -246,11 +248,15 @@ def _identities(
         film = os.path.join(own[source], image)
         film = film if source in drawn else os.path.realpath(film)
         holding = {own[source], *(place for place in inner[source] if film.startswith(place))}
-        keys = [("film", film, ""), *(("patient", place, patient) for place in holding)]
         name, _, row = str(where).rpartition(" row ")
+        keys = [("film", film, "")]
         if home and name:
             file = resolved(home / name)
-            keys += [("patient", file, patient), ("row", file, row)]
+            holding.add(file)
+            keys.append(("row", file, row))
+        keys += [("patient", place, patient) for place in holding]
+        if not given.get("distinct_spellings"):
+            keys += [("spelling", place, bare(patient)) for place in holding]
         yield tuple(keys)
 
 
