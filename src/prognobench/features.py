@@ -132,7 +132,7 @@ def not_embedded(
     folder: Path,
     device: torch.device | str,
     precision: Precision,
-    view: View = PLAIN,
+    view: View,
 ) -> set[tuple[str, str]]:
     """Return what :func:`embed` would have to compute: pairs of a store's name and a digest."""
     store = _store_name(source, resolve_precision(precision, torch.device(device)), view)

@@ -152,11 +152,9 @@ def _measured(run: Prepared, left: Sequence[Fold], measured: dict[str, Rates | s
 
 def _not_embedded(run: Prepared, workspace: Workspace) -> set[tuple[str, str]]:
     """Return the images, in each view, whose features a frozen backbone must still compute."""
-    if run.produces == "Adapted":
+    if run.produces == "Adapted" or not reads_features(run.classifier):
         return set()
     config, recipe = run.config, run.config.train
-    if not reads_features(run.classifier):
-        return set()
     digests = pixel_digests(run.cohort, workspace.recipe(config), config.paths.cache)
     found = (
         not_embedded(

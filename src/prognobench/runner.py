@@ -100,23 +100,20 @@ def _unclaimed(runs: Sequence[Prepared]) -> Iterator[tuple[Prepared, Fold]]:
 
     At the end those are waited for that others compute; what one of them died over is yielded.
     """
-    cells = [(run, fold) for run in runs for fold in run.unfinished()]
-    failures = [run.folder.failure(fold.name) for run, fold in cells]
-    elsewhere = []
+    cells = [(r, fold, r.folder.failure(fold.name)) for r in runs for fold in r.unfinished()]
     for wait in (False, True):
-        for (run, fold), failure in zip(cells, failures, strict=True):
+        for run, fold, failure in cells:
             if not _is_open(run, fold, failure):
                 continue
             with run.folder.claimed(fold.name, wait=wait) as ours:
-                if not ours:
-                    elsewhere.append((run, fold, failure))
-                elif _is_open(run, fold, failure):  # still, now that nobody else can end it
+                if ours and _is_open(run, fold, failure):  # now that nobody else can end it
                     yield run, fold
-        if count := sum(_is_open(*cell) for cell in elsewhere):
+        elsewhere = sum(_is_open(*cell) for cell in cells)
+        if elsewhere and not wait:
             warnings.warn(
-                f"other processes compute {count} of these cells; waiting for them", stacklevel=2
+                f"other processes compute {elsewhere} of these cells; waiting for them",
+                stacklevel=2,
             )
-        elsewhere = []
 
 
 def _is_open(run: Prepared, fold: Fold, failure: bytes) -> bool:

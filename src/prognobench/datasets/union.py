@@ -243,7 +243,7 @@ def _identities(
     table = cohort.table
     names = table["where"] if "where" in table else [""] * len(table)
     rows = zip(table["source"], table["image"], table["patient_id"], names, strict=True)
-    resolved = cache(os.path.realpath)
+    resolved, plain = cache(os.path.realpath), cache(bare)
     for source, image, patient, where in rows:
         film = os.path.join(own[source], image)
         film = film if source in drawn else os.path.realpath(film)
@@ -256,7 +256,7 @@ def _identities(
             keys.append(("row", file, row))
         keys += [("patient", place, patient) for place in holding]
         if not given.get("distinct_spellings"):
-            keys += [("spelling", place, bare(patient)) for place in holding]
+            keys += [("spelling", place, plain(patient)) for place in holding]
         yield tuple(keys)
 
 
