@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from prognobench import allocation
+from prognobench import workers as allocation
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 
 MEASURE = """
 from pathlib import Path
-from prognobench.allocation import keep_freed_memory, return_freed_memory
+from prognobench.workers import keep_freed_memory, return_freed_memory
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -45,7 +45,7 @@ print(*shared_out(work, [0], separate=True))
 
 PEAK = """
 import torch
-from prognobench.hardware import PeakMemory
+from prognobench.training.hardware import PeakMemory
 
 keep_freed_memory()
 before = PeakMemory(torch.device("cpu")).bytes

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn.functional import conv2d, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from prognobench import attention
-from prognobench.attention import attention_for
-from prognobench.engine import fit
-from prognobench.hardware import Precision
-from prognobench.loaders import Loader
 from prognobench.records import Adapted, Loss, Train
 from prognobench.registry import STRATEGIES
+from prognobench.training.hardware import Precision
+from prognobench.training.loader import Loader
+from prognobench.training.loop import fit
+from prognobench.training.speedups import attention
+from prognobench.training.speedups.attention import attention_for
 
 SETTINGS = {
     "plain": {},

@@ -16,9 +16,9 @@ from made_dicom import deflated_bomb
 from PIL import Image
 
 from prognobench.audit import Audit, audit, sight
-from prognobench.audit.films import look
 from prognobench.audit.metadata import film_metadata, metadata_baseline
 from prognobench.audit.pictures import agreement, hashes
+from prognobench.audit.thumbnails import look
 from prognobench.folds import make_folds
 from prognobench.imaging.cache import Recipe
 from prognobench.records import Checks, Cohort, Component, Files, Fold, Rendered
@@ -390,7 +390,7 @@ def test_the_header_of_a_deflated_bomb_is_blank(
     deflated_bomb(tmp_path / "0.png")
     cohort = Cohort("c", table_of(range(1), [0]), ("a", "b"), {"films": Files(tmp_path)})
     assert film_metadata(cohort)["format"].tolist() == ["DICOM"]
-    monkeypatch.setattr("prognobench.dicom_files.DEFLATED_LIMIT", 1 << 20)
+    monkeypatch.setattr("prognobench.imaging.dicom_files.DEFLATED_LIMIT", 1 << 20)
     assert film_metadata(cohort)["format"].tolist() == [""]
 
 

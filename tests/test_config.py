@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from prognobench.compose import CONFIG_GROUPS, compose, config_root, options
+from prognobench.cli.compose import CONFIG_GROUPS, compose, config_root, options
 from prognobench.config import from_mapping
 from prognobench.errors import ConfigError
 from prognobench.records import Train
@@ -232,7 +232,7 @@ def test_a_mapping_of_the_wrong_form_is_refused(mapping: dict[str, Any], fault: 
 
 def test_composing_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from prognobench.compose import compose; "
+        "import sys; from prognobench.cli.compose import compose; "
         "compose(['model=vit,cnn', 'strategy=lora,full'], multirun=True); "
         "print(*({'torch', 'timm', 'peft', 'pandas', 'sklearn', 'matplotlib'} & {*sys.modules}))"
     )

@@ -19,10 +19,10 @@ from made_cohorts import (
 )
 from pydicom import dcmread
 
-from prognobench.compose import compose
+from prognobench.cli.compose import compose
 from prognobench.errors import ConfigError
-from prognobench.preparation import Workspace
-from prognobench.runner import run
+from prognobench.runs.execute import run
+from prognobench.runs.prepare import Workspace
 
 
 def picture(seed: int, side: int = 128) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from made_cohorts import make_covid_chestxray, write_csv, write_image
 
-from prognobench.compose import compose
+from prognobench.cli.compose import compose
 from prognobench.errors import ConfigError, DataError
 from prognobench.records import Cohort
 from prognobench.registry import CVS, DATASETS

@@ -29,8 +29,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from prognobench.datasets.headers import read_header
-from prognobench.datasets.soundness import unreadable
+from prognobench.datasets.readers.headers import read_header
+from prognobench.datasets.readers.soundness import unreadable
 from prognobench.errors import DataError, MissingExtraError
 from prognobench.imaging.decode import read_image
 from prognobench.imaging.dicom import codestream_size
@@ -524,7 +524,7 @@ def test_dicom_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = LOSSLESS_JPEG.replace(b"\x0c\x00\x08\x00\x0a", b"\x0c\xff\xff\xff\xff")
     path = write_dicom(tmp_path / "frame.dcm", DEEP, syntax=JPEGLosslessSV1, frame=large)
     refused(path, "65535 x 65535")
-    monkeypatch.setattr("prognobench.dicom_files.DEFLATED_LIMIT", 1 << 20)
+    monkeypatch.setattr("prognobench.imaging.dicom_files.DEFLATED_LIMIT", 1 << 20)
     refused(deflated_bomb(tmp_path / "deflated.dcm"), "its deflated content is larger than")
 
 
@@ -534,14 +534,14 @@ def test_deflated_bombs_are_not_inflated_for_their_header(
     path = deflated_bomb(tmp_path / "bomb.dcm")
     assert unreadable(path) == ""
     assert read_header(path).modality == "CR"
-    monkeypatch.setattr("prognobench.dicom_files.DEFLATED_LIMIT", 1 << 20)
+    monkeypatch.setattr("prognobench.imaging.dicom_files.DEFLATED_LIMIT", 1 << 20)
     assert "deflated content is larger than" in unreadable(path)
     with pytest.raises(DataError, match=r"bomb\.dcm: its deflated content is larger than"):
         read_header(path)
 
 
 def test_deflated_bombs_in_disguise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prognobench.dicom_files.DEFLATED_LIMIT", 1 << 20)
+    monkeypatch.setattr("prognobench.imaging.dicom_files.DEFLATED_LIMIT", 1 << 20)
     bomb = deflated_bomb(tmp_path / "bomb.dcm").read_bytes()
     disguises = {
         "length.dcm": bomb[:140] + b"\x08\0\0\0" + bomb[144:],

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from prognobench.datasets.films import Films
+from prognobench.datasets.synthetic.patients import Films
 from prognobench.errors import ConfigError, WeightsError
-from prognobench.features import embed
+from prognobench.frozen.bank import embed
 from prognobench.imaging.cache import pixel_cache
 from prognobench.models.embedded import ASSETS
 from prognobench.registry import DATASETS, MODELS

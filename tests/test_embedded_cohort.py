@@ -12,7 +12,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from prognobench.datasets.films import Films
+from prognobench.datasets.synthetic.patients import Films
 from prognobench.records import Rendered
 from prognobench.registry import DATASETS
 
@@ -100,7 +100,7 @@ def test_tasks_of_one_seed_share_their_films():
 def test_the_same_film_in_another_process():
     films = Films(seed=5, side=48)
     code = (
-        "import hashlib; from prognobench.datasets.films import Films; "
+        "import hashlib; from prognobench.datasets.synthetic.patients import Films; "
         "print(hashlib.sha256(Films(seed=5, side=48)('P00007-2').tobytes()).hexdigest())"
     )
     there = subprocess.run(

@@ -10,14 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from prognobench.engine import fit, predict
 from prognobench.errors import ConfigError, TrainingError
-from prognobench.hardware import autocast, memory_format, require_compiler, resolve_precision
 from prognobench.imaging.augment import Augmentation
-from prognobench.loaders import Loader
-from prognobench.optimisation import Best, rate
-from prognobench.prefix import RememberedPrefix
 from prognobench.records import Adapted, Loss, ParameterGroup, Preprocessing, Train
+from prognobench.training.hardware import (
+    autocast,
+    memory_format,
+    require_compiler,
+    resolve_precision,
+)
+from prognobench.training.loader import Loader
+from prognobench.training.loop import fit, predict
+from prognobench.training.optimiser import Best, rate
+from prognobench.training.speedups.prefix import RememberedPrefix
 
 SIDE = 8
 PREPROCESSING = Preprocessing(SIDE, (0.5,), (0.25,))
@@ -517,7 +522,7 @@ def test_a_frozen_beginning_runs_once_for_each_image(parts, monkeypatch):
     remembered, plain = with_frozen_beginning(), with_frozen_beginning()
 
     fitted = train(remembered, parts, recipe)
-    monkeypatch.setattr("prognobench.prefix.SMALLEST_SHARE", 2.0)
+    monkeypatch.setattr("prognobench.training.speedups.prefix.SMALLEST_SHARE", 2.0)
     reference = train(plain, parts, recipe)
 
     # Once for each of 60 images; after that one of each batch only, to carry shapes.
@@ -572,7 +577,7 @@ def test_a_branch_that_starts_at_zero_is_not_cut_off(parts, monkeypatch):
     remembered, plain = made(), made()
 
     train(remembered, parts, recipe)
-    monkeypatch.setattr("prognobench.prefix.SMALLEST_SHARE", 2.0)
+    monkeypatch.setattr("prognobench.training.speedups.prefix.SMALLEST_SHARE", 2.0)
     train(plain, parts, recipe)
 
     assert remembered.model[1].images < plain.model[1].images

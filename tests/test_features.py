@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from prognobench import features as bank
-from prognobench.features import View, embed
+from prognobench.frozen import bank
+from prognobench.frozen.bank import View, embed
 from prognobench.records import Backbone, BackboneSource, Preprocessing
 
 PREPROCESSING = Preprocessing(8, (0.5,) * 3, (0.25,) * 3)

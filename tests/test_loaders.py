@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from prognobench.imaging.augment import Augmentation
-from prognobench.loaders import Loader
 from prognobench.records import Preprocessing
+from prognobench.training.loader import Loader
 
 GREY = Preprocessing(8, (0.4,), (0.2,))
 COLOUR = Preprocessing(8, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from prognobench.errors import ConfigError
-from prognobench.features import embed
+from prognobench.frozen.bank import embed
 from prognobench.imaging.cache import Pixels
 from prognobench.models.weights import weights_here
 from prognobench.records import Backbone, BackboneSource

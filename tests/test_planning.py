@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from prognobench import planning
-from prognobench.compose import compose
-from prognobench.planning import plan
-from prognobench.runner import run
+from prognobench.cli.compose import compose
+from prognobench.runs import plan as planning
+from prognobench.runs.execute import run
+from prognobench.runs.plan import plan
 
 SMALL = (
     "dataset=severity",

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from prognobench.compose import compose
+from prognobench.cli.compose import compose
 from prognobench.errors import DataError, StoreError
-from prognobench.prediction import export_merged, predict_images
 from prognobench.records import Adapted
 from prognobench.registry import MODELS, STRATEGIES
-from prognobench.runner import run
+from prognobench.runs.execute import run
+from prognobench.runs.predict import export_merged, predict_images
 from prognobench.store import RunFolder, describe, run_folder
 
 CLASSES = ("alive", "dead")

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from prognobench.errors import TrainingError
-from prognobench.head_inputs import Inputs, filled, looked_at_together
-from prognobench.heads import batches_per_epoch
-from prognobench.loaders import draw_order
-from prognobench.probes import EstimatorTask, ProbeTask, fit_estimator, fit_probes
+from prognobench.frozen.head_inputs import Inputs, filled, looked_at_together
+from prognobench.frozen.heads import batches_per_epoch
+from prognobench.frozen.probes import EstimatorTask, ProbeTask, fit_estimator, fit_probes
 from prognobench.records import Estimator, Fold, Loss, Probe, Train
+from prognobench.training.loader import draw_order
 
 N = 120
 WIDTHS = {"last1": 12, "last4": 20}

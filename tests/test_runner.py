@@ -20,12 +20,12 @@ import torch
 from safetensors.torch import save_file
 
 from prognobench.analysis.scoring import score
-from prognobench.compose import compose
+from prognobench.cli.compose import compose
 from prognobench.errors import ConfigError, StoreError, TrainingError
 from prognobench.files import read_json, write_json
 from prognobench.models import source as sources
 from prognobench.registry import load_components
-from prognobench.runner import Outcome, run
+from prognobench.runs.execute import Outcome, run
 from prognobench.store import RunFolder
 
 SMALL = (

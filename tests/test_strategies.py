@@ -14,11 +14,11 @@ from peft import PeftModel
 from sklearn.metrics import matthews_corrcoef
 from torch import nn
 
-from prognobench.compose import compose, options
+from prognobench.cli.compose import compose, options
 from prognobench.errors import NotApplicableError
-from prognobench.prefix import RememberedPrefix
 from prognobench.records import Adapted, Component
 from prognobench.registry import STRATEGIES
+from prognobench.training.speedups.prefix import RememberedPrefix
 
 MOVED_AT_START = {"ssf", "visual_prompts"}
 """Builders that change the output before training, as their papers do."""

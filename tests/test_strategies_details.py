@@ -12,7 +12,7 @@ from made_backbones import SIDE, cnn, images, vit
 from peft.tuners.lora import Linear
 from torch import nn
 
-from prognobench.compose import compose
+from prognobench.cli.compose import compose
 from prognobench.errors import ConfigError, NotApplicableError, StoreError
 from prognobench.records import Adapted, Backbone, Preprocessing
 from prognobench.registry import MODELS, STRATEGIES

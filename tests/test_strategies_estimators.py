@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prognobench.compose import compose, options
+from prognobench.cli.compose import compose, options
 from prognobench.errors import ConfigError
 from prognobench.records import Component, Estimator, Probe
 from prognobench.registry import STRATEGIES

@@ -186,6 +186,6 @@ def precision() -> str:
     """What prognobench takes here, for the contenders that are to be its equals."""
     import torch
 
-    from prognobench.hardware import resolve_precision
+    from prognobench.training.hardware import resolve_precision
 
     return resolve_precision("auto", torch.device("cpu"))

@@ -12,8 +12,8 @@ from sklearn.metrics import average_precision_score, matthews_corrcoef, roc_auc_
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from prognobench.features import embed
 from prognobench.folds import make_folds
+from prognobench.frozen.bank import embed
 from prognobench.imaging.cache import pixel_cache
 from prognobench.records import BackboneSource, Cohort, Component
 

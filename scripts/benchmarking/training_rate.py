@@ -15,12 +15,12 @@ import torch
 from films import SIDE, arguments
 from torch import nn
 
-from prognobench.engine import fit
-from prognobench.hardware import PeakMemory, autocast, memory_format, resolve_precision
 from prognobench.imaging.augment import Augmentation
-from prognobench.loaders import Loader
 from prognobench.records import Adapted, Loss, Preprocessing, Train
 from prognobench.registry import MODELS, STRATEGIES
+from prognobench.training.hardware import PeakMemory, autocast, memory_format, resolve_precision
+from prognobench.training.loader import Loader
+from prognobench.training.loop import fit
 
 CPU = torch.device("cpu")
 BATCH = 16

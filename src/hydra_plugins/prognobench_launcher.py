@@ -26,7 +26,7 @@ class SweepLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from prognobench.compose import SweepLoader
+        from prognobench.cli.compose import SweepLoader
 
         self._loader = SweepLoader(hydra_context.config_loader, config)
         # The sweeper composes each job once to see whether it can; it shares this one's memory.
@@ -35,6 +35,6 @@ class SweepLauncher(Launcher):
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from prognobench.compose import collect
+        from prognobench.cli.compose import collect
 
         return collect(self._loader, job_overrides)

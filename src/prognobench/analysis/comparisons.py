@@ -13,13 +13,7 @@ import numpy as np
 
 from prognobench.analysis.aggregate import choose, newest
 from prognobench.analysis.catalogue import training_patients
-from prognobench.analysis.evaluation import (
-    HALF,
-    NO_THRESHOLD,
-    Measure,
-    make_cells,
-    threshold_rule,
-)
+from prognobench.analysis.evaluation import HALF, NO_THRESHOLD, Measure, make_cells, threshold_rule
 from prognobench.analysis.intervals import (
     Panel,
     Resampling,
@@ -30,13 +24,7 @@ from prognobench.analysis.intervals import (
 )
 from prognobench.analysis.predictions import ORACLE, Level, load_predictions
 from prognobench.analysis.scored import Scored, read_scores
-from prognobench.analysis.stats import (
-    bayesian_t,
-    corrected_t,
-    delong,
-    holm,
-    mcnemar,
-)
+from prognobench.analysis.stats import bayesian_t, corrected_t, delong, holm, mcnemar
 from prognobench.errors import ConfigError, MissingExtraError
 from prognobench.metrics.metric import Metric, find_metric
 from prognobench.registry import near

@@ -12,10 +12,10 @@ import numpy as np
 
 from prognobench.audit.counts import by_centre, by_part, fold_notes, left_out
 from prognobench.audit.duplicates import repeated, same_content
-from prognobench.audit.films import Progress
 from prognobench.audit.leaks import repeats, shared_patients, shared_pictures
 from prognobench.audit.metadata import film_metadata, metadata_baseline
 from prognobench.audit.sight import Seen, see
+from prognobench.audit.thumbnails import Progress
 from prognobench.imaging.cache import Recipe
 from prognobench.imaging.content import content_digests
 from prognobench.records import Checks, Cohort, Files, Fold

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prognobench.datasets.assembly import without_row
+from prognobench.datasets.readers.assembly import without_row
 from prognobench.errors import listed
 
 if TYPE_CHECKING:

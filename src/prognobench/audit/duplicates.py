@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prognobench.audit.films import Films, grey
 from prognobench.audit.pictures import (
     ALTERATIONS,
     HASH_DISTANCE,
@@ -21,6 +20,7 @@ from prognobench.audit.pictures import (
     hash_codes,
     outlines,
 )
+from prognobench.audit.thumbnails import Films, grey
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from prognobench.audit.duplicates import similar_pairs
-from prognobench.audit.films import Progress, look
+from prognobench.audit.thumbnails import Progress, look
 from prognobench.errors import StoreError
 from prognobench.files import write_bytes
 from prognobench.imaging.cache import Recipe, pixel_digests, readable_pixels

@@ -15,7 +15,7 @@ from prognobench.files import write_table
 
 if TYPE_CHECKING:
     from prognobench.records import RunConfig
-    from prognobench.runner import Outcome
+    from prognobench.runs.execute import Outcome
 
 FAILED_CELLS = 1
 FOLDER = click.Path(path_type=Path)
@@ -25,7 +25,7 @@ def _complete(
     _context: click.Context, _argument: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Complete an override from the config folders."""
-    from prognobench.compose import CONFIG_GROUPS, options
+    from prognobench.cli.compose import CONFIG_GROUPS, options
 
     group, chosen, start = incomplete.partition("=")
     if not chosen:
@@ -61,7 +61,7 @@ def composed(
     components: Path | None,
     run_job: Callable[[RunConfig], None] | None = None,
 ) -> list[RunConfig]:
-    from prognobench.compose import compose
+    from prognobench.cli.compose import compose
     from prognobench.registry import load_components
 
     if components is not None:
@@ -84,7 +84,7 @@ def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
     configs = composed(**composing, run_job=_run_job)
     if not configs:
         return
-    from prognobench.runner import run as run_all
+    from prognobench.runs.execute import run as run_all
 
     with console.progress_bars() as progress:
         outcomes = run_all(configs, progress)
@@ -97,7 +97,7 @@ def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
 
 def _run_job(config: RunConfig) -> None:
     """Compute one run, in a job of one of Hydra's other launchers."""
-    from prognobench.runner import run as run_all
+    from prognobench.runs.execute import run as run_all
 
     _tell(run_all([config]))
 
@@ -144,7 +144,7 @@ def export(run_folder: Path, file: Path, cell: str, weights: str | None) -> None
     \b
     prognobench export results/runs/mortality/vit/lora/KEY merged.safetensors
     """
-    from prognobench.prediction import export_merged
+    from prognobench.runs.predict import export_merged
 
     export_merged(run_folder, cell, file, weights)
     console.say(f"written: {file}")
@@ -178,7 +178,7 @@ def plan(**composing: Any) -> None:
     prognobench plan -m model=vit,cnn strategy=full,lora train=study
     """
     configs = composed(**composing)
-    from prognobench.planning import plan as plan_all
+    from prognobench.runs.plan import plan as plan_all
 
     with console.progress_bars() as progress:
         planned = plan_all(configs, progress)
@@ -218,8 +218,8 @@ def predict(run_folder: Path, images: Path, out: Path | None, device: str, **opt
     prognobench predict results/runs/mortality/vit/lora/KEY films/ --out risk.csv
     """
     from prognobench.config import default_cache
-    from prognobench.hardware import resolve_device
-    from prognobench.prediction import predict_images
+    from prognobench.runs.predict import predict_images
+    from prognobench.training.hardware import resolve_device
 
     with console.progress_bars() as progress:
         table = predict_images(

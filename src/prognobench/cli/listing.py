@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prognobench.compose import CONFIG_GROUPS, config_root, options
+from prognobench.cli.compose import CONFIG_GROUPS, config_root, options
 from prognobench.errors import ConfigError
 from prognobench.registry import near
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prognobench.datasets.assembly import (
+from prognobench.datasets.readers.assembly import (
     UNKNOWN_CENTRE,
     Exclusions,
     OnConflict,
@@ -14,9 +14,9 @@ from prognobench.datasets.assembly import (
     assemble,
     collecting,
 )
-from prognobench.datasets.files import ImageFolder, existing_folder
-from prognobench.datasets.spreadsheet import read_sheet
-from prognobench.datasets.values import covariate, decoded
+from prognobench.datasets.readers.image_folder import ImageFolder, existing_folder
+from prognobench.datasets.readers.spreadsheet import read_sheet
+from prognobench.datasets.readers.values import covariate, decoded
 from prognobench.errors import DataError
 from prognobench.registry import DATASETS
 

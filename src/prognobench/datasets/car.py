@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prognobench.datasets.assembly import Films, OnConflict, OnMissing, Rules
-from prognobench.datasets.series import Series
-from prognobench.datasets.tcia import Collection
+from prognobench.datasets.readers.assembly import Films, OnConflict, OnMissing, Rules
+from prognobench.datasets.readers.series import Series
+from prognobench.datasets.readers.tcia import Collection
 from prognobench.registry import DATASETS
 
 if TYPE_CHECKING:

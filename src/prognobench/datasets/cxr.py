@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prognobench.datasets.assembly import (
+from prognobench.datasets.readers.assembly import (
     UNKNOWN_CENTRE,
     Exclusions,
     Films,
@@ -14,9 +14,9 @@ from prognobench.datasets.assembly import (
     Rules,
     assemble,
 )
-from prognobench.datasets.files import ImageFolder, existing_folder
-from prognobench.datasets.spreadsheet import read_sheet
-from prognobench.datasets.values import covariate, positions
+from prognobench.datasets.readers.image_folder import ImageFolder, existing_folder
+from prognobench.datasets.readers.spreadsheet import read_sheet
+from prognobench.datasets.readers.values import covariate, positions
 from prognobench.registry import DATASETS
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 
-from prognobench.datasets.films import Films, Patient
+from prognobench.datasets.synthetic.patients import Films, Patient
 from prognobench.records import Cohort, Rendered
 from prognobench.registry import DATASETS
 from prognobench.seeds import generator

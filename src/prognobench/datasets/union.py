@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from prognobench.datasets.assembly import UNKNOWN_CENTRE, collecting
-from prognobench.datasets.spelling import bare
+from prognobench.datasets.readers.assembly import UNKNOWN_CENTRE, collecting
+from prognobench.datasets.readers.spelling import bare
 from prognobench.errors import ConfigError, DataError, PrognobenchError, listed
 from prognobench.records import Cohort, Files, Rendered
 from prognobench.registry import DATASETS, Part, near

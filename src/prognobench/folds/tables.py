@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prognobench.datasets.spreadsheet import read_sheet
+from prognobench.datasets.readers.spreadsheet import read_sheet
 from prognobench.errors import DataError, listed
 from prognobench.folds.patients import Patients
 from prognobench.records import Cohort, Fold

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from prognobench.dicom_files import has_dicom_mark
 from prognobench.errors import DataError, PrognobenchError
+from prognobench.imaging.dicom_files import has_dicom_mark
 from prognobench.records import DICOM_SUFFIXES, FORMATS, MAX_PIXELS
 
 if TYPE_CHECKING:

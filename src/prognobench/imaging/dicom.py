@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.dicom_files import DicomFile, read_dataset
 from prognobench.errors import DataError
 from prognobench.imaging.decode import EXACT, as_channels, refuse_bomb, refuse_frames, stretched
+from prognobench.imaging.dicom_files import DicomFile, read_dataset
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from prognobench.errors import ConfigError
-from prognobench.models.sides import check_side
+from prognobench.models.image_sizes import check_side
 from prognobench.models.source import backbone_source
 from prognobench.models.weights import locate
 from prognobench.records import BackboneSource, Preprocessing

@@ -9,17 +9,12 @@ from typing import TYPE_CHECKING
 
 from prognobench.errors import NotApplicableError
 from prognobench.records import Adapted, Backbone, ParameterGroup
-from prognobench.strategies.files import (
-    check_identity,
-    load_tensors,
-    save_tensors,
-    write_identity,
-)
+from prognobench.strategies.files import check_identity, load_tensors, save_tensors, write_identity
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from prognobench.strategies.modules.classifier import Classifier
+    from prognobench.strategies.layers.classifier import Classifier
 
 WEIGHTS = "adapted.safetensors"
 
@@ -60,7 +55,7 @@ def adapt(
     NotApplicableError
         If the changed backbone cannot be run.
     """
-    from prognobench.strategies.modules.classifier import Classifier
+    from prognobench.strategies.layers.classifier import Classifier
 
     model = Classifier(
         backbone.module, backbone.width, num_classes, dropout=head_dropout, norm=head_norm

@@ -16,7 +16,7 @@ Share = Annotated[float, Ge(0), Le(1)]
 
 
 def _fusion(share: float, strength: float, class_weight: factories.ClassWeight, seed: int) -> Any:
-    from prognobench.strategies.modules.fusion import LateFusion
+    from prognobench.strategies.layers.fusion import LateFusion
 
     return LateFusion(
         factories.logistic(strength, class_weight, True, seed),

@@ -10,14 +10,7 @@ from prognobench.errors import ConfigError
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
 from prognobench.strategies.peft_adapting import adapt_with_peft, pattern, prepare
-from prognobench.strategies.settings import (
-    Count,
-    Fraction,
-    Positive,
-    PositiveNumber,
-    Rate,
-    Target,
-)
+from prognobench.strategies.settings import Count, Fraction, Positive, PositiveNumber, Rate, Target
 
 
 @STRATEGIES.register("fourierft")

@@ -27,7 +27,7 @@ def split_qkv(backbone: Backbone) -> Backbone:
     """
     from torch import nn
 
-    from prognobench.projections import SeparateProjections
+    from prognobench.models.encoders.projections import SeparateProjections
 
     names = backbone.roles.get("attention_qkv", ())
     if not names:
@@ -47,7 +47,7 @@ def split_qkv(backbone: Backbone) -> Backbone:
 
 def fuse_qkv(module: nn.Module) -> nn.Module:
     """Undo :func:`split_qkv` in place, so that the state dict has the backbone's own names."""
-    from prognobench.projections import SeparateProjections
+    from prognobench.models.encoders.projections import SeparateProjections
 
     split = {n: m for n, m in module.named_modules() if isinstance(m, SeparateProjections)}
     for name, layer in split.items():

@@ -13,7 +13,7 @@ from prognobench.strategies.settings import Positive
 
 
 def _knn(neighbours: int, metric: str, weights: str, seed: int) -> Any:
-    from prognobench.strategies.modules.estimators import FewNeighbours
+    from prognobench.strategies.layers.estimators import FewNeighbours
 
     return FewNeighbours(n_neighbors=neighbours, metric=metric, weights=weights)
 

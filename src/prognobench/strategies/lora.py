@@ -53,7 +53,7 @@ def lora(
     from peft import LoraConfig
     from torch.nn import Linear
 
-    from prognobench.strategies.modules.low_rank import LowRankLinear
+    from prognobench.strategies.layers.low_rank import LowRankLinear
 
     backbone, names, notes = prepare(
         backbone,

@@ -11,7 +11,7 @@ from prognobench.strategies.settings import PositiveNumber
 
 
 def _simple_shot(sharpness: float, centre: bool, seed: int) -> Any:
-    from prognobench.strategies.modules.estimators import SimpleShot
+    from prognobench.strategies.layers.estimators import SimpleShot
 
     return SimpleShot(sharpness=sharpness, centre=centre)
 

@@ -128,7 +128,7 @@ def adapt_with_peft(
     """
     from peft import get_peft_model
 
-    from prognobench.strategies.modules.classifier import Classifier
+    from prognobench.strategies.layers.classifier import Classifier
 
     method = f"peft {config.peft_type.value}"
     try:

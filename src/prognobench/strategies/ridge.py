@@ -14,7 +14,7 @@ from prognobench.strategies.settings import PositiveNumber
 
 
 def _ridge(alpha: float, class_weight: ClassWeight, seed: int) -> Any:
-    from prognobench.strategies.modules.estimators import LinearProbability
+    from prognobench.strategies.layers.estimators import LinearProbability
 
     return scaled(LinearProbability(alpha, weight(class_weight)))
 

@@ -53,7 +53,7 @@ HOMES: Mapping[str, str] = {
 
 
 def _make(classifier: str, parameters: Mapping[str, Value], standardise: bool, seed: int) -> Any:
-    from prognobench.strategies.modules.estimators import Decisions
+    from prognobench.strategies.layers.estimators import Decisions
 
     kind = getattr(importlib.import_module(f"sklearn.{HOMES[classifier]}"), classifier)
     made = kind(**parameters)

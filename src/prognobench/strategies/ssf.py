@@ -15,7 +15,7 @@ from prognobench.strategies.settings import Fraction, Rate
 if TYPE_CHECKING:
     from torch import nn
 
-    from prognobench.strategies.modules.classifier import Classifier
+    from prognobench.strategies.layers.classifier import Classifier
 
 
 @STRATEGIES.register("ssf")
@@ -38,7 +38,7 @@ def ssf(
     std
         Normal noise around the identity at the start, as in the authors' code; 0 for none.
     """
-    from prognobench.strategies.modules.scale_shift import ScaledShifted
+    from prognobench.strategies.layers.scale_shift import ScaledShifted
 
     backbone.module.requires_grad_(False)
     layers = {n: m for n, m in backbone.module.named_modules() if _is_scalable(backbone, n, m)}
@@ -83,7 +83,7 @@ def _is_channels_first(layer: nn.Module) -> bool:
 
 
 def _merge(model: Classifier) -> nn.Module:
-    from prognobench.strategies.modules.scale_shift import ScaledShifted
+    from prognobench.strategies.layers.scale_shift import ScaledShifted
 
     merged = deepcopy(model)
     layers = {n: m for n, m in merged.named_modules() if isinstance(m, ScaledShifted)}

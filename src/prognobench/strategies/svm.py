@@ -16,7 +16,7 @@ from prognobench.strategies.settings import PositiveNumber
 def _svm(strength: float, kernel: str, class_weight: ClassWeight, seed: int) -> Any:
     from sklearn.svm import SVC
 
-    from prognobench.strategies.modules.estimators import Decisions
+    from prognobench.strategies.layers.estimators import Decisions
 
     return scaled(Decisions(SVC(C=strength, kernel=kernel, class_weight=weight(class_weight))))
 

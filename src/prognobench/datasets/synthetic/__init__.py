@@ -1,0 +1,1 @@
+"""The generator of synthetic chest images: anatomy, device, patients. No clinical data."""

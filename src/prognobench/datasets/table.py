@@ -1,0 +1,199 @@
+"""Any table with a folder of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge
+
+from prognobench.datasets.readers.assembly import (
+    COLUMNS,
+    UNKNOWN_CENTRE,
+    Exclusions,
+    Films,
+    OnConflict,
+    OnMissing,
+    OnUnknownLabel,
+    Rules,
+    assemble,
+    collecting,
+)
+from prognobench.datasets.readers.image_folder import ImageFolder
+from prognobench.datasets.readers.spreadsheet import read_sheet
+from prognobench.datasets.readers.values import (
+    NAMELESS,
+    Label,
+    as_names,
+    covariate,
+    labels_and_classes,
+    positions,
+)
+from prognobench.errors import DataError
+from prognobench.records import Cohort
+from prognobench.registry import DATASETS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PATIENT_NAMES = ("patient_id", "patient", "subject_id", "subject", "participant_id", "pid")
+"""None that might count rows or films: patients with several films would be torn apart."""
+
+IMAGE_NAMES = (
+    *("image", "image_file", "filename", "file", "image_path", "path", "file_path"),
+    *("image_name", "image_id", "film", "dicom", "img"),
+)
+
+
+@DATASETS.register("table")
+def table(
+    *,
+    table: Path,
+    images: Path,
+    label: str,
+    positive: Label | None = None,
+    classes: tuple[Label, ...] | None = None,
+    patient: str | None = None,
+    image: str | None = None,
+    centre: str | None = None,
+    order: str | None = None,
+    covariates: tuple[str, ...] = (),
+    codes: tuple[str, ...] = (),
+    keep: tuple[str, ...] = (),
+    header_row: Annotated[int, Ge(1)] = 1,
+    films: Films = "all",
+    on_missing: OnMissing = "error",
+    on_unknown_label: OnUnknownLabel = "error",
+    on_conflict: OnConflict = "error",
+    exclude: tuple[str | int, ...] = (),
+    distinct_spellings: bool = False,
+) -> Cohort:
+    """Any CSV, TSV, Excel or Parquet table with a folder of images.
+
+    Parameters
+    ----------
+    table, images
+        The table, one row per image or per patient, and the folder that holds the images.
+    label, positive, classes
+        Column of the outcome; its positive value; all its values that count. Without
+        ``positive``, the classes are ``classes`` in their order, or the values found.
+    patient, image
+        Columns of patient and image; guessed from their names if not given. An image is a path
+        below ``images``, a file's name anywhere below it, such a name without its extension, or
+        a folder that stands for all images in it.
+    centre, order
+        Columns of centre and of the position in time (numbers or dates of one form).
+    covariates
+        Columns that metadata baselines may read.
+    codes
+        Those of the covariates that are names even where they look like numbers (ICD codes).
+    keep
+        Columns to carry along, a split column for ``cv=holdout`` for instance.
+    header_row
+        Row of the table with the columns' names, from 1.
+    films
+        ``all`` films of a patient, or the ``first`` or ``last`` by ``order``. Where severe
+        patients have more or later films, ``first`` keeps that from telling the outcome.
+    on_missing, on_unknown_label, on_conflict, exclude
+        What leaves the cohort instead of being an error; see :class:`.assembly.Rules`.
+    distinct_spellings
+        Patients and centres whose names differ only in case, spaces, dashes, underscores, dots or
+        leading zeros are different ones, instead of an error.
+
+    Raises
+    ------
+    DataError
+        With all faults of table and files at once.
+    """
+    sheet = read_sheet(Path(table).expanduser(), header_row)
+    faults: list[str] = []
+    with collecting(faults):
+        folder = ImageFolder(images, "dataset.images", thorough=on_missing == "drop")
+    columns = {
+        "patient": patient or PATIENT_NAMES,
+        "image": image or IMAGE_NAMES,
+        "label": label,
+        **({"centre": centre} if centre else {}),
+        **({"order": order} if order else {}),
+    }
+    lacking: list[str] = []
+    with collecting(lacking):
+        rows = sheet.select(columns, settings=True).rename(columns={"patient": "patient_id"})
+    with collecting(lacking):
+        carried = sheet.select({name: name for name in (*covariates, *keep)})
+    if lacking:
+        raise DataError(dict.fromkeys([*faults, *lacking]))
+    faults += _carried_faults(carried.drop(columns="where"), label)
+    faults += [
+        f"dataset.codes names column {name!r}, which is none of dataset.covariates"
+        for name in codes
+        if name not in covariates
+    ]
+    for name in covariates:
+        with collecting(faults):
+            cells = carried[name]
+            known = as_names(cells) if name in codes else covariate(cells, carried["where"])
+            carried[name] = known
+    place = f"{sheet.path}, column"
+    found: tuple[str, ...] = ()
+    with collecting(faults):
+        rows["label"], found = labels_and_classes(
+            rows["label"], f"{place} {label!r}", positive, classes
+        )
+    with collecting(faults):
+        rows["order"] = positions(rows["order"], f"{place} {order!r}") if order else float("nan")
+    rounded = rows[_rounded(rows["patient_id"])]
+    if len(rounded):
+        first = rounded.iloc[0]
+        faults.append(
+            f"{first['where']}: patient {first['patient_id']!r} is a number that a spreadsheet "
+            f"rounded ({len(rounded)} rows); save the ids as text, from where they are whole"
+        )
+    if faults:
+        raise DataError(faults)
+    rows["patient_id"] = _filled(patient_ids(rows["patient_id"]))
+    if not centre:
+        rows["centre"] = UNKNOWN_CENTRE
+    rows["centre"] = _filled(rows["centre"]).replace("", UNKNOWN_CENTRE)
+    for name in (*covariates, *keep):
+        rows[name] = carried[name]
+    return assemble(
+        rows,
+        folder,
+        found,
+        Rules(films, on_missing, on_unknown_label, on_conflict, exclude, distinct_spellings),
+        Exclusions(),
+        name=sheet.path.stem,
+        covariates=covariates,
+    )
+
+
+def _rounded(ids: pd.Series[str]) -> pd.Series[bool]:
+    """Which numbers lost digits: those with an exponent, and long ones if all end in zeros."""
+    with_exponent = ids.str.fullmatch(r"\d([.,]\d+)?E\+\d+", case=False)
+    long = ids.str.fullmatch(r"\d{16,}")
+    cut = long & ids.str[15:].str.fullmatch("0+")  # spreadsheets keep 15 digits
+    return with_exponent | (cut if cut.sum() > 1 and (cut == long).all() else False)
+
+
+def _filled(cells: pd.Series[str]) -> pd.Series[str]:
+    """Blank what people and programs write where nothing is known."""
+    return cells.mask(cells.str.casefold().isin(NAMELESS), "")
+
+
+def _carried_faults(carried: pd.DataFrame, label: str) -> list[str]:
+    return [
+        f"column {name!r} is the outcome itself; leave it out of dataset.covariates and keep"
+        if name == label
+        else f"column {name!r} has a name that cohorts use for themselves; rename it"
+        for name in carried
+        if name == label or name in (*COLUMNS, "where")
+    ]
+
+
+def patient_ids(cells: pd.Series[str]) -> pd.Series[str]:
+    """Take back the ``.0`` that a column of whole numbers got when a program read it as floats."""
+    filled = cells[cells != ""]
+    if len(filled) and filled.str.fullmatch(r"\d+\.0").all():
+        return cells.str.removesuffix(".0")
+    return cells

@@ -1,0 +1,265 @@
+"""The embedding bank: an image passes through a frozen backbone once, ever.
+
+Features lie in ``<folder>/features/<store>/*.safetensors``: one store for each backbone,
+preprocessing, precision and augmented view, in which an image is found by the digest of its
+content. A store grows by whole files that are renamed into place, so readers need no lock, and a
+kill or a full disk leaves nothing broken behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+from prognobench.errors import StoreError
+from prognobench.files import read_json, write_json
+from prognobench.frozen.shards import Shard, alone, read, stored_digests, write
+from prognobench.imaging.augment import Augmentation
+from prognobench.records import BackboneSource, Train
+from prognobench.seeds import derive
+from prognobench.training.hardware import (
+    Precision,
+    autocast,
+    in_parts,
+    memory_format,
+    resolve_precision,
+)
+from prognobench.training.loader import Loader
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+Progress = Callable[[str, int, int], None]
+Features = dict[str, "NDArray[np.float32]"]
+
+BATCH_SIZE, BATCH_SIZE_CPU = 64, 16
+"""Larger batches are no faster on a processor, and take more memory."""
+
+SHARD_SIZE = 8 * BATCH_SIZE
+"""After so many images what was computed is written; a multiple of the batch sizes."""
+
+
+class Images(Protocol):
+    """uint8 pixels ``(images, side, side, channels)``, and a digest of each image's content."""
+
+    @property
+    def array(self) -> NDArray[np.uint8]: ...
+    @property
+    def digests(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class View:
+    """One of several fixed augmented views of every image; number 0 is the image itself."""
+
+    number: int = 0
+    level: Literal["none", "light", "strong"] = "light"
+    horizontal_flip: bool = False
+
+
+PLAIN = View()
+
+
+def view_of(number: int, recipe: Train) -> View:
+    """Return one of the views that a recipe's augmentation makes."""
+    return View(number, recipe.augmentation, recipe.horizontal_flip) if number else PLAIN
+
+
+def embed(
+    source: BackboneSource,
+    pixels: Images,
+    taps: Sequence[str],
+    *,
+    folder: Path,
+    device: torch.device | str,
+    precision: Precision,
+    view: View = PLAIN,
+    progress: Progress | None = None,
+) -> Features:
+    """Return features of every image, computed for those that the bank does not know.
+
+    If it knows all of them, the backbone is not loaded.
+
+    Parameters
+    ----------
+    taps
+        Which features; ``""`` is the pooled one. A tap that the backbone lacks is left out.
+    folder
+        Of the cache. Processes that need the same features at the same time wait for each other.
+
+    Returns
+    -------
+    dict
+        Tap, as it was asked for -> ``(images, width)``.
+    """
+    device = torch.device(device)
+    resolved = resolve_precision(precision, device)
+    store = folder / "features" / _store_name(source, resolved, view)
+    shards = read(store)
+    if _unknown(pixels.digests, shards):
+        with alone(store) as writable:
+            shards = read(store)
+            unknown = _unknown(pixels.digests, shards)
+            for shard in _compute(
+                source,
+                pixels,
+                unknown,
+                view,
+                device=device,
+                precision=resolved,
+                progress=progress,
+            ):
+                if writable:
+                    write(store, shard)
+                shards.append(shard)
+    return _collect(pixels.digests, shards, taps)
+
+
+def not_embedded(
+    source: BackboneSource,
+    digests: Sequence[str],
+    *,
+    folder: Path,
+    device: torch.device | str,
+    precision: Precision,
+    view: View,
+) -> set[tuple[str, str]]:
+    """Return what :func:`embed` would have to compute: pairs of a store's name and a digest."""
+    store = _store_name(source, resolve_precision(precision, torch.device(device)), view)
+    known = stored_digests(folder / "features" / store)
+    return {(store, digest) for digest in digests if digest not in known}
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """What can be known of a backbone without loading it again."""
+
+    parameters: int
+    taps: tuple[str, ...]
+
+
+def backbone_facts(source: BackboneSource, folder: Path) -> BackboneFacts:
+    """Return the facts of a backbone, which is loaded for that once, ever.
+
+    Parameters
+    ----------
+    folder
+        Of the cache.
+    """
+    name = hashlib.sha256(source.fingerprint.encode()).hexdigest()[:20]
+    file = folder / "features" / f"{name}.json"
+    with suppress(StoreError, KeyError, TypeError):
+        known = read_json(file)
+        return BackboneFacts(int(known["parameters"]), tuple(known["taps"]))
+    backbone = source.to_read()
+    module: Any = backbone.module
+    facts = BackboneFacts(sum(p.numel() for p in module.parameters()), tuple(backbone.taps))
+    with suppress(StoreError):  # a full disk costs the next run a second
+        write_json(file, asdict(facts))
+    return facts
+
+
+def _compute(
+    source: BackboneSource,
+    pixels: Images,
+    rows: Sequence[int],
+    view: View,
+    *,
+    device: torch.device,
+    precision: str,
+    progress: Progress | None,
+) -> Iterator[Shard]:
+    if not rows:
+        return
+    backbone = source.to_read() if device.type == "cpu" else source.load()
+    encoder: Any = backbone.module
+    layout = memory_format(encoder)
+    encoder.to(device).to(memory_format=layout)
+    for start in range(0, len(rows), SHARD_SIZE):
+        part = rows[start : start + SHARD_SIZE]
+        digests = [pixels.digests[row] for row in part]
+        images = _augmented(pixels.array, part, digests, view)
+        loader = Loader(
+            images,
+            np.zeros(len(part), dtype=np.int64),
+            np.arange(len(part)),
+            backbone.preprocessing,
+            batch_size=BATCH_SIZE_CPU if device.type == "cpu" else BATCH_SIZE,
+            device=device,
+        )
+        pieces: list[dict[str, NDArray[np.float32]]] = []
+        parts = 1
+        for batch in loader.epoch(0, layout):
+            compute = partial(_features, encoder, batch.images, tuple(backbone.taps), precision)
+            found, parts = in_parts(compute, parts, len(batch.rows), device)
+            pieces += found
+            if progress:
+                done = start + sum(len(piece[next(iter(piece))]) for piece in pieces)
+                progress("embedding", done, len(rows))
+        yield Shard(digests, {tap: np.concatenate([p[tap] for p in pieces]) for tap in pieces[0]})
+
+
+def _features(
+    encoder: Any, images: Tensor, taps: tuple[str, ...], precision: str, parts: int
+) -> list[dict[str, NDArray[np.float32]]]:
+    with torch.inference_mode(), autocast(precision, images.device):
+        found = [encoder.features(part, taps) for part in images.tensor_split(parts)]
+    # Copies: a class token's view would keep all tokens of its batch until the shard is written.
+    return [{tap: x.float().cpu().numpy().copy() for tap, x in piece.items()} for piece in found]
+
+
+def _augmented(
+    array: NDArray[np.uint8], rows: Sequence[int], digests: Sequence[str], view: View
+) -> NDArray[np.uint8]:
+    images = array[list(rows)]
+    if view.number:
+        augmentation = Augmentation(view.level, view.horizontal_flip)
+        # The seed is the content's, so that a view is the same in every cohort.
+        for i, digest in enumerate(digests):
+            images[i] = augmentation(images[i], derive("view", view.number, digest))
+    return images
+
+
+# ------------------------------------------------------------------ what the bank knows
+
+
+def _store_name(source: BackboneSource, precision: str, view: View) -> str:
+    identity = {
+        "weights": source.fingerprint,
+        "preprocessing": asdict(source.preprocessing),
+        "precision": precision,
+        "view": asdict(view) if view.number else None,
+    }
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _unknown(digests: Sequence[str], shards: Sequence[Shard]) -> list[int]:
+    """Return the first row of each content that no shard has."""
+    known = {digest for shard in shards for digest in shard.digests}
+    rows: dict[str, int] = {}
+    for row, digest in enumerate(digests):
+        if digest not in known:
+            rows.setdefault(digest, row)
+    return list(rows.values())
+
+
+def _collect(digests: Sequence[str], shards: Sequence[Shard], taps: Sequence[str]) -> Features:
+    rows = {d: row for row, d in enumerate(d for shard in shards for d in shard.digests)}
+    order = [rows[digest] for digest in digests]
+    available = list(shards[0].features)
+    names = {tap: tap or available[0] for tap in taps}
+    return {
+        tap: np.concatenate([shard.features[name] for shard in shards])[order]
+        for tap, name in names.items()
+        if name in available
+    }

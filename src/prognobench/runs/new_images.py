@@ -1,0 +1,128 @@
+"""Images that a model has never seen, and what is known about them, as a cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from prognobench.datasets.readers.image_folder import IMAGE_SUFFIXES, ImageFolder
+from prognobench.datasets.readers.spreadsheet import Sheet, read_sheet
+from prognobench.datasets.readers.values import as_names, covariate
+from prognobench.errors import DataError, listed
+from prognobench.frozen.classifiers import Column
+from prognobench.records import Cohort, Files
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+IMAGE_COLUMNS = ("image", "ImageFile", "filename", "file", "path")
+PATIENT_COLUMNS = ("patient_id", "patientid", "patient")
+
+
+def new_cohort(
+    images: Path,
+    folder: Path | None,
+    classes: tuple[str, ...],
+    columns: Sequence[Column] = (),
+) -> Cohort:
+    """Return new images as a cohort whose outcomes are unknown (its labels mean nothing).
+
+    Parameters
+    ----------
+    images
+        An image, a folder of images, or a table.
+    folder
+        What the table's image names are relative to; its own folder, if not given.
+    columns
+        The covariates that are read, which must be columns of the table.
+
+    Raises
+    ------
+    DataError
+        With every image that is missing or cannot be read, and every covariate that is not as
+        the models know it.
+    """
+    import pandas as pd
+
+    names = tuple(dict.fromkeys(name for name, _ in columns))
+    if not images.exists():
+        raise DataError(f"no image, folder or table {images}")
+    is_image = images.suffix.lower() in IMAGE_SUFFIXES
+    if names and (images.is_dir() or is_image):
+        raise DataError(
+            f"the models read {', '.join(names)} beside the image: give a table with the columns "
+            f"{', '.join(('image', *names))}"
+        )
+    faults: list[str] = []
+    if images.is_dir():
+        root, wanted = images, _images_below(images)
+    elif is_image:
+        root, wanted = (
+            images.parent,
+            pd.DataFrame({"patient_id": [images.stem], "image": images.name}),
+        )
+    else:
+        root, wanted = folder or images.parent, _listed_in(read_sheet(images), names)
+        faults += _make_covariates(wanted, columns)
+    within = ImageFolder(root, "images")
+    files: list[Sequence[str]] = []
+    for name in wanted["image"]:
+        found = within.find(name)
+        faults += filter(None, [found.problem, found.refused])
+        files.append(found.images)
+    if faults or not any(files):
+        raise DataError(faults or f"{images} holds no images")
+    wanted["image"] = files
+    table = wanted.explode("image", ignore_index=True).dropna(subset="image")
+    table["source"], table["label"], table["centre"], table["order"] = "new", 0, "", np.nan
+    return Cohort("new", table, classes, {"new": Files(root)}, names)
+
+
+def _images_below(folder: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    files = ImageFolder(folder, "images").files
+    images = [file for file in files if Path(file).suffix.lower() in IMAGE_SUFFIXES]
+    return pd.DataFrame({"patient_id": [Path(file).stem for file in images], "image": images})
+
+
+def _listed_in(sheet: Sheet, covariates: Sequence[str]) -> pd.DataFrame:
+    """Return ``patient_id``, ``image`` and the covariates as text."""
+    columns: dict[str, str | tuple[str, ...]] = {name: name for name in covariates}
+    columns["image"] = IMAGE_COLUMNS
+    known = {column.casefold() for column in sheet.frame.columns}
+    if known & set(PATIENT_COLUMNS):
+        columns["patient_id"] = PATIENT_COLUMNS
+    rows = sheet.select(columns)
+    return rows if "patient_id" in rows else rows.assign(patient_id=rows["image"])
+
+
+def _make_covariates(rows: pd.DataFrame, columns: Sequence[Column]) -> Iterator[str]:
+    """Turn text into numbers and categories, in place; yield what they cannot be."""
+    for name in dict.fromkeys(name for name, _ in columns):
+        cells, categories = rows[name], [c for known, c in columns if known == name]
+        if categories == [None]:
+            try:
+                numbers = covariate(cells, rows["where"])
+            except DataError as error:
+                yield from error.faults
+                continue
+            if numbers.dtype == float:
+                rows[name] = numbers
+            else:
+                yield f"covariate {name} is a number for the models; found {_some(cells)}"
+            continue
+        rows[name] = as_names(cells)
+        unknown = rows[name][~rows[name].isin([*categories, ""])]
+        if len(unknown):
+            yield (
+                f"covariate {name}: the models know {', '.join(map(str, categories))}; found "
+                f"{_some(unknown)}; write these as the models know them, or leave them blank"
+            )
+
+
+def _some(cells: pd.Series[str]) -> str:
+    return listed([repr(cell) for cell in dict.fromkeys(cells)], 5)

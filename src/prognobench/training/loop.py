@@ -1,0 +1,292 @@
+"""Training and prediction of one model: the loop, in plain sight."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prognobench.errors import TrainingError
+from prognobench.losses.objective import Terms, loss_terms, objective
+from prognobench.records import Adapted, Fitted, Loss, ParameterGroup, Train
+from prognobench.seeds import derive
+from prognobench.training.hardware import (
+    PeakMemory,
+    Precision,
+    autocast,
+    in_parts,
+    memory_format,
+    more_parts,
+    resolve_precision,
+)
+from prognobench.training.loader import Batch, Loader
+from prognobench.training.optimiser import Best, Optimiser, quality
+from prognobench.training.speedups.attention import attention_for
+from prognobench.training.speedups.prefix import RememberedPrefix
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Progress = Callable[[str, int, int], None]
+Forward = Callable[[Tensor, "NDArray[np.intp]"], Tensor]
+"""Images and the cohort rows that they are of -> logits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedModel(Fitted):
+    """What came out of training a model, which has the weights of its best epoch.
+
+    Attributes
+    ----------
+    validation
+        Class probabilities ``(validation images, classes)`` by which that epoch was chosen.
+    """
+
+    validation: NDArray[np.float64]
+
+
+def fit(
+    adapted: Adapted,
+    train: Loader,
+    validation: Loader,
+    loss: Loss,
+    recipe: Train,
+    *,
+    device: torch.device | str,
+    where: str,
+    progress: Progress | None = None,
+    keep: Callable[[int], None] = lambda epoch: None,
+) -> FittedModel:
+    """Train an adapted model, and leave it with the weights of its best epoch.
+
+    AdamW with the recipe's schedule, clipped gradients, and early stopping on the validation part.
+    Random numbers come from ``train.seed`` and the epoch, whatever was drawn before. Without a
+    validation part every epoch of the recipe is trained, and the last one is kept.
+
+    Parameters
+    ----------
+    where
+        Names the cell, in errors and progress.
+    keep
+        Called with the epoch after each evaluation, the model as it was evaluated.
+
+    Raises
+    ------
+    TrainingError
+        If a loss is not finite; names cell, epoch and step.
+    """
+    device = torch.device(device)
+    memory, start = PeakMemory(device), time.perf_counter()
+    model, layout = adapted.model, memory_format(adapted.model)
+    model.to(device).to(memory_format=layout)
+    if recipe.checkpoint_activations:
+        checkpoint_activations(model)
+    step = Step(model, loss_terms(loss, device), resolve_precision(recipe.precision, device))
+    best, history, epoch = Best(model), list[dict[str, float]](), 0
+    chosen = np.empty((0, len(loss.class_weights)))
+    for groups, epochs in _phases(adapted, recipe):
+        _train_only(model, groups)
+        step.forward = _plain(model)  # what the phase before remembered may train now
+        if epochs > 1:
+            shape = (train.channels, *train.pixels.shape[1:3])
+            step.forward = prefix = RememberedPrefix(model.train(), shape, step.precision, device)
+            if recipe.compile and not prefix.remembers:
+                model.compile()
+        optimiser = Optimiser(model, groups, recipe, epochs, -(-len(train) // recipe.accumulate))
+        improved, end, stalled = epoch, epoch + epochs, 0
+        while epoch < end and stalled < recipe.patience:
+            epoch += 1
+            model.train()
+            torch.manual_seed(derive(*train.seed, "epoch", epoch))
+            losses = []
+            for batches in _grouped(train.epoch(epoch, layout), recipe.accumulate):
+                losses.append(step(batches))
+                optimiser.step()
+            row = {"epoch": epoch, "train_loss": _finite_mean(losses, where, epoch)}
+            if progress:
+                progress(where, epoch, adapted.head_first_epochs + recipe.epochs)
+            if epoch % recipe.evaluate_every and epoch != end:
+                continue
+            with optimiser.averaged():
+                found, probabilities = _validate(step, validation, recipe.monitor, layout)
+                row |= found
+                if best.offer(epoch, row.get("monitor", epoch), -row.get("validation_loss", 0.0)):
+                    improved, chosen = epoch, probabilities
+                keep(epoch)
+            stalled = epoch - improved
+            optimiser.lower_on_plateau(epoch, improved)
+            history.append(row | {"lr": optimiser.lr, "seconds": time.perf_counter() - start})
+    best.restore()
+    seconds = time.perf_counter() - start
+    cost = {
+        "seconds_train": seconds,
+        "seconds_per_epoch": seconds / epoch,
+        "epochs": epoch,
+        "peak_memory_bytes": memory.bytes,
+        "precision": step.precision,
+        "micro_batches": step.parts,
+        "stopped": "validation" if len(validation.rows) else "fixed number of epochs",
+    }
+    return FittedModel(history=history, best_epoch=best.epoch, cost=cost, validation=chosen)
+
+
+def predict(
+    model: nn.Module, loader: Loader, *, device: torch.device | str, precision: Precision
+) -> NDArray[np.float64]:
+    """Return class probabilities ``(rows, classes)``, in the order of the loader's rows."""
+    device = torch.device(device)
+    model.to(device).eval()
+    resolved = resolve_precision(precision, device)
+    return _probabilities(infer(_plain(model), loader, resolved, memory_format(model)))
+
+
+def infer(
+    forward: Forward, loader: Loader, precision: Precision, layout: torch.memory_format
+) -> Tensor:
+    """Return logits ``(rows, classes)`` in fp32 on the CPU."""
+    logits: list[Tensor] = []
+    parts = 1
+    with torch.inference_mode(), autocast(precision, loader.device):
+        for batch in loader.epoch(0, layout):
+            compute = partial(_forward_in_parts, forward, batch)
+            chunks, parts = in_parts(compute, parts, len(batch.rows), loader.device)
+            logits += [chunk.float().cpu() for chunk in chunks]
+    return torch.cat(logits)
+
+
+def _forward_in_parts(forward: Forward, batch: Batch, parts: int) -> list[Tensor]:
+    return [forward(part.images, part.rows) for part in _split(batch, parts)]
+
+
+class Step:
+    """Forward and backward through one batch, in as many parts as memory needs.
+
+    Attributes
+    ----------
+    forward
+        Gives the logits of images that are the same whenever their row comes.
+    parts
+        Into how many each batch is split; doubled whenever the device runs out of memory.
+    """
+
+    def __init__(self, model: nn.Module, terms: Terms, precision: Precision) -> None:
+        self.model, self.terms, self.precision = model, terms, precision
+        self.forward: Forward = _plain(model)
+        self.parts = 1
+
+    def __call__(self, batches: Sequence[Batch]) -> Tensor:
+        """Add the gradients of the batches' common mean loss, and return that loss."""
+        while True:
+            try:
+                return self._backward(batches)
+            except torch.OutOfMemoryError:
+                self.model.zero_grad()
+                images = batches[0].images
+                if self.parts == 1 and any(map(_sees_the_batch, self.model.modules())):
+                    warnings.warn(
+                        "batches are split for want of memory, and batch normalisation sees a part "
+                        "at a time: numbers are other than with more memory; a smaller "
+                        "train.batch_size with train.accumulate gives the same everywhere",
+                        stacklevel=2,
+                    )
+                self.parts = more_parts(self.parts, len(images), images.device)
+
+    def _backward(self, batches: Sequence[Batch]) -> Tensor:
+        # Known before the forward pass, so that the parts' gradients add up to the whole's.
+        weight = sum(self.terms.class_weights[batch.labels].sum() for batch in batches)
+        total = torch.zeros((), device=batches[0].images.device)
+        for batch in batches:
+            forward = self.forward if batch.fixed else _plain(self.model)
+            for part in _split(batch, min(self.parts, len(batch.rows))):
+                with autocast(self.precision, part.images.device):
+                    logits = forward(part.images, part.rows)
+                losses, _ = objective(logits, part.labels, self.terms)
+                loss = losses.sum() / weight
+                with attention_for(loss, self.precision):
+                    torch.autograd.backward(loss)
+                total += loss.detach()
+        return total
+
+
+def _sees_the_batch(module: nn.Module) -> bool:
+    return module.training and "BatchNorm" in type(module).__name__
+
+
+def _plain(model: nn.Module) -> Forward:
+    return lambda images, rows: cast("Tensor", model(images))
+
+
+def _split(batch: Batch, parts: int) -> list[Batch]:
+    columns = (
+        batch.images.tensor_split(parts),
+        batch.labels.tensor_split(parts),
+        np.array_split(batch.rows, parts),
+    )
+    return [Batch(*part, fixed=batch.fixed) for part in zip(*columns, strict=True)]
+
+
+def _phases(adapted: Adapted, recipe: Train) -> Iterator[tuple[Sequence[ParameterGroup], int]]:
+    """Yield which groups train together, and for how many epochs."""
+    if adapted.head_first_epochs:
+        head = [group for group in adapted.groups if group.role == "head"]
+        yield head, adapted.head_first_epochs
+    yield adapted.groups, recipe.epochs
+
+
+def _train_only(model: nn.Module, groups: Sequence[ParameterGroup]) -> None:
+    trained = {name for group in groups for name in group.parameters}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+
+
+def _grouped(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    while group := list(islice(batches, size)):
+        yield group
+
+
+def _finite_mean(losses: Sequence[Tensor], where: str, epoch: int) -> float:
+    """Return the mean of an epoch's losses; read once, so that the device is not waited for."""
+    values = torch.stack(list(losses)).cpu()
+    if not values.isfinite().all():
+        step = int((~values.isfinite()).nonzero()[0]) + 1
+        raise TrainingError(
+            f"{where}: the loss is {values[step - 1].item()} in epoch {epoch}, step {step} of "
+            f"{len(values)}; lower the learning rate, or try train.precision=fp32"
+        )
+    return values.mean().item()
+
+
+def _validate(
+    step: Step, validation: Loader, monitor: str, layout: torch.memory_format
+) -> tuple[dict[str, float], NDArray[np.float64]]:
+    """Return loss and monitored value of the validation part, and its class probabilities."""
+    if not len(validation.rows):
+        return {}, np.empty((0, len(step.terms.class_weights)))
+    step.model.eval()
+    logits = infer(step.forward, validation, step.precision, layout)
+    labels = torch.from_numpy(validation.labels[validation.rows])
+    losses, weights = objective(logits, labels, step.terms.each(lambda term: term.cpu()))
+    loss = (losses.sum() / weights.sum()).item()
+    probabilities = _probabilities(logits)
+    value = quality(monitor, np.array([loss]), probabilities[None], labels.numpy())
+    return {"validation_loss": loss, "monitor": float(value[0])}, probabilities
+
+
+def _probabilities(logits: Tensor) -> NDArray[np.float64]:
+    probabilities: NDArray[np.float64] = logits.double().softmax(-1).numpy()
+    return probabilities
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Let every part that can do so recompute its activations in the backward pass."""
+    for module in model.modules():
+        if callable(enable := getattr(module, "set_grad_checkpointing", None)):
+            enable(True)
