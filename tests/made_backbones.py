@@ -13,18 +13,18 @@ from torch import nn
 from prognobench.models.encoders.network import encoder
 from prognobench.records import Backbone, Preprocessing
 
-SIDE = 32
+IMAGE_SIZE = 32
 
 
 def wrap(network: nn.Module, fingerprint: str = "made") -> Backbone:
     module = encoder(network).eval()
     return Backbone(
         module,
-        next(iter(module.taps.values())),
-        Preprocessing(SIDE, (0.5,) * 3, (0.5,) * 3),
+        next(iter(module.layers.values())),
+        Preprocessing(IMAGE_SIZE, (0.5,) * 3, (0.5,) * 3),
         module.roles,
         module.blocks,
-        module.taps,
+        module.layers,
         fingerprint,
     )
 
@@ -32,7 +32,13 @@ def wrap(network: nn.Module, fingerprint: str = "made") -> Backbone:
 def vit(fingerprint: str = "made", **changes: Any) -> Backbone:
     """A transformer of two blocks, width 32, on 4 x 4 patches."""
     torch.manual_seed(1)
-    settings = {"img_size": SIDE, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    settings = {
+        "img_size": IMAGE_SIZE,
+        "patch_size": 8,
+        "embed_dim": 32,
+        "depth": 2,
+        "num_heads": 2,
+    }
     network = timm.create_model("vit_tiny_patch16_224", num_classes=0, **{**settings, **changes})
     for name, parameter in network.named_parameters():
         # Untrained biases are zero, which would hide what becomes of them, and untrained weights
@@ -65,4 +71,4 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {"cnn": cnn, "vit": vit}
 
 def images(count: int = 4, seed: int = 0) -> torch.Tensor:
     random = torch.Generator().manual_seed(seed)
-    return torch.randn(count, 3, SIDE, SIDE, generator=random)
+    return torch.randn(count, 3, IMAGE_SIZE, IMAGE_SIZE, generator=random)

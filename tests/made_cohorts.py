@@ -1,4 +1,4 @@
-"""Tiny copies of the public cohorts: their layout, column names and traps, films of nobody."""
+"""Tiny copies of the public cohorts: their layout, column names and traps, images of nobody."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from made_dicom import film, write_dicom
+from made_dicom import image, write_dicom
 from numpy.typing import NDArray
 from openpyxl import Workbook
 from PIL import Image
@@ -57,7 +57,7 @@ def write_xls(path: Path, rows: Iterable[Sequence[str | float | bool]]) -> Path:
 
 def write_image(path: Path, seed: int = 0, mode: str = "L") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    grey = (film(seed, 16) // 16).astype(np.uint8)
+    grey = (image(seed, 16) // 16).astype(np.uint8)
     Image.fromarray(grey).convert(mode).save(path)
     return path
 
@@ -73,7 +73,7 @@ AFC_COLUMNS = (
 def make_aiforcovid(root: Path, deaths: tuple[Any, Any] = (0, 1)) -> Path:
     """Three releases of 18 patients in six hospitals; P_3_20 is one that the authors leave out.
 
-    The first release has the older names of columns, one blank Death and a MONOCHROME1 film.
+    The first release has the older names of columns, one blank Death and a MONOCHROME1 image.
     """
     number = 0
     for release, prefix, count in (("", "P", 8), ("_r2", "P_1", 5), ("_r3", "P_3", 5)):
@@ -88,7 +88,7 @@ def make_aiforcovid(root: Path, deaths: tuple[Any, Any] = (0, 1)) -> Path:
             rows.append([*cells, None if number == 2 else death])
             write_dicom(
                 root / f"imgs{release}" / f"{name}.dcm",
-                film(number),
+                image(number),
                 bits=12,
                 PhotometricInterpretation="MONOCHROME1" if number == 0 else "MONOCHROME2",
             )
@@ -145,7 +145,7 @@ class Collection:
             for at, (time, view) in enumerate(zip(times, views, strict=True), 1):
                 write_dicom(
                     self.manifest / folder / f"1-{at:03d}.dcm",
-                    film(100 * number + at),
+                    image(100 * number + at),
                     bits=12,
                     Modality=modality,
                     StudyDescription=study,
@@ -162,7 +162,7 @@ class Collection:
 
 
 def make_covid_19_ar(root: Path, yes_no: tuple[Any, Any] = (0, 1), metadata: bool = False) -> Path:
-    """Eight patients with CT, laterals, later films, an abdomen; a patient without a film.
+    """Eight patients with CT, laterals, later images, an abdomen; a patient without an image.
 
     The table's header stands in its second row.
     """
@@ -209,12 +209,12 @@ def make_covid_19_ar(root: Path, yes_no: tuple[Any, Any] = (0, 1), metadata: boo
 
 
 def make_covid_19_ny(root: Path, metadata: bool = True) -> Path:
-    """Ten patients; the severe ones with many films, enhanced copies, laterals, CT, MR.
+    """Ten patients; the severe ones with many images, enhanced copies, laterals, CT, MR.
 
     Beside the table lies its description, under nearly the same name.
 
     Later series of A000001 stand in ``metadata.csv`` but not on the disk: who takes the first
-    film does not look at them.
+    image does not look at them.
     """
     tree = Collection(root, "COVID-19-NY-SBU")
     rows = []
@@ -259,7 +259,7 @@ def make_covid_19_ny(root: Path, metadata: bool = True) -> Path:
 
 
 def make_cocross(root: Path, pictures: Sequence[NDArray[np.uint8]]) -> tuple[Path, Path]:
-    """Twelve patients: a film of each, or a folder of two of those who died; one is filed twice.
+    """Twelve patients: an image of each, or a folder of two of those who died; one is filed twice.
 
     Returns the table and the folder of images, which are named by the patients' ids.
     """

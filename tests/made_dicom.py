@@ -85,7 +85,7 @@ def deflated_bomb(path: Path) -> Path:
     return path
 
 
-def film(seed: int = 0, side: int = 12) -> NDArray[np.uint16]:
+def image(seed: int = 0, image_size: int = 12) -> NDArray[np.uint16]:
     """A small 12-bit picture that differs with the seed."""
-    grey = np.add.outer(np.arange(side) * 200, np.arange(side) * 97) + 31 * seed
+    grey = np.add.outer(np.arange(image_size) * 200, np.arange(image_size) * 97) + 31 * seed
     return (grey % 4096).astype(np.uint16)

@@ -17,7 +17,7 @@ def make_cohort(
     dataset: str,
     *,
     patients: int,
-    films: float,
+    images: float,
     prevalence: float,
     classes: Sequence[str],
     risk: bool,
@@ -34,13 +34,13 @@ def make_cohort(
         risks = np.exp(-2 * (severity[:, None] - centres) ** 2)
         risks /= risks.sum(axis=1, keepdims=True)
     labels = (rng.random(patients)[:, None] > risks.cumsum(axis=1)[:, :-1]).sum(axis=1)
-    images = 1 + rng.poisson(max(films - 1, 0), patients)
+    images = 1 + rng.poisson(max(images - 1, 0), patients)
     row = np.repeat(np.arange(patients), images)
     table = pd.DataFrame(
         {
             "patient_id": [f"{p:04d}" for p in row],
             "image": [f"{p:04d}-{i}.png" for i, p in enumerate(row)],
-            "source": "films",
+            "source": "images",
             "label": labels[row],
             "centre": np.array(list("ABC"))[row % 3],
             "order": np.nan,
@@ -79,7 +79,7 @@ def make_run(
     *,
     skill: float = 1.0,
     patients: int = 100,
-    films: float = 1.4,
+    images: float = 1.4,
     prevalence: float = 0.3,
     classes: Sequence[str] = ("alive", "dead"),
     repeats: int = 1,
@@ -97,7 +97,7 @@ def make_run(
 ) -> RunFolder:
     """Store a run whose scores follow the latent severity as closely as ``skill`` (0 to 1) says."""
     table, severity = make_cohort(
-        dataset, patients=patients, films=films, prevalence=prevalence, classes=classes, risk=risk
+        dataset, patients=patients, images=images, prevalence=prevalence, classes=classes, risk=risk
     )
     cells = list(make_folds(table, repeats, folds, draws, seed))
     identity = (dataset, model, strategy, seed, k or 0, patients, folds)
@@ -118,7 +118,7 @@ def make_run(
             "synthetic": risk,
             "cells": [name for name, _, _ in cells],
             "weights": f"random ({model})",
-            "warnings": ["two films are the same"],
+            "warnings": ["two images are the same"],
             "not_applicable": not_applicable,
             "fingerprints": {
                 "cohort": f"{derive(dataset, patients):016x}",
@@ -131,7 +131,7 @@ def make_run(
         {"prognobench": version, "python": "3.11", "device": "cpu", "libraries": {}},
         {
             "cohort": table,
-            "exclusions": pd.DataFrame({"item": ["0099"], "reason": ["no film"]}),
+            "exclusions": pd.DataFrame({"item": ["0099"], "reason": ["no image"]}),
             "folds": pd.DataFrame(listed)[["repeat", "fold", "draw", "part", "patient_id"]],
         },
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_backbones import SIDE, vit
+from made_backbones import IMAGE_SIZE, vit
 from torch import Tensor
 from torch.nn.functional import conv2d, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
@@ -114,7 +114,7 @@ def test_a_transformer_is_trained_with_it(
     monkeypatch.setattr(attention, "_backward", lambda *x: calls.append(1) or backward(*x))
     random = np.random.default_rng(0)
     backbone = vit()
-    pixels = random.integers(0, 256, (12, SIDE, SIDE, 1)).astype(np.uint8)
+    pixels = random.integers(0, 256, (12, IMAGE_SIZE, IMAGE_SIZE, 1)).astype(np.uint8)
     labels = np.arange(12) % 2
 
     def loader(rows: range, shuffle: bool = False) -> Loader:

@@ -16,21 +16,25 @@ from made_dicom import deflated_bomb
 from PIL import Image
 
 from prognobench.audit import Audit, audit, sight
-from prognobench.audit.metadata import film_metadata, metadata_baseline
+from prognobench.audit.metadata import image_metadata, metadata_baseline
 from prognobench.audit.pictures import agreement, hashes
 from prognobench.audit.thumbnails import look
 from prognobench.folds import make_folds
 from prognobench.imaging.cache import Recipe
 from prognobench.records import Checks, Cohort, Component, Files, Fold, Rendered
 
-SIDE = 160
+IMAGE_SIZE = 160
 
 
-def film(seed: int, side: int = SIDE) -> np.ndarray:
+def image(seed: int, image_size: int = IMAGE_SIZE) -> np.ndarray:
     """A cloudy picture with fine structure, unlike any other."""
     random = np.random.default_rng(seed)
-    clouds = cv2.resize(random.random((7, 7)), (side, side), interpolation=cv2.INTER_CUBIC)
-    ribs = cv2.resize(random.random((40, 40)), (side, side), interpolation=cv2.INTER_CUBIC)
+    clouds = cv2.resize(
+        random.random((7, 7)), (image_size, image_size), interpolation=cv2.INTER_CUBIC
+    )
+    ribs = cv2.resize(
+        random.random((40, 40)), (image_size, image_size), interpolation=cv2.INTER_CUBIC
+    )
     return (170 * clouds + 70 * ribs).clip(0, 255).astype(np.uint8)
 
 
@@ -39,7 +43,7 @@ def table_of(patients: Sequence[int], labels: Sequence[int]) -> pd.DataFrame:
         {
             "patient_id": [f"P{number:02d}" for number in patients],
             "image": [f"{row}.png" for row in range(len(patients))],
-            "source": "films",
+            "source": "images",
             "label": labels,
             "centre": np.where(np.asarray(patients) % 3, "north", "south"),
             "order": np.arange(len(patients), dtype=float),
@@ -49,14 +53,14 @@ def table_of(patients: Sequence[int], labels: Sequence[int]) -> pd.DataFrame:
 
 @pytest.fixture
 def cohort(tmp_path: Path) -> Cohort:
-    """Twenty patients with two films each; four of them with the outcome."""
-    root = tmp_path / "films"
+    """Twenty patients with two images each; four of them with the outcome."""
+    root = tmp_path / "images"
     root.mkdir()
     patients = np.repeat(np.arange(20), 2)
     for row in range(len(patients)):
-        Image.fromarray(film(row)).save(root / f"{row}.png")
+        Image.fromarray(image(row)).save(root / f"{row}.png")
     table = table_of(patients, (patients < 4).astype(int))
-    return Cohort("made", table, ("alive", "dead"), {"films": Files(root)})
+    return Cohort("made", table, ("alive", "dead"), {"images": Files(root)})
 
 
 def folds_of(cohort: Cohort, folds: int = 4) -> tuple[Fold, ...]:
@@ -65,23 +69,23 @@ def folds_of(cohort: Cohort, folds: int = 4) -> tuple[Fold, ...]:
 
 
 def overwrite(cohort: Cohort, row: int, image: np.ndarray) -> None:
-    source = cohort.sources["films"]
+    source = cohort.sources["images"]
     assert isinstance(source, Files)
     Image.fromarray(image).save(source.root / f"{row}.png")
 
 
 def groups(found: Audit) -> list[list[str]]:
     table = found.tables["same picture"]
-    return [films["image"].tolist() for _, films in table.groupby("group")]
+    return [images["image"].tolist() for _, images in table.groupby("group")]
 
 
 def test_a_clean_cohort_is_clean(cohort: Cohort, tmp_path: Path) -> None:
     found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache", thorough=True)
     assert found.leaks == found.duplicates == ()
     assert found.refusals(Checks(allow_leaks=False, allow_duplicates=False)) == []
-    assert len(found.tables["faulty films"]) == len(found.tables["same picture"]) == 0
+    assert len(found.tables["faulty images"]) == len(found.tables["same picture"]) == 0
     titles = [title for title, _ in found.sections()]
-    assert titles == ["patients and films", "patients by part", "metadata-only baseline"]
+    assert titles == ["patients and images", "patients by part", "metadata-only baseline"]
 
 
 def test_counts(cohort: Cohort) -> None:
@@ -92,7 +96,7 @@ def test_counts(cohort: Cohort) -> None:
         }
     )
     found = audit(replace(cohort, exclusions=exclusions), folds_of(cohort))
-    centres = found.tables["patients and films"].set_index("centre")
+    centres = found.tables["patients and images"].set_index("centre")
     assert centres.loc["all centres"].tolist() == [16, 4, 20, 40]
     assert centres.loc["south"].tolist() == [5, 2, 7, 14]
     parts = found.tables["patients by part"].set_index("fold")
@@ -128,12 +132,12 @@ def test_a_patient_in_two_parts_is_refused(cohort: Cohort) -> None:
 def test_the_same_file_under_two_patients_is_a_leak_if_a_fold_parts_them(
     cohort: Cohort, tmp_path: Path
 ) -> None:
-    overwrite(cohort, 20, film(0))
+    overwrite(cohort, 20, image(0))
     found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache")
     assert groups(found) == [["0.png", "20.png"]]
     assert found.tables["same picture"]["match"].tolist() == ["", "same file"]
     (leak,) = found.leaks
-    assert "(film 1 of the cohort = film 21 of the cohort)" in leak
+    assert "(image 1 of the cohort = image 21 of the cohort)" in leak
     assert "dataset.exclude" in leak
     assert found.refusals(Checks(allow_leaks=True)) == []
     assert [text.split(": ")[1] for text in found.duplicates] == [
@@ -146,7 +150,7 @@ def test_the_same_file_under_two_patients_is_a_leak_if_a_fold_parts_them(
 
 
 def test_a_copy_for_the_same_patient_is_told_but_no_leak(cohort: Cohort, tmp_path: Path) -> None:
-    overwrite(cohort, 1, film(0))
+    overwrite(cohort, 1, image(0))
     found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache")
     assert found.leaks == ()
     assert found.refusals(Checks()) == []
@@ -184,21 +188,21 @@ def turned_round(image: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("how", turned_round(film(0)))
+@pytest.mark.parametrize("how", turned_round(image(0)))
 @pytest.mark.parametrize("rows", [(6, 25), (25, 6)])
 def test_inverted_mirrored_and_cropped_copies_are_found(
     cohort: Cohort, tmp_path: Path, how: str, rows: tuple[int, int]
 ) -> None:
     one, other = rows
-    overwrite(cohort, other, turned_round(film(one))[how])
+    overwrite(cohort, other, turned_round(image(one))[how])
     found = audit(cohort, folder=tmp_path / "cache", recipe=Recipe(160))
     assert groups(found) == [["6.png", "25.png"]]
     assert found.tables["same picture"]["match"].tolist() == ["", how]
 
 
-@pytest.mark.parametrize("how", altered(film(0)))
+@pytest.mark.parametrize("how", altered(image(0)))
 def test_altered_copies_are_found(cohort: Cohort, tmp_path: Path, how: str) -> None:
-    overwrite(cohort, 25, altered(film(6))[how])
+    overwrite(cohort, 25, altered(image(6))[how])
     parted = Fold(np.arange(20), np.arange(20, 30), np.arange(30, 40), fold=0)
     found = audit(cohort, [parted], folder=tmp_path / "cache", thorough=True)
     assert groups(found) == [["6.png", "25.png"]]
@@ -208,9 +212,9 @@ def test_altered_copies_are_found(cohort: Cohort, tmp_path: Path, how: str) -> N
 
 def test_copies_of_copies_are_one_group_across_sources(cohort: Cohort, tmp_path: Path) -> None:
     for row, how in ((12, "compressed"), (20, "noisy"), (30, "brighter")):
-        overwrite(cohort, row, altered(film(4))[how])
-    overwrite(cohort, 31, film(4))
-    folder = cohort.sources["films"]
+        overwrite(cohort, row, altered(image(4))[how])
+    overwrite(cohort, 31, image(4))
+    folder = cohort.sources["images"]
     table = cohort.table.assign(source=np.where(np.arange(40) < 30, "ours", "theirs"))
     union = replace(cohort, table=table, sources={"ours": folder, "theirs": folder})
     found = audit(union, folder=tmp_path / "cache", thorough=True)
@@ -231,54 +235,56 @@ def test_ids_that_stand_in_several_parts_of_a_union_are_told(
     assert not [note for note in audit(apart, folder=tmp_path / "cache").notes if "union" in note]
 
 
-def test_drawn_films_are_not_compared_as_pictures(tmp_path: Path) -> None:
+def test_drawn_images_are_not_compared_as_pictures(tmp_path: Path) -> None:
     def draw(name: str) -> np.ndarray:
-        return film(int(name[:-4]) // 2)
+        return image(int(name[:-4]) // 2)
 
     table = table_of(range(8), [0, 1] * 4)
-    cohort = Cohort("drawn", table, ("a", "b"), {"films": Rendered("r", draw)}, synthetic=True)
+    cohort = Cohort("drawn", table, ("a", "b"), {"images": Rendered("r", draw)}, synthetic=True)
     found = audit(cohort, folder=tmp_path / "cache", thorough=True)
     assert groups(found) == []
-    assert found.notes[0] == "drawn: synthetic films, no clinical data"
+    assert found.notes[0] == "drawn: synthetic images, no clinical data"
 
 
-def test_faulty_films_are_named(cohort: Cohort, tmp_path: Path) -> None:
+def test_faulty_images_are_named(cohort: Cohort, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    white = film(3)
+    white = image(3)
     white[:, :70] = 255
-    black = film(4)
+    black = image(4)
     black[60:] = 0
     overwrite(cohort, 1, np.full((50, 50), 90, dtype=np.uint8))
-    overwrite(cohort, 2, random.normal(30, 4, (SIDE, SIDE)).clip(0, 255).astype(np.uint8))
+    overwrite(
+        cohort, 2, random.normal(30, 4, (IMAGE_SIZE, IMAGE_SIZE)).clip(0, 255).astype(np.uint8)
+    )
     overwrite(cohort, 3, white)
     overwrite(cohort, 4, black)
     overwrite(cohort, 5, np.full((50, 50), 90, dtype=np.uint8))
     found = audit(cohort, folder=tmp_path / "cache", thorough=True)
-    faulty = found.tables["faulty films"]
-    assert dict(zip(faulty["film"], faulty["fault"], strict=True)) == {
+    faulty = found.tables["faulty images"]
+    assert dict(zip(faulty["image"], faulty["fault"], strict=True)) == {
         "1.png": "constant",
         "2.png": "blank",
         "3.png": "overexposed",
         "4.png": "underexposed",
         "5.png": "constant",
     }
-    assert "5 of 40 films are blank or badly exposed" in found.notes[0]
-    assert groups(found) == [["1.png", "5.png"]], "constant films are compared by content alone"
+    assert "5 of 40 images are blank or badly exposed" in found.notes[0]
+    assert groups(found) == [["1.png", "5.png"]], "constant images are compared by content alone"
 
 
-def test_broken_films_are_named_and_the_others_looked_at(cohort: Cohort, tmp_path: Path) -> None:
-    source = cohort.sources["films"]
+def test_broken_images_are_named_and_the_others_looked_at(cohort: Cohort, tmp_path: Path) -> None:
+    source = cohort.sources["images"]
     assert isinstance(source, Files)
     (source.root / "7.png").write_bytes(b"no image")
     (source.root / "9.png").write_bytes((source.root / "9.png").read_bytes()[:200])
     overwrite(cohort, 12, np.full((50, 50), 90, dtype=np.uint8))
-    overwrite(cohort, 25, altered(film(6))["noisy"])
+    overwrite(cohort, 25, altered(image(6))["noisy"])
     found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache", thorough=True)
-    faulty = found.tables["faulty films"].set_index("film")
+    faulty = found.tables["faulty images"].set_index("image")
     assert faulty["fault"].to_dict() == {"7.png": "broken", "9.png": "broken", "12.png": "constant"}
     assert "7.png: cannot be read as an image" in faulty.loc["7.png", "why"]
-    assert found.notes[0].startswith("made: 2 of 40 films are broken")
-    assert "1 of 40 films are blank" in found.notes[1]
+    assert found.notes[0].startswith("made: 2 of 40 images are broken")
+    assert "1 of 40 images are blank" in found.notes[1]
     assert len(found.broken) == 2
     assert found.refusals(Checks(allow_leaks=True)) == list(found.broken)
     assert groups(found) == [["6.png", "25.png"]]
@@ -288,7 +294,7 @@ def test_broken_films_are_named_and_the_others_looked_at(cohort: Cohort, tmp_pat
 def test_what_was_seen_is_remembered(
     cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    overwrite(cohort, 25, altered(film(6))["noisy"])
+    overwrite(cohort, 25, altered(image(6))["noisy"])
     first = audit(cohort, folder=tmp_path / "cache", recipe=Recipe(160))
     with monkeypatch.context() as patched:
         patched.setattr(sight, "look", lambda *_: pytest.fail("looked again"))
@@ -298,16 +304,16 @@ def test_what_was_seen_is_remembered(
     (memory,) = (tmp_path / "cache" / "seen").iterdir()
     memory.write_bytes(memory.read_bytes()[:100])
     assert audit(cohort, folder=tmp_path / "cache", recipe=Recipe(160)).to_json() == first.to_json()
-    overwrite(cohort, 25, film(25))
+    overwrite(cohort, 25, image(25))
     assert groups(audit(cohort, folder=tmp_path / "cache", recipe=Recipe(160))) == []
 
 
 def test_everything_has_a_json_form(cohort: Cohort, tmp_path: Path) -> None:
-    overwrite(cohort, 20, film(0))
+    overwrite(cohort, 20, image(0))
     found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache", thorough=True)
     plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert plain["leaks"] == list(found.leaks)
-    assert plain["tables"]["patients and films"][-1]["patients"] == 20
+    assert plain["tables"]["patients and images"][-1]["patients"] == 20
     assert plain["tables"]["same picture"][1]["match"] == "same file"
 
 
@@ -321,7 +327,7 @@ def test_everything_has_a_json_form(cohort: Cohort, tmp_path: Path) -> None:
         ("device", "device", ["one", "two"]),
         ("image and file size", "height", [2000, 1000]),
         ("file format", "format", ["PNG", "JPEG"]),
-        ("date of film", "order", [0.0, 9.0]),
+        ("date of image", "order", [0.0, 9.0]),
     ],
 )
 def test_a_shortcut_is_found_and_named(kind: str, column: str, values: list[object]) -> None:
@@ -340,13 +346,13 @@ def test_a_shortcut_is_found_and_named(kind: str, column: str, values: list[obje
     assert baseline["chance_pr_auc"].tolist() == [0.5, 0.5]
 
 
-def test_the_number_of_films_is_a_shortcut() -> None:
+def test_the_number_of_images_is_a_shortcut() -> None:
     patients = [number for number in range(40) for _ in range(4 if number % 2 else 1)]
     table = table_of(patients, [number % 2 for number in patients]).assign(centre="x", order=np.nan)
     cohort = Cohort("many", table, ("alive", "dead"), {})
     blank = pd.DataFrame({"format": [""] * len(table)})
     baseline = metadata_baseline(cohort, blank, seed=1)
-    assert baseline["metadata"].tolist() == ["number of films", "all metadata"]
+    assert baseline["metadata"].tolist() == ["number of images", "all metadata"]
     assert baseline["mcc"].tolist() == [1.0, 1.0]
 
 
@@ -364,8 +370,8 @@ def test_without_a_shortcut_the_baseline_is_at_chance() -> None:
 
 def test_headers_are_read_without_pixels(tmp_path: Path) -> None:
     pydicom = importlib.import_module("pydicom")
-    Image.fromarray(film(0)).save(tmp_path / "0.png")
-    Image.fromarray(film(1)).convert("RGB").save(tmp_path / "1.png", format="JPEG")
+    Image.fromarray(image(0)).save(tmp_path / "0.png")
+    Image.fromarray(image(1)).convert("RGB").save(tmp_path / "1.png", format="JPEG")
     dataset = pydicom.Dataset()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
@@ -375,12 +381,12 @@ def test_headers_are_read_without_pixels(tmp_path: Path) -> None:
     dataset.ManufacturerModelName, dataset.PhotometricInterpretation = "X1", "MONOCHROME1"
     dataset.save_as(tmp_path / "2.png", enforce_file_format=True)
     (tmp_path / "3.png").write_bytes(b"broken")
-    cohort = Cohort("c", table_of(range(4), [0, 1, 0, 1]), ("a", "b"), {"films": Files(tmp_path)})
-    metadata = film_metadata(cohort)
+    cohort = Cohort("c", table_of(range(4), [0, 1, 0, 1]), ("a", "b"), {"images": Files(tmp_path)})
+    metadata = image_metadata(cohort)
     assert metadata["format"].tolist() == ["PNG", "JPEG", "DICOM", ""]
     assert metadata["colour"].tolist() == ["L", "RGB", "MONOCHROME1", ""]
     assert metadata["device"].tolist() == ["", "", "ACME X1", ""]
-    assert metadata["height"].tolist()[:3] == [SIDE, SIDE, 30]
+    assert metadata["height"].tolist()[:3] == [IMAGE_SIZE, IMAGE_SIZE, 30]
     assert metadata["width"].isna().tolist() == [False, False, False, True]
 
 
@@ -388,10 +394,10 @@ def test_the_header_of_a_deflated_bomb_is_blank(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deflated_bomb(tmp_path / "0.png")
-    cohort = Cohort("c", table_of(range(1), [0]), ("a", "b"), {"films": Files(tmp_path)})
-    assert film_metadata(cohort)["format"].tolist() == ["DICOM"]
+    cohort = Cohort("c", table_of(range(1), [0]), ("a", "b"), {"images": Files(tmp_path)})
+    assert image_metadata(cohort)["format"].tolist() == ["DICOM"]
     monkeypatch.setattr("prognobench.imaging.dicom_files.DEFLATED_LIMIT", 1 << 20)
-    assert film_metadata(cohort)["format"].tolist() == [""]
+    assert image_metadata(cohort)["format"].tolist() == [""]
 
 
 # ------------------------------------------------------------------ pictures
@@ -399,16 +405,16 @@ def test_the_header_of_a_deflated_bomb_is_blank(
 
 def test_hashes_are_those_of_imagehash() -> None:
     imagehash = importlib.import_module("imagehash")
-    images = np.stack([film(seed) for seed in range(20)])
+    images = np.stack([image(seed) for seed in range(20)])
     ours = hashes(look(images[..., None]).thumbnails)
     theirs = [imagehash.phash(Image.fromarray(image)).hash.ravel() for image in images]
     assert np.array_equal(ours, np.stack(theirs))
 
 
 def test_details_agree_for_copies_and_differ_for_others() -> None:
-    for how, copy in altered(film(0)).items():
-        assert agreement(film(0), copy) > 0.76, how
-    assert max(agreement(film(0), film(seed)) for seed in range(1, 10)) < 0.5
+    for how, copy in altered(image(0)).items():
+        assert agreement(image(0), copy) > 0.76, how
+    assert max(agreement(image(0), image(seed)) for seed in range(1, 10)) < 0.5
 
 
 @pytest.mark.real_data
@@ -418,13 +424,13 @@ def test_copies_in_a_real_cohort_are_found_and_nothing_else(
     from prognobench.registry import DATASETS
 
     cohort = DATASETS["covid_chestxray"](
-        root=real_cohort_root, task="icu", films="all", before_outcome=False
+        root=real_cohort_root, task="icu", select="all", before_outcome=False
     )
     found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache", thorough=True)
     table = found.tables["same picture"]
-    patients = [sorted(set(films["patient_id"])) for _, films in table.groupby("group")]
+    patients = [sorted(set(images["patient_id"])) for _, images in table.groupby("group")]
     # Both patients were entered twice, from two collections; the reader gives them one number.
     assert patients == [["97"]] * 4 + [["192"]]
     assert len(table) == 2 * 4 + 3
     assert found.leaks == ()
-    assert len(found.tables["faulty films"]) == 0
+    assert len(found.tables["faulty images"]) == 0

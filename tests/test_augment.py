@@ -10,42 +10,42 @@ from prognobench.imaging.augment import Augmentation
 
 
 @pytest.fixture
-def film() -> NDArray[np.uint8]:
+def image() -> NDArray[np.uint8]:
     rows, columns = np.mgrid[:48, :48]
     return (rows * 4 + columns).astype(np.uint8)[:, :, None]
 
 
 @pytest.mark.parametrize("level", ["light", "strong"])
-def test_changes_depend_on_image_and_seed_alone(level, film):
+def test_changes_depend_on_image_and_seed_alone(level, image):
     augmentation = Augmentation(level)
-    first = augmentation(film, 7)
-    augmentation(film, 8)
+    first = augmentation(image, 7)
+    augmentation(image, 8)
 
-    assert np.array_equal(augmentation(film, 7), first)
-    assert np.array_equal(Augmentation(level)(film, 7), first)
+    assert np.array_equal(augmentation(image, 7), first)
+    assert np.array_equal(Augmentation(level)(image, 7), first)
 
 
-def test_threads_give_the_same_as_one_after_the_other(film):
+def test_threads_give_the_same_as_one_after_the_other(image):
     augmentation = Augmentation("strong", horizontal_flip=True)
     seeds = range(40)
-    expected = [augmentation(film, seed) for seed in seeds]
+    expected = [augmentation(image, seed) for seed in seeds]
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda seed: augmentation(film, seed), seeds))
+        found = list(pool.map(lambda seed: augmentation(image, seed), seeds))
 
     assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
     assert len({image.tobytes() for image in found}) > 35
 
 
-def test_none_returns_the_image_itself(film):
+def test_none_returns_the_image_itself(image):
     augmentation = Augmentation("none")
 
-    assert augmentation(film, 1) is film
+    assert augmentation(image, 1) is image
     assert not augmentation.active
     assert Augmentation("none", horizontal_flip=True).active
 
 
-def test_films_are_never_upside_down_and_mirrored_only_if_asked(film):
+def test_images_are_never_upside_down_and_mirrored_only_if_asked(image):
     def brighter_below(image: NDArray[np.uint8]) -> bool:
         return bool(image[30:].mean() > image[:18].mean())
 
@@ -56,17 +56,17 @@ def test_films_are_never_upside_down_and_mirrored_only_if_asked(film):
     steps[:, 24:] = 200
     kept, mirrored = Augmentation("strong"), Augmentation("strong", horizontal_flip=True)
 
-    assert all(brighter_below(mirrored(film, seed)) for seed in range(60))
+    assert all(brighter_below(mirrored(image, seed)) for seed in range(60))
     assert all(brighter_right(kept(steps, seed)) for seed in range(60))
-    sides = [brighter_right(mirrored(steps, seed)) for seed in range(60)]
-    assert 15 < sum(sides) < 45
+    image_sizes = [brighter_right(mirrored(steps, seed)) for seed in range(60)]
+    assert 15 < sum(image_sizes) < 45
 
 
-def test_strong_changes_more_than_light(film):
+def test_strong_changes_more_than_light(image):
     def change(level) -> float:
         augmentation = Augmentation(level)
-        changed = [augmentation(film, seed).astype(float) for seed in range(40)]
-        return float(np.mean([np.abs(image - film).mean() for image in changed]))
+        changed = [augmentation(image, seed).astype(float) for seed in range(40)]
+        return float(np.mean([np.abs(image - image).mean() for image in changed]))
 
     assert change("strong") > 1.5 * change("light") > 0
 

@@ -35,26 +35,26 @@ def picture(seed: int, height: int = 40, width: int = 30) -> np.ndarray:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    folder = tmp_path / "films"
+    folder = tmp_path / "images"
     folder.mkdir()
     for number in range(6):
         Image.fromarray(picture(number)).save(folder / f"{number}.png")
     return folder
 
 
-def cohort_of(root: Path, films: int = 6) -> Cohort:
-    names = [f"{number}.png" for number in range(films)]
+def cohort_of(root: Path, images: int = 6) -> Cohort:
+    names = [f"{number}.png" for number in range(images)]
     table = pd.DataFrame(
         {
-            "patient_id": [f"P{number // 2}" for number in range(films)],
+            "patient_id": [f"P{number // 2}" for number in range(images)],
             "image": names,
-            "source": "films",
-            "label": [number // 2 % 2 for number in range(films)],
+            "source": "images",
+            "label": [number // 2 % 2 for number in range(images)],
             "centre": "unknown",
             "order": np.nan,
         }
     )
-    return Cohort("made", table, ("alive", "dead"), {"films": Files(root)})
+    return Cohort("made", table, ("alive", "dead"), {"images": Files(root)})
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_nothing_is_decoded_twice(
     assert np.array_equal(turned.array, first.array[::-1])
 
 
-def test_films_added_to_a_cohort_are_decoded_alone(
+def test_images_added_to_a_cohort_are_decoded_alone(
     root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixel_cache(cohort_of(root, 4), 16, "bicubic", folder)
@@ -171,7 +171,7 @@ def test_cohort_digest_is_of_content_not_of_place(root: Path, folder: Path, tmp_
     for column, value in (("label", 1 - table["label"]), ("patient_id", "P" + table["patient_id"])):
         other = replace(cohort_of(moved), table=table.assign(**{column: value}))
         assert cohort_digest(other, folder) != digest
-    described = replace(cohort_of(moved), table=table.assign(remark="a fine film"))
+    described = replace(cohort_of(moved), table=table.assign(remark="a fine image"))
     assert cohort_digest(described, folder) == digest
     assert cohort_digest(replace(described, covariates=("remark",)), folder) != digest
 
@@ -283,7 +283,7 @@ def test_a_full_disk_is_told_and_nothing_is_left(root: Path, folder: Path) -> No
 
 @dataclass(frozen=True)
 class Slow:
-    """Draws films slowly enough that a build can be caught at work."""
+    """Draws images slowly enough that a build can be caught at work."""
 
     seconds: float
 
@@ -292,18 +292,18 @@ class Slow:
         return picture(int(name))
 
 
-def drawn(films: int, seconds: float) -> Cohort:
+def drawn(images: int, seconds: float) -> Cohort:
     table = pd.DataFrame(
         {
-            "patient_id": [str(number) for number in range(films)],
-            "image": [str(number) for number in range(films)],
-            "source": "films",
+            "patient_id": [str(number) for number in range(images)],
+            "image": [str(number) for number in range(images)],
+            "source": "images",
             "label": 0,
             "centre": "unknown",
             "order": np.nan,
         }
     )
-    return Cohort("drawn", table, ("a", "b"), {"films": Rendered("slow", Slow(seconds))})
+    return Cohort("drawn", table, ("a", "b"), {"images": Rendered("slow", Slow(seconds))})
 
 
 SCRIPT = """
@@ -376,8 +376,8 @@ def test_processes_give_the_same_as_threads(
 # ------------------------------------------------------------------ squares
 
 
-def square(image: np.ndarray, side: int = 20, interpolation: str = "area", **options: object):
-    return to_square(image, side, interpolation, ImageOptions(**options))[:, :, 0]
+def square(image: np.ndarray, image_size: int = 20, interpolation: str = "area", **options: object):
+    return to_square(image, image_size, interpolation, ImageOptions(**options))[:, :, 0]
 
 
 def test_minmax_stretches_the_whole_range() -> None:
@@ -411,10 +411,10 @@ def test_fit_keeps_or_changes_the_aspect_ratio() -> None:
 
 
 def test_black_borders_are_cropped() -> None:
-    film = np.zeros((60, 50), dtype=np.uint8)
-    film[20:40, 10:30] = 150
-    film[0, 0] = 8
-    assert (square(film, crop_borders=True, minmax=False) == 150).all()
+    image = np.zeros((60, 50), dtype=np.uint8)
+    image[20:40, 10:30] = 150
+    image[0, 0] = 8
+    assert (square(image, crop_borders=True, minmax=False) == 150).all()
     black = np.zeros((60, 50), dtype=np.uint8)
     assert (square(black, crop_borders=True) == 0).all()
 

@@ -20,7 +20,7 @@ from prognobench.registry import DATASETS
 SMALL = (
     "dataset=severity",
     "dataset.patients=36",
-    "dataset.side=64",
+    "dataset.image_size=64",
     "model=vit",
     "model.weights=random",
     "train=quick",
@@ -80,7 +80,7 @@ def test_a_run_ends_with_its_table(prognobench: Command, results: Path) -> None:
     lines = [line.split("\t") for line in said.out.splitlines()]
     assert ["model", "linear_probe"] in lines
     assert any(line[0] == "ceiling (true risk)" for line in lines)
-    assert "synthetic films, no clinical data" in said.out
+    assert "synthetic images, no clinical data" in said.out
     assert (results / "scores.csv").exists()
 
 
@@ -175,7 +175,7 @@ def test_a_report_is_one_file(prognobench: Command, results: Path) -> None:
     assert said.code == 0
     page = (results / "report.html").read_text()
     assert page.startswith("<!doctype html>")
-    assert "synthetic films, no clinical data" in page
+    assert "synthetic images, no clinical data" in page
 
 
 def test_the_data_desk_prints_json(prognobench: Command, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_the_data_desk_prints_json(prognobench: Command, tmp_path: Path) -> None
     assert said.code == 0
     found = json.loads(said.out)
     assert found["leaks"] == []
-    assert found["tables"]["patients and films"]
+    assert found["tables"]["patients and images"]
     (folds,) = tmp_path.glob("*-folds.csv")
     assert folds.read_text().startswith("repeat,fold,draw,part,patient_id")
 
@@ -198,14 +198,14 @@ def test_the_desk_ends_with_the_status_of_what_a_run_would_refuse(
     prognobench: Command, tmp_path: Path
 ) -> None:
     rows = []
-    (tmp_path / "films").mkdir()
+    (tmp_path / "images").mkdir()
     for at, number in enumerate(np.random.default_rng(0).integers(1 << 30, size=12)):
         clouds = np.random.default_rng(number).integers(0, 255, (8, 8), np.uint8)
-        film = Image.fromarray(clouds).resize((64, 64), Image.Resampling.BICUBIC)
-        film.save(tmp_path / "films" / f"{at}.png")
+        image = Image.fromarray(clouds).resize((64, 64), Image.Resampling.BICUBIC)
+        image.save(tmp_path / "images" / f"{at}.png")
         rows.append({"patient": f"p{at}", "image": f"{at}.png", "outcome": ("no", "yes")[at % 2]})
     write_csv(tmp_path / "table.csv", rows)
-    given = [f"dataset.table={tmp_path / 'table.csv'}", f"dataset.images={tmp_path / 'films'}"]
+    given = [f"dataset.table={tmp_path / 'table.csv'}", f"dataset.images={tmp_path / 'images'}"]
     chosen = ("dataset=table", *given, "dataset.label=outcome", "dataset.positive=yes")
     written = tmp_path / "written"
     command = ("data", "check", *chosen, "--csv", str(written), f"paths.cache={tmp_path / 'c'}")
@@ -214,7 +214,7 @@ def test_the_desk_ends_with_the_status_of_what_a_run_would_refuse(
     assert prognobench(*command, "cv.folds=30").code == 2
     assert not (written / "table-folds.csv").exists()
     for at in range(1, 12):
-        film.save(tmp_path / "films" / f"{at}.png")
+        image.save(tmp_path / "images" / f"{at}.png")
     assert prognobench(*command, "cv.folds=3").code == 1
     assert prognobench(*command, "cv.folds=3", "checks.allow_leaks=true").code == 0
 
@@ -228,7 +228,7 @@ def test_where_no_folds_can_be_made_the_desk_shows_the_counts_that_say_why(
     document = json.loads(said.out)
     assert "too few of a class for regime.k=32" in document["faults"][0]
     tables = document["tables"]
-    assert tables["patients and films"]
+    assert tables["patients and images"]
     assert tables["metadata-only baseline"]
     assert not tables["patients by part"]
     shown = prognobench("data", "check", *SMALL, "regime=few_shot", "regime.k=32")
@@ -250,9 +250,9 @@ def test_images_are_decoded_ahead(prognobench: Command, tmp_path: Path) -> None:
 def test_saved_models_predict_new_images_and_are_exported(
     prognobench: Command, tmp_path: Path
 ) -> None:
-    films = DATASETS["embedded"](task="severity", prevalence=0.5, patients=3, seed=7)
-    for name in films.table["image"]:
-        image = Image.fromarray(films.sources["films"].render(name))
+    images = DATASETS["embedded"](task="severity", prevalence=0.5, patients=3, seed=7)
+    for name in images.table["image"]:
+        image = Image.fromarray(images.sources["images"].render(name))
         image.save(tmp_path / f"{name}.png")
     saving = ("strategy=lora", "train.save=best", f"paths.results={tmp_path / 'results'}")
     assert prognobench("run", *SMALL, *saving, "--no-table").code == 0
@@ -261,7 +261,7 @@ def test_saved_models_predict_new_images_and_are_exported(
     assert said.code == 0
     head, *rows = [line.split("\t") for line in said.out.splitlines()]
     assert head == ["patient_id", "image", "predicted", "score_mild", "score_severe"]
-    assert len(rows) == len(films)
+    assert len(rows) == len(images)
     merged = tmp_path / "merged.safetensors"
     assert prognobench("export", str(run), str(merged)).code == 0
     assert merged.exists()
@@ -303,7 +303,7 @@ def test_the_table_of_models_cuts_nothing_off(
 
 
 def test_sides_that_do_not_fit_come_in_one_message(prognobench: Command) -> None:
-    said = prognobench("run", "-m", "model=dinov2_small,vit", "model.side=100")
+    said = prognobench("run", "-m", "model=dinov2_small,vit", "model.image_size=100")
     assert said.code == 2
     assert "14 pixels; take 98 or 112" in said.err
     assert "8 pixels; take 96 or 104" in said.err

@@ -25,11 +25,15 @@ from prognobench.runs.execute import run
 from prognobench.runs.prepare import Workspace
 
 
-def picture(seed: int, side: int = 128) -> np.ndarray:
+def picture(seed: int, image_size: int = 128) -> np.ndarray:
     """A cloudy picture with fine structure, unlike any other."""
     random = np.random.default_rng(seed)
-    clouds = cv2.resize(random.random((7, 7)), (side, side), interpolation=cv2.INTER_CUBIC)
-    ribs = cv2.resize(random.random((32, 32)), (side, side), interpolation=cv2.INTER_CUBIC)
+    clouds = cv2.resize(
+        random.random((7, 7)), (image_size, image_size), interpolation=cv2.INTER_CUBIC
+    )
+    ribs = cv2.resize(
+        random.random((32, 32)), (image_size, image_size), interpolation=cv2.INTER_CUBIC
+    )
     return (170 * clouds + 70 * ribs).clip(0, 255).astype(np.uint8)
 
 
@@ -64,7 +68,7 @@ def same_pictures(found: dict[str, Any]) -> dict[str, str]:
     return {row["image"]: row["match"] for row in found["same picture"]}
 
 
-def film_of(root: Path, patient: str) -> Path:
+def image_of(root: Path, patient: str) -> Path:
     return next(iter(sorted(root.rglob(f"*/{patient}/*/*/*.dcm"))))
 
 
@@ -87,32 +91,32 @@ def test_aiforcovid(tmp_path: Path) -> None:
     }
     assert "pictures filed under different outcomes: 1" in " ".join(found["duplicates"])
     assert "AIforCOVID.xlsx row 3 = AIforCOVID_r2.xlsx row 4" in found["leaks"][0]
-    assert found["faulty films"] == [{"film": "imgs/P_5.dcm", "fault": "constant", "why": ""}]
+    assert found["faulty images"] == [{"image": "imgs/P_5.dcm", "fault": "constant", "why": ""}]
     assert "unusable, as the authors of the study found" in found["reasons"]
     assert found["shortcuts"]["device"]["mcc"] > 0.7
     assert found["shortcuts"]["device"]["follows"]
-    assert [row["centre"] for row in found["patients and films"][:-1]] == list("ABCDEF")
+    assert [row["centre"] for row in found["patients and images"][:-1]] == list("ABCDEF")
     assert "outcome is blank" in check(tmp_path, "dataset=afc_mortality", *given)["reasons"]
 
 
 def test_covid_19_ar(tmp_path: Path) -> None:
     root = redraw_all(make_covid_19_ar(tmp_path / "car"))
-    one, other = (film_of(root, f"COVID-19-AR-1640000{n}") for n in (2, 5))
+    one, other = (image_of(root, f"COVID-19-AR-1640000{n}") for n in (2, 5))
     redraw(one, picture(50)[8:-8, 8:-8])
     redraw(other, picture(50))
     given = ("dataset=car_icu", f"dataset.root={root}", "cv.folds=3")
-    found = check(tmp_path, *given, "dataset.films=all")
+    found = check(tmp_path, *given, "dataset.select=all")
     assert sorted(same_pictures(found).values()) == ["", "cropped"]
     assert len(found["leaks"]) == 1
-    for word in ("modality CT", "XR ABDOMEN", "not a frontal view", "no frontal chest film"):
+    for word in ("modality CT", "XR ABDOMEN", "not a frontal view", "no frontal chest X-ray"):
         assert word in found["reasons"]
-    assert found["shortcuts"]["number of films"]["mcc"] > 0.7
-    assert "number of films" not in check(tmp_path, *given)["shortcuts"]
+    assert found["shortcuts"]["number of images"]["mcc"] > 0.7
+    assert "number of images" not in check(tmp_path, *given)["shortcuts"]
 
 
 def test_covid_19_ny(tmp_path: Path) -> None:
     root = redraw_all(make_covid_19_ny(tmp_path / "ny"))
-    one, other = (film_of(root, f"A00000{n}") for n in (3, 7))
+    one, other = (image_of(root, f"A00000{n}") for n in (3, 7))
     for path in one.parent.parent.parent.rglob("*.dcm"):
         redraw(path, picture(60))
     for path in other.parent.parent.parent.rglob("*.dcm"):
@@ -122,9 +126,9 @@ def test_covid_19_ny(tmp_path: Path) -> None:
     assert sorted(same_pictures(found).values()) == ["", "mirrored"]
     for word in ("modality CT", "modality MR", "enhanced copy", "processed copy", "LATERAL"):
         assert word in found["reasons"]
-    everything = check(tmp_path, *given, "dataset.films=all", "dataset.on_missing=drop")
-    assert everything["shortcuts"]["number of films"]["mcc"] > 0.5
-    assert "number of films" not in found["shortcuts"]
+    everything = check(tmp_path, *given, "dataset.select=all", "dataset.on_missing=drop")
+    assert everything["shortcuts"]["number of images"]["mcc"] > 0.5
+    assert "number of images" not in found["shortcuts"]
 
 
 def test_cocross(tmp_path: Path) -> None:
@@ -133,10 +137,10 @@ def test_cocross(tmp_path: Path) -> None:
     found = check(tmp_path, *given, "cv.folds=3")
     assert same_pictures(found) == {"003/a.dcm": "", "007/a.dcm": "same file"}
     assert "cocross.xlsx row 5 = cocross.xlsx row 9" in found["leaks"][0]
-    everything = check(tmp_path, *given, "cv.folds=3", "dataset.films=all")
-    assert everything["shortcuts"]["number of films"]["mcc"] == 1.0
-    assert everything["patients and films"][-1] | {"centre": ""} == {
-        **{"centre": "", "Alive": 6, "Death": 6, "patients": 12, "films": 18}
+    everything = check(tmp_path, *given, "cv.folds=3", "dataset.select=all")
+    assert everything["shortcuts"]["number of images"]["mcc"] == 1.0
+    assert everything["patients and images"][-1] | {"centre": ""} == {
+        **{"centre": "", "Alive": 6, "Death": 6, "patients": 12, "images": 18}
     }
 
 
@@ -174,7 +178,7 @@ QUICK = (
 
 
 def small_table(root: Path) -> tuple[str, ...]:
-    """Twelve patients; the films of three are one picture, mirrored twice."""
+    """Twelve patients; the images of three are one picture, mirrored twice."""
     rows = [{"patient": f"p{n}", "image": f"{n}.png", "outcome": "ab"[n % 2]} for n in range(12)]
     root.mkdir()
     for number in range(12):
@@ -190,7 +194,7 @@ def small_table(root: Path) -> tuple[str, ...]:
 
 def test_a_run_refuses_pictures_that_leak_unless_told_otherwise(tmp_path: Path) -> None:
     here = (f"paths.cache={tmp_path / 'cache'}", f"paths.results={tmp_path / 'results'}")
-    given = [*small_table(tmp_path / "films"), *QUICK[:-1], *here, "strategy=linear_probe"]
+    given = [*small_table(tmp_path / "images"), *QUICK[:-1], *here, "strategy=linear_probe"]
     with pytest.raises(ConfigError, match="pictures filed under patients who stand in different"):
         run(compose(given))
     assert not (tmp_path / "results").exists()
@@ -206,14 +210,14 @@ def test_a_run_refuses_pictures_that_leak_unless_told_otherwise(tmp_path: Path) 
     assert len(outcome.computed) == 3
 
 
-def test_a_run_refuses_broken_films_before_it_starts(tmp_path: Path) -> None:
+def test_a_run_refuses_broken_images_before_it_starts(tmp_path: Path) -> None:
     here = (f"paths.cache={tmp_path / 'cache'}", f"paths.results={tmp_path / 'results'}")
-    given = [*small_table(tmp_path / "films"), *QUICK[:-1], *here]
+    given = [*small_table(tmp_path / "images"), *QUICK[:-1], *here]
     for number in (3, 5):
-        film = tmp_path / "films" / f"{number}.png"
-        content = bytearray(film.read_bytes())
+        image = tmp_path / "images" / f"{number}.png"
+        content = bytearray(image.read_bytes())
         content[len(content) // 2] ^= 255
-        film.write_bytes(content)
+        image.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         run(compose(given))
     for name in ("3.png", "5.png", "different parts"):
@@ -224,7 +228,7 @@ def test_a_run_refuses_broken_films_before_it_starts(tmp_path: Path) -> None:
 def test_few_shot_runs_without_a_validation_part(tmp_path: Path) -> None:
     here = (f"paths.cache={tmp_path / 'cache'}", f"paths.results={tmp_path / 'results'}")
     few = ("regime=few_shot", "regime.k=2", "regime.validation=none")
-    small = ("dataset=severity", "dataset.patients=30", "dataset.side=64")
+    small = ("dataset=severity", "dataset.patients=30", "dataset.image_size=64")
     small = (*small, "strategy=linear_probe,lora")
     for outcome in run(compose([*small, *few, *QUICK, *here], multirun=True)):
         assert len(outcome.computed) == 3

@@ -79,7 +79,7 @@ def test_aiforcovid_says_which_words_it_expected(tmp_path: Path) -> None:
     assert all(f"AIforCOVID{release}.xlsx" in told for release in ("", "_r2", "_r3"))
 
 
-def test_aiforcovid_names_every_missing_film(tmp_path: Path) -> None:
+def test_aiforcovid_names_every_missing_image(tmp_path: Path) -> None:
     make_aiforcovid(tmp_path)
     for name in ("imgs/P_1.dcm", "imgs_r3/P_3_2.dcm"):
         (tmp_path / name).unlink()
@@ -120,7 +120,7 @@ def test_aiforcovid_without_its_tables(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("metadata", [False, True])
 @pytest.mark.parametrize("yes_no", [(0, 1), ("N", "Y")])
-def test_covid_19_ar_takes_the_first_frontal_film(
+def test_covid_19_ar_takes_the_first_frontal_image(
     tmp_path: Path, metadata: bool, yes_no: tuple[Any, Any]
 ) -> None:
     root = make_covid_19_ar(tmp_path, yes_no, metadata)
@@ -128,7 +128,7 @@ def test_covid_19_ar_takes_the_first_frontal_film(
     table = cohort.table.set_index("patient_id")
     assert len(table) == table.index.nunique() == 8
     assert table["label"].tolist() == [0, 1] * 4
-    # The earlier of two PA films of a series, though its file comes second.
+    # The earlier of two PA images of a series, though its file comes second.
     assert "XR CHEST PA AND LATERAL" in table.loc["COVID-19-AR-16400001", "image"]
     assert table.loc["COVID-19-AR-16400001", "image"].endswith("1-002.dcm")
     assert table["order"].is_monotonic_increasing is False
@@ -138,18 +138,18 @@ def test_covid_19_ar_takes_the_first_frontal_film(
     assert "XR ABDOMEN" in told
     assert "not a frontal view (LL)" in told
     assert "not a frontal view (LATERAL)" in told
-    assert "has no frontal chest film" in left_out["patient COVID-19-AR-16409999"]
+    assert "has no frontal chest X-ray" in left_out["patient COVID-19-AR-16409999"]
     assert "no row in the table" in left_out["patient COVID-19-AR-99999999"]
     assert "not of the day" in told
 
 
-def test_covid_19_ar_all_and_last_films(tmp_path: Path) -> None:
+def test_covid_19_ar_all_and_last_images(tmp_path: Path) -> None:
     root = make_covid_19_ar(tmp_path)
-    everything = read("covid_19_ar", root=root, task="mortality", films="all")
-    films = everything.table.groupby("patient_id").size()
-    assert films["COVID-19-AR-16400000"] == 1
-    assert films["COVID-19-AR-16400001"] == 5
-    last = read("covid_19_ar", root=root, task="mortality", films="last")
+    everything = read("covid_19_ar", root=root, task="mortality", select="all")
+    images = everything.table.groupby("patient_id").size()
+    assert images["COVID-19-AR-16400000"] == 1
+    assert images["COVID-19-AR-16400001"] == 5
+    last = read("covid_19_ar", root=root, task="mortality", select="last")
     assert len(last) == 8
     newest = everything.table.groupby("patient_id")["order"].max()
     assert last.table.set_index("patient_id")["order"].to_dict() == newest.to_dict()
@@ -168,14 +168,14 @@ def test_covid_19_ar_ids_that_became_numbers(tmp_path: Path) -> None:
     assert len(cohort) == 8
 
 
-def test_covid_19_ar_broken_films(tmp_path: Path) -> None:
+def test_covid_19_ar_broken_images(tmp_path: Path) -> None:
     root = make_covid_19_ar(tmp_path)
-    film = next(root.glob("*/*/COVID-19-AR-16400003/01-05*/*/*.dcm"))
-    film.write_bytes(film.read_bytes()[:-60])
-    fails("covid_19_ar", "is truncated", film.name, root=root, task="icu")
+    image = next(root.glob("*/*/COVID-19-AR-16400003/01-05*/*/*.dcm"))
+    image.write_bytes(image.read_bytes()[:-60])
+    fails("covid_19_ar", "is truncated", image.name, root=root, task="icu")
     cohort = read("covid_19_ar", root=root, task="icu", on_missing="drop")
     image = cohort.table.set_index("patient_id")["image"]["COVID-19-AR-16400003"]
-    assert "01-09-2012" in image, "the next day's film stands in for the broken one"
+    assert "01-09-2012" in image, "the next day's image stands in for the broken one"
 
 
 def test_covid_19_ar_without_what_it_needs(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_covid_19_ar_without_what_it_needs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metadata", [False, True])
-def test_covid_19_ny_takes_the_earliest_film(tmp_path: Path, metadata: bool) -> None:
+def test_covid_19_ny_takes_the_earliest_image(tmp_path: Path, metadata: bool) -> None:
     root = make_covid_19_ny(tmp_path, metadata)
     cohort = read("covid_19_ny_sbu", root=root, task="mortality")
     table = cohort.table
@@ -216,27 +216,27 @@ def test_covid_19_ny_takes_the_earliest_film(tmp_path: Path, metadata: bool) -> 
         "KNEE",
     ):
         assert word in told
-    assert "has no frontal chest film" in reasons(cohort)["patient A000009"]
+    assert "has no frontal chest X-ray" in reasons(cohort)["patient A000009"]
     assert ("not of the day" in told) == metadata
 
 
 def test_covid_19_ny_icu_and_missing_series(tmp_path: Path) -> None:
     root = make_covid_19_ny(tmp_path)
     assert read("covid_19_ny_sbu", root=root, task="icu").table["label"].sum() == 3
-    told = fails("covid_19_ny_sbu", "6 of", root=root, task="icu", films="all")
+    told = fails("covid_19_ny_sbu", "6 of", root=root, task="icu", select="all")
     assert "A000001" in told
-    cohort = read("covid_19_ny_sbu", root=root, task="icu", films="all", on_missing="drop")
+    cohort = read("covid_19_ny_sbu", root=root, task="icu", select="all", on_missing="drop")
     assert cohort.table.groupby("patient_id").size()[["A000001", "A000004"]].tolist() == [1, 7]
 
 
-def test_a_first_film_that_is_lost_is_told(tmp_path: Path) -> None:
+def test_a_first_image_that_is_lost_is_told(tmp_path: Path) -> None:
     root = make_covid_19_ny(tmp_path)
-    chosen = {"root": root, "task": "icu", "films": "first", "on_missing": "drop"}
+    chosen = {"root": root, "task": "icu", "select": "first", "on_missing": "drop"}
     first = read("covid_19_ny_sbu", **chosen).table.set_index("patient_id")["image"]["A000004"]
     (root / first).write_bytes(b"")
     cohort = read("covid_19_ny_sbu", **chosen)
     assert cohort.table.set_index("patient_id")["image"]["A000004"] != first
-    assert "is empty; it would have been the first film" in reasons(cohort)[first]
+    assert "is empty; it would have been the first image" in reasons(cohort)[first]
 
 
 def test_covid_19_ny_with_another_table(tmp_path: Path) -> None:
@@ -247,18 +247,18 @@ def test_covid_19_ny_with_another_table(tmp_path: Path) -> None:
     fails("covid_19_ny_sbu", "calls them B000000", "folders A000000", root=root, task="icu")
 
 
-def test_a_film_is_a_chest_film_by_its_body_part(tmp_path: Path) -> None:
+def test_a_image_is_a_chest_image_by_its_body_part(tmp_path: Path) -> None:
     root = make_covid_19_ny(tmp_path, metadata=False)
     more = Collection(tmp_path / "second download", "COVID-19-NY-SBU")
     more.add("A000009", "19000101", study="PORTABLE", series="AP", BodyPartExamined="CHEST")
     more.add("A000000", "18991231", study="PORTABLE", series="AP", BodyPartExamined="PELVIS")
     (root / "second download" / "manifest-1600000000000").rename(root / "manifest-2")
     cohort = read("covid_19_ny_sbu", root=root, task="icu")
-    assert len(cohort) == 10, "films of both downloads"
-    assert "not a chest film (PORTABLE / AP / PELVIS)" in reasons(cohort).values()
+    assert len(cohort) == 10, "images of both downloads"
+    assert "not a chest X-ray (PORTABLE / AP / PELVIS)" in reasons(cohort).values()
 
 
-def test_the_first_film_of_a_day_is_so_whatever_series_it_stands_in(tmp_path: Path) -> None:
+def test_the_first_image_of_a_day_is_so_whatever_series_it_stands_in(tmp_path: Path) -> None:
     root = make_covid_19_ny(tmp_path, metadata=False)
     more = Collection(tmp_path / "second download", "COVID-19-NY-SBU")
     for patient in ("A000000", "A000003"):
@@ -266,8 +266,8 @@ def test_the_first_film_of_a_day_is_so_whatever_series_it_stands_in(tmp_path: Pa
     (root / "second download" / "manifest-1600000000000").rename(root / "manifest-2")
 
     first, last, every = (
-        read("covid_19_ny_sbu", root=root, task="mortality", films=films)
-        for films in ("first", "last", "all")
+        read("covid_19_ny_sbu", root=root, task="mortality", select=select)
+        for select in ("first", "last", "all")
     )
     images = first.table.set_index("patient_id")["image"]
     assert "CHEST NIGHT" in images["A000000"]
@@ -312,17 +312,17 @@ def test_covid_chestxray_defects(tmp_path: Path) -> None:
     assert "no image" in left_out["lost.jpg"]
     assert "not a frontal view" in left_out["lateral.png"]
     assert "not an X-ray" in left_out["slice.png"]
-    assert "not the first film" in left_out["late-0.png"]
+    assert "not the first image" in left_out["late-0.png"]
     assert "an earlier row (metadata.csv row 19)" in left_out["early-0.jpg"]
     assert cohort.exclusions is not None
     assert len(cohort) + len(cohort.exclusions) == 18
 
 
-def test_covid_chestxray_icu_films_before_admission(tmp_path: Path) -> None:
+def test_covid_chestxray_icu_images_before_admission(tmp_path: Path) -> None:
     root = make_covid_chestxray(tmp_path)
-    before = read("covid_chestxray", root=root, task="icu", films="all")
+    before = read("covid_chestxray", root=root, task="icu", select="all")
     assert before.table["image"].str.startswith("early").all()
-    everything = read("covid_chestxray", root=root, task="icu", films="all", before_outcome=False)
+    everything = read("covid_chestxray", root=root, task="icu", select="all", before_outcome=False)
     assert len(everything) == 12
     assert "Would have been stated" in reasons(before)["unstated.png"]
 
@@ -346,11 +346,11 @@ def test_covid_chestxray_missing_files_as_an_error(tmp_path: Path) -> None:
     ("task", "settings", "counts"),
     [
         ("mortality", {}, (107, 107, 21)),
-        ("mortality", {"films": "all"}, (223, 107, 21)),
+        ("mortality", {"select": "all"}, (223, 107, 21)),
         ("icu", {}, (102, 102, 53)),
-        ("icu", {"films": "all", "before_outcome": False}, (277, 122, 73)),
+        ("icu", {"select": "all", "before_outcome": False}, (277, 122, 73)),
         ("intubation", {}, (78, 78, 38)),
-        ("intubation", {"films": "all", "before_outcome": False}, (200, 89, 49)),
+        ("intubation", {"select": "all", "before_outcome": False}, (200, 89, 49)),
     ],
 )
 def test_the_real_cohort(

@@ -50,9 +50,9 @@ def test_each_task_needs_its_root_alone(tmp_path: Path, name: str) -> None:
     assert set(cohort.table["label"]) == {0, 1}
 
 
-def test_films_on_which_the_tube_is_seen_are_left_out(tmp_path: Path) -> None:
+def test_images_on_which_the_tube_is_seen_are_left_out(tmp_path: Path) -> None:
     root = make_covid_chestxray(tmp_path)
-    given = ("dataset=cxr_intubation", f"dataset.root={root}", "dataset.films=all")
+    given = ("dataset=cxr_intubation", f"dataset.root={root}", "dataset.select=all")
     cohort = build(*given)
     assert "late-1.png" not in set(cohort.table["image"])
     assert cohort.exclusions is not None
@@ -73,15 +73,15 @@ def test_cocross_reads_folders_and_files_named_by_id(tmp_path: Path) -> None:
     rows = [[f"{at:02d}", ("Alive", "Death")[at % 2]] for at in range(6)]
     table = write_xlsx(tmp_path / "cocross.xlsx", [["ID", "ICU Outcome"], *rows])
     for at in range(3):
-        write_image(tmp_path / "films" / f"{at:02d}" / "day0.png", at)
-        write_image(tmp_path / "films" / f"{at:02d}" / "day3.png", at)
+        write_image(tmp_path / "images" / f"{at:02d}" / "day0.png", at)
+        write_image(tmp_path / "images" / f"{at:02d}" / "day3.png", at)
     for at in range(3, 6):
-        write_image(tmp_path / "films" / f"{at:02d}.jpg", at)
-    given = (f"dataset.table={table}", f"dataset.images={tmp_path / 'films'}")
+        write_image(tmp_path / "images" / f"{at:02d}.jpg", at)
+    given = (f"dataset.table={table}", f"dataset.images={tmp_path / 'images'}")
     cohort = build("dataset=cocross_mortality", *given)
     assert cohort.classes == ("Alive", "Death")
     assert cohort.table["image"].tolist()[2:4] == ["02/day0.png", "03.jpg"]
-    everything = build("dataset=cocross_mortality", *given, "dataset.films=all")
+    everything = build("dataset=cocross_mortality", *given, "dataset.select=all")
     assert everything.table.groupby("patient_id").size().tolist() == [2, 2, 2, 1, 1, 1]
     with pytest.raises(DataError, match="expected a column 'Status'"):
         build("dataset=cocross_mortality", *given, "dataset.label=Status")
@@ -91,15 +91,15 @@ def test_a_table_from_the_command_line(tmp_path: Path) -> None:
     rows = [[f"{at:02d}", f"{at}.png", at % 2] for at in range(4)]
     table = write_xlsx(tmp_path / "a table.xlsx", [["Patient ID", "File", "dead"], *rows])
     for at in range(4):
-        write_image(tmp_path / "films" / f"{at}.png", at)
+        write_image(tmp_path / "images" / f"{at}.png", at)
     cohort = build(
         "dataset=table",
         f'dataset.table="{table}"',
-        f"dataset.images={tmp_path / 'films'}",
+        f"dataset.images={tmp_path / 'images'}",
         "dataset.label=dead",
         "dataset.positive=1",
         "dataset.exclude=[03]",
-        "dataset.films=first",
+        "dataset.select=first",
     )
     assert cohort.table["label"].tolist() == [0, 1, 0]
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_cohorts import write_csv, write_image, write_xls, write_xlsx
-from made_dicom import film, write_dicom
+from made_dicom import image, write_dicom
 from made_tables import Row, fails, folder_of, read, rows_of
 from openpyxl import Workbook
 from PIL import Image
@@ -157,7 +157,7 @@ def test_identifiers_that_a_parquet_file_stores_as_bytes(tmp_path: Path) -> None
     assert cohort.table["patient_id"].tolist() == [row["patient"] for row in rows]
 
 
-def test_one_file_under_several_spellings_of_its_path_is_one_film(tmp_path: Path) -> None:
+def test_one_file_under_several_spellings_of_its_path_is_one_image(tmp_path: Path) -> None:
     rows = [*rows_of(), {"patient": "001", "image": "././/1.png", "outcome": "dead"}]
     folder_of(tmp_path, rows_of())
     text = "patient,image,outcome\n" + "\n".join(",".join(row.values()) for row in rows)
@@ -203,7 +203,7 @@ def test_images_by_path_name_stem_and_folder(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     for name in ("a/1.png", "deep/down/2.png", "3.tif", "b/4.png", "P5/x.png", "P5/y.jpg"):
         write_image(folder / name, len(name))
-    write_dicom(folder / "6.dcm", film(), bits=12)
+    write_dicom(folder / "6.dcm", image(), bits=12)
     (folder / "P5" / "notes.txt").write_text("no image")
     rows = [{**row, "image": cell} for row, cell in zip(rows_of(), cells, strict=True)]
     table = write_csv(tmp_path / "table.csv", rows)
@@ -260,7 +260,7 @@ def test_names_that_may_be_several_folders_or_files(
         assert DATASETS["table"](**given).table["image"].tolist()[: len(meant)] == meant
 
 
-def several_films() -> list[Row]:
+def several_images() -> list[Row]:
     days = {"001": ["2020-03-05", "2020-03-01", ""], "002": ["2020-04-01", "2020-04-02"]}
     rows = [
         {"patient": patient, "image": f"{patient}-{at}.png", "outcome": patient, "day": day}
@@ -271,14 +271,14 @@ def several_films() -> list[Row]:
 
 
 @pytest.mark.parametrize(
-    ("films", "taken"),
+    ("select", "taken"),
     [
         ("first", ["001-1.png", "002-0.png", "003-0.png"]),
         ("last", ["001-0.png", "002-1.png", "003-0.png"]),
     ],
 )
-def test_first_and_last_films(tmp_path: Path, films: str, taken: list[str]) -> None:
-    cohort = read(tmp_path, several_films(), films=films, order="day", positive="002")
+def test_first_and_last_images(tmp_path: Path, select: str, taken: list[str]) -> None:
+    cohort = read(tmp_path, several_images(), select=select, order="day", positive="002")
     assert cohort.table["image"].tolist() == taken
     assert cohort.exclusions is not None
     assert len(cohort) + len(cohort.exclusions) == 6
@@ -358,7 +358,7 @@ def test_what_cannot_be_decoded_is_left_out_without_decoding(tmp_path: Path) -> 
     write_csv(tmp_path / "table.csv", rows)
     cohort = DATASETS["table"](
         **{"table": tmp_path / "table.csv", "images": images, "label": "outcome"},
-        **{"positive": "dead", "order": "day", "films": "first", "on_missing": "drop"},
+        **{"positive": "dead", "order": "day", "select": "first", "on_missing": "drop"},
     )
     told = cohort.exclusions.set_index("item")["reason"]
     for item, reason in (
@@ -368,7 +368,7 @@ def test_what_cannot_be_decoded_is_left_out_without_decoding(tmp_path: Path) -> 
         ("3.png", "has more than 80,000,000 pixels"),
     ):
         assert told[item].startswith(f"{reason}")
-        assert "it would have been the first film of the patient" in told[item]
+        assert "it would have been the first image of the patient" in told[item]
     assert cohort.table["image"].tolist() == [f"{at}.dcm" for at in (4, 5, 6, 7, 8, 9)]
 
 
@@ -378,7 +378,7 @@ def test_a_folder_of_dicom_files_of_any_name(tmp_path: Path) -> None:
     for row in rows:
         write_dicom(images / row["image"] / "IM0001", np.zeros((30, 20), np.uint16), bits=12)
         write_dicom(images / row["image"] / "DICOMDIR", None)
-        (images / row["image"] / "README").write_text("no film")
+        (images / row["image"] / "README").write_text("no image")
     write_csv(tmp_path / "table.csv", rows)
     chosen = {"table": tmp_path / "table.csv", "label": "outcome", "positive": "dead"}
     cohort = DATASETS["table"](images=images, **chosen)
@@ -397,7 +397,7 @@ def test_conflicts_settled_by_the_highest_class(tmp_path: Path) -> None:
 
 @st.composite
 def tables(draw: st.DrawFn) -> list[Row]:
-    """Films of four patients with gaps: missing and empty files, blank and foreign outcomes."""
+    """Images of four patients with gaps: missing and empty files, blank and foreign outcomes."""
     rows = []
     for patient, number in draw(st.lists(st.tuples(st.sampled_from("ABCD"), st.integers(0, 3)))):
         outcome = draw(st.sampled_from(["alive", "dead", "dead ", "", "NA", "lost"]))
@@ -421,9 +421,9 @@ def any_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(max_examples=50, deadline=None)
-@given(rows=tables(), films=st.sampled_from(["all", "first", "last"]))
+@given(rows=tables(), select=st.sampled_from(["all", "first", "last"]))
 def test_every_row_is_taken_or_left_out_with_a_reason(
-    any_folder: Path, rows: list[Row], films: str
+    any_folder: Path, rows: list[Row], select: str
 ) -> None:
     table = write_csv(any_folder / "table.csv", rows)
     cohort = DATASETS["table"](
@@ -432,7 +432,7 @@ def test_every_row_is_taken_or_left_out_with_a_reason(
         label="outcome",
         classes=("alive", "dead"),
         order="day",
-        films=films,
+        select=select,
         on_missing="drop",
         on_unknown_label="drop",
         on_conflict="highest",
@@ -441,5 +441,5 @@ def test_every_row_is_taken_or_left_out_with_a_reason(
     assert cohort.exclusions["reason"].str.len().all()
     by_patient = cohort.table.groupby("patient_id")
     assert (by_patient["label"].nunique() == 1).all()
-    assert films == "all" or (by_patient.size() == 1).all()
+    assert select == "all" or (by_patient.size() == 1).all()
     assert not cohort.table["image"].duplicated().any()

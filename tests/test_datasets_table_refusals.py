@@ -158,7 +158,7 @@ def test_paths_never_leave_the_folder(tmp_path: Path) -> None:
     os.symlink(tmp_path / "outside.png", folder / "link.png")
     os.symlink(tmp_path / "out", folder / "linked")
     os.symlink(folder / "8.png", folder / "fine.png")
-    cells = ["../outside.png", str(folder / "2.png"), "C:\\films\\3.png", "link.png"]
+    cells = ["../outside.png", str(folder / "2.png"), "C:\\images\\3.png", "link.png"]
     cells += ["linked/secret.png", "a/../../outside.png", "~/7.png", "fine.png"]
     rows = [{**row, "image": cell} for row, cell in zip(rows, cells, strict=True)]
     table = write_csv(tmp_path / "table.csv", rows)
@@ -203,7 +203,7 @@ def test_patient_numbers_that_changed_on_the_way(tmp_path: Path) -> None:
     fails(tmp_path, rounded, "table.csv row 5: patient '1.2E+12'", "a spreadsheet rounded")
 
 
-def test_one_film_of_two_patients(tmp_path: Path) -> None:
+def test_one_image_of_two_patients(tmp_path: Path) -> None:
     rows = rows_of()
     rows[2]["image"] = rows[0]["image"]
     fails(tmp_path, rows, "1.png for 001, 003 (table.csv row 2, table.csv row 4)")

@@ -96,8 +96,8 @@ def test_a_patient_of_two_parts_stays_with_the_first(tmp_path: Path) -> None:
     assert cohort.exclusions is not None
     reasons = cohort.exclusions["reason"].value_counts()
     assert reasons["the patient stands in an earlier part"] == 6
-    # Another film of the same patient is the same patient all the same.
-    later = {"icu": {**parts["icu"], "films": "last"}, "mortality": parts["mortality"]}
+    # Another image of the same patient is the same patient all the same.
+    later = {"icu": {**parts["icu"], "select": "last"}, "mortality": parts["mortality"]}
     with pytest.raises(DataError, match="6 patients of part mortality"):
         DATASETS["union"](parts=later, classes=classes)
 
@@ -209,10 +209,10 @@ def test_union_reports_all_faults_of_all_parts(tmp_path: Path) -> None:
         parts={
             "a": {key.replace("label", "lable"): value for key, value in one.items()},
             "b": {"builder": "tabel"},
-            "c": {**two, "films": "best"},
+            "c": {**two, "select": "best"},
         },
     )
-    assert "dataset.parts.c.films='best'" in told
+    assert "dataset.parts.c.select='best'" in told
     (tmp_path / "one" / "images" / "0.png").unlink()
     fails("a: 1 of 4", "b: 1 of 4", parts={"a": one, "b": one})
     fails("two parts or more", parts={})

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from made_dicom import deflated_bomb, dicom, film, write_dicom
+from made_dicom import deflated_bomb, dicom, image, write_dicom
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
@@ -75,26 +75,26 @@ def full_range(values: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
 def test_grey_files_keep_their_values(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"film.{suffix}"
+    path = tmp_path / f"image.{suffix}"
     Image.fromarray(GREY).save(path, lossless=True)
     np.testing.assert_array_equal(read_image(path), GREY)
 
 
 def test_jpeg_is_told_by_content_not_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "film.png"
+    path = tmp_path / "image.png"
     Image.fromarray(GREY).save(path, format="JPEG", quality=95)
     assert np.abs(read_image(path).astype(int) - GREY).max() <= 6
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_16_bit_files_are_stretched_without_losing_shades(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"film.{suffix}"
+    path = tmp_path / f"image.{suffix}"
     Image.fromarray(DEEP).save(path)
     np.testing.assert_array_equal(read_image(path), full_range(DEEP))
 
 
 def test_16_bit_tiff_with_white_as_zero_is_inverted(tmp_path: Path) -> None:
-    path = tmp_path / "film.tif"
+    path = tmp_path / "image.tif"
     Image.fromarray(DEEP).save(path, tiffinfo={262: 0})
     np.testing.assert_array_equal(read_image(path), 255 - full_range(DEEP))
 
@@ -102,8 +102,8 @@ def test_16_bit_tiff_with_white_as_zero_is_inverted(tmp_path: Path) -> None:
 def test_float_tiff_with_missing_values(tmp_path: Path) -> None:
     values = DEEP.astype(np.float32)
     values[0, 0] = np.nan
-    Image.fromarray(values).save(tmp_path / "film.tif")
-    np.testing.assert_array_equal(read_image(tmp_path / "film.tif"), full_range(DEEP))
+    Image.fromarray(values).save(tmp_path / "image.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "image.tif"), full_range(DEEP))
 
 
 def test_palette_and_bilevel(tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_transparency_lies_over_black(tmp_path: Path, mode: str) -> None:
     alpha = np.full(GREY.shape, 255, np.uint8)
     alpha[:, 5:] = 0
     image.putalpha(Image.fromarray(alpha))
-    image.save(tmp_path / "film.png")
-    shown = read_image(tmp_path / "film.png")
+    image.save(tmp_path / "image.png")
+    shown = read_image(tmp_path / "image.png")
     np.testing.assert_array_equal(shown[:, :5], GREY[:, :5])
     assert not shown[:, 5:].any()
 
@@ -176,7 +176,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
         *("rgb none", "rgb zlib", "rgb png"),
     ],
 )
-def test_films_are_turned_upright(tmp_path: Path, kind: str, orientation: int) -> None:
+def test_images_are_turned_upright(tmp_path: Path, kind: str, orientation: int) -> None:
     stored = write_turned(tmp_path / "stored", kind, 1)
     turned = write_turned(tmp_path / "turned", kind, orientation)
     for channels in (1, 3):
@@ -198,7 +198,7 @@ def write_deep(path: Path, pixels: np.ndarray, **settings: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["film.png", "film.tif"])
+@pytest.mark.parametrize("name", ["image.png", "image.tif"])
 def test_deep_colour_is_stretched_without_losing_shades(tmp_path: Path, name: str) -> None:
     path = write_deep(tmp_path / name, np.dstack([DEEP] * 3))
     np.testing.assert_array_equal(read_image(path), full_range(DEEP))
@@ -212,11 +212,11 @@ def test_deep_colour_is_stretched_without_losing_shades(tmp_path: Path, name: st
 def test_byte_orders_and_tiles_of_deep_colour(tmp_path: Path, order: str) -> None:
     large = np.tile(DEEP_RGB, (5, 4, 1))
     for settings in ({"rowsperstrip": 3}, {"tile": (16, 16)}):
-        path = write_deep(tmp_path / "film.tif", large, byteorder=order, **settings)
+        path = write_deep(tmp_path / "image.tif", large, byteorder=order, **settings)
         np.testing.assert_array_equal(read_image(path, channels=3), full_range(large))
 
 
-@pytest.mark.parametrize("name", ["film.png", "film.tif"])
+@pytest.mark.parametrize("name", ["image.png", "image.tif"])
 def test_transparent_deep_colour_lies_over_black(tmp_path: Path, name: str) -> None:
     alpha = np.full(DEEP.shape, 65535, np.uint16)
     alpha[:, 5:] = 0
@@ -227,14 +227,14 @@ def test_transparent_deep_colour_lies_over_black(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize("meaning", ["unspecified", "assocalpha"])
 def test_a_fourth_channel_that_is_not_laid_over(tmp_path: Path, meaning: str) -> None:
     pixels = np.dstack([DEEP, DEEP, DEEP, np.full(DEEP.shape, 9000, np.uint16)])
-    path = write_deep(tmp_path / "film.tif", pixels, extrasamples=[meaning])
+    path = write_deep(tmp_path / "image.tif", pixels, extrasamples=[meaning])
     np.testing.assert_array_equal(read_image(path), full_range(DEEP))
 
 
 def test_deep_grey_with_transparency(tmp_path: Path) -> None:
     alpha = np.full(DEEP.shape, 65535, np.uint16)
     alpha[0] = 0
-    path = tmp_path / "film.png"
+    path = tmp_path / "image.png"
     path.write_bytes(png(np.dstack([DEEP, alpha]), colour=4))
     np.testing.assert_array_equal(read_image(path), full_range(np.where(alpha, DEEP, 0)))
 
@@ -248,7 +248,7 @@ def png(pixels: np.ndarray, colour: int) -> bytes:
 
 
 def test_deep_colour_in_separate_planes_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "film.tif"
+    path = tmp_path / "image.tif"
     planes = np.moveaxis(DEEP_RGB, 2, 0)
     for compression in (None, "zlib"):
         tifffile.imwrite(
@@ -260,26 +260,26 @@ def test_deep_colour_in_separate_planes_is_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ DICOM
 
 
-def test_12_bit_film_without_a_window_uses_its_own_range(tmp_path: Path) -> None:
-    path = write_dicom(tmp_path / "film.dcm", DEEP, bits=12)
+def test_12_bit_image_without_a_window_uses_its_own_range(tmp_path: Path) -> None:
+    path = write_dicom(tmp_path / "image.dcm", DEEP, bits=12)
     np.testing.assert_array_equal(read_image(path), full_range(DEEP))
 
 
-def test_a_film_without_its_suffix_is_still_dicom(tmp_path: Path) -> None:
+def test_a_image_without_its_suffix_is_still_dicom(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "IM0001", DEEP, bits=12)
     np.testing.assert_array_equal(read_image(path), full_range(DEEP))
 
 
 def test_monochrome1_is_inverted(tmp_path: Path) -> None:
     path = write_dicom(
-        tmp_path / "film.dcm", DEEP, bits=12, PhotometricInterpretation="MONOCHROME1"
+        tmp_path / "image.dcm", DEEP, bits=12, PhotometricInterpretation="MONOCHROME1"
     )
     np.testing.assert_array_equal(read_image(path), 255 - full_range(DEEP))
 
 
 def test_rescale_and_linear_window(tmp_path: Path) -> None:
     path = write_dicom(
-        tmp_path / "film.dcm",
+        tmp_path / "image.dcm",
         DEEP,
         bits=12,
         RescaleSlope=2,
@@ -295,7 +295,7 @@ def test_rescale_and_linear_window(tmp_path: Path) -> None:
 @pytest.mark.parametrize("function", ["SIGMOID", "LINEAR_EXACT"])
 def test_other_window_functions(tmp_path: Path, function: str) -> None:
     path = write_dicom(
-        tmp_path / "film.dcm",
+        tmp_path / "image.dcm",
         DEEP,
         bits=12,
         WindowCenter=1200,
@@ -327,15 +327,15 @@ def test_large_values_keep_their_shades(tmp_path: Path, function: str) -> None:
 
 
 def test_large_values_without_a_window_keep_their_shades(tmp_path: Path) -> None:
-    path = write_dicom(tmp_path / "film.dcm", DEEP.astype(np.uint32) + np.uint32(2**31))
+    path = write_dicom(tmp_path / "image.dcm", DEEP.astype(np.uint32) + np.uint32(2**31))
     np.testing.assert_array_equal(read_image(path), full_range(DEEP))
-    Image.fromarray(DEEP.astype(np.int32) - 2**30).save(tmp_path / "film.tif")
-    np.testing.assert_array_equal(read_image(tmp_path / "film.tif"), full_range(DEEP))
+    Image.fromarray(DEEP.astype(np.int32) - 2**30).save(tmp_path / "image.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "image.tif"), full_range(DEEP))
 
 
 def test_signed_pixels(tmp_path: Path) -> None:
     signed = DEEP.astype(np.int16) - 1200
-    path = write_dicom(tmp_path / "film.dcm", signed, WindowCenter=0, WindowWidth=201)
+    path = write_dicom(tmp_path / "image.dcm", signed, WindowCenter=0, WindowWidth=201)
     np.testing.assert_array_equal(
         read_image(path), np.rint(np.clip((signed + 0.5) / 200 + 0.5, 0, 1) * 255)
     )
@@ -347,7 +347,7 @@ def test_voi_lut_comes_before_the_window(tmp_path: Path) -> None:
     curve = np.linspace(0, 1, 2400) ** 2
     table.LUTData = np.rint(curve * 60000).astype("<u2").tobytes()
     path = write_dicom(
-        tmp_path / "film.dcm",
+        tmp_path / "image.dcm",
         DEEP,
         bits=12,
         VOILUTSequence=[table],
@@ -365,7 +365,7 @@ def test_an_8_bit_voi_lut_of_odd_length(tmp_path: Path) -> None:
     table = Dataset()
     table.LUTDescriptor = [255, 0, 8]
     table.LUTData = bytes(range(0, 255)) + b"\0"
-    path = write_dicom(tmp_path / "film.dcm", GREY, VOILUTSequence=[table])
+    path = write_dicom(tmp_path / "image.dcm", GREY, VOILUTSequence=[table])
     np.testing.assert_array_equal(read_image(path), np.rint(GREY / 254 * 255))
 
 
@@ -389,21 +389,21 @@ def test_padding_is_black_and_does_not_set_the_range(tmp_path: Path) -> None:
 
 
 def test_a_window_beside_all_pixels_is_not_believed(tmp_path: Path) -> None:
-    path = write_dicom(tmp_path / "film.dcm", DEEP, bits=12, WindowCenter=60000, WindowWidth=10)
+    path = write_dicom(tmp_path / "image.dcm", DEEP, bits=12, WindowCenter=60000, WindowWidth=10)
     np.testing.assert_array_equal(read_image(path), full_range(DEEP))
 
 
 def test_a_window_that_is_no_number_is_named(tmp_path: Path) -> None:
-    path = write_dicom(tmp_path / "film.dcm", DEEP, bits=12, WindowCenter=1200, WindowWidth=4321)
+    path = write_dicom(tmp_path / "image.dcm", DEEP, bits=12, WindowCenter=1200, WindowWidth=4321)
     path.write_bytes(path.read_bytes().replace(b"4321", b"wide"))
-    with pytest.raises(DataError, match=r"film\.dcm: .*WindowWidth is 'wide.0', no number"):
+    with pytest.raises(DataError, match=r"image\.dcm: .*WindowWidth is 'wide.0', no number"):
         read_image(path)
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, DeflatedExplicitVRLittleEndian])
 def test_lossless_transfer_syntaxes(tmp_path: Path, syntax: str) -> None:
-    path = write_dicom(tmp_path / "film.dcm", film(side=40), bits=12, syntax=syntax)
-    np.testing.assert_array_equal(read_image(path), full_range(film(side=40)))
+    path = write_dicom(tmp_path / "image.dcm", image(image_size=40), bits=12, syntax=syntax)
+    np.testing.assert_array_equal(read_image(path), full_range(image(image_size=40)))
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ def test_lossless_transfer_syntaxes(tmp_path: Path, syntax: str) -> None:
 )
 def test_frames_of_another_encoder(tmp_path: Path, syntax: str, frame: bytes) -> None:
     bits = 12 if syntax == JPEGLosslessSV1 else 16
-    path = write_dicom(tmp_path / "film.dcm", DEEP, bits=bits, syntax=syntax, frame=frame)
+    path = write_dicom(tmp_path / "image.dcm", DEEP, bits=bits, syntax=syntax, frame=frame)
     np.testing.assert_array_equal(read_image(path), full_range(DEEP))
 
 
@@ -427,24 +427,24 @@ def test_compressed_copies_show_the_same(name: str) -> None:
 
 def test_lossy_jpeg_2000(tmp_path: Path) -> None:
     settings = {"j2k_cr": [4], "encoding_plugin": "pylibjpeg"}
-    dataset = dicom(film(side=64), bits=12)
+    dataset = dicom(image(image_size=64), bits=12)
     dataset.compress(JPEG2000, **settings)
-    dataset.save_as(tmp_path / "film.dcm")
-    error = read_image(tmp_path / "film.dcm").astype(int) - full_range(film(side=64))
+    dataset.save_as(tmp_path / "image.dcm")
+    error = read_image(tmp_path / "image.dcm").astype(int) - full_range(image(image_size=64))
     assert np.abs(error).mean() < 12
 
 
 def test_jpeg_baseline(tmp_path: Path) -> None:
     Image.fromarray(GREY).save(tmp_path / "frame.jpg", quality=98)
     frame = (tmp_path / "frame.jpg").read_bytes()
-    path = write_dicom(tmp_path / "film.dcm", GREY, syntax=JPEGBaseline8Bit, frame=frame)
+    path = write_dicom(tmp_path / "image.dcm", GREY, syntax=JPEGBaseline8Bit, frame=frame)
     assert np.abs(read_image(path).astype(int) - full_range(GREY)).max() <= 6
 
 
 def test_colour_becomes_luminance(tmp_path: Path) -> None:
     pixels = np.zeros((4, 5, 3), np.uint8)
     pixels[..., 0] = 200
-    path = write_dicom(tmp_path / "film.dcm", pixels)
+    path = write_dicom(tmp_path / "image.dcm", pixels)
     assert (read_image(path) == round(0.299 * 200)).all()
     np.testing.assert_array_equal(read_image(path, channels=3), pixels)
 
@@ -469,7 +469,7 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
 def test_truncated_files(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"film.{suffix}"
+    path = tmp_path / f"image.{suffix}"
     noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -478,7 +478,7 @@ def test_truncated_files(tmp_path: Path, suffix: str) -> None:
 
 def test_truncated_dicom(tmp_path: Path) -> None:
     for name, settings in {"raw": {}, "rle": {"syntax": RLELossless}}.items():
-        path = write_dicom(tmp_path / f"{name}.dcm", film(side=64), bits=12, **settings)
+        path = write_dicom(tmp_path / f"{name}.dcm", image(image_size=64), bits=12, **settings)
         assert unreadable(path) == ""
         path.write_bytes(path.read_bytes()[:-2000])
         refused(path, "dataset.exclude")
@@ -492,7 +492,7 @@ def test_dicom_without_pixels_and_with_many_frames(tmp_path: Path) -> None:
 
 
 def test_dicom_without_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_dicom(tmp_path / "film.dcm", DEEP, bits=12)
+    path = write_dicom(tmp_path / "image.dcm", DEEP, bits=12)
     monkeypatch.setitem(sys.modules, "pydicom", None)
     with pytest.raises(MissingExtraError, match=r"prognobench\[dicom\]"):
         read_image(path)
@@ -511,11 +511,11 @@ def huge_png(width: int, height: int, depth: int = 8, colour: int = 0) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-@pytest.mark.parametrize("side", [9_200, 11_000, 60_000])
-def test_a_png_bomb_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
+@pytest.mark.parametrize("image_size", [9_200, 11_000, 60_000])
+def test_a_png_bomb_is_refused_by_its_header(tmp_path: Path, image_size: int) -> None:
     path = tmp_path / "bomb.png"
     for depth, colour in ((8, 0), (16, 2)):
-        path.write_bytes(huge_png(side, side, depth, colour))
+        path.write_bytes(huge_png(image_size, image_size, depth, colour))
         refused(path, "pixels", "leave it out with dataset.exclude")
 
 
@@ -558,7 +558,7 @@ def test_deflated_bombs_in_disguise(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_sizes_announced_by_codestreams(tmp_path: Path) -> None:
     from pydicom.encaps import get_frame
 
-    dataset = dicom(film(side=40), bits=12, syntax=JPEG2000Lossless)
+    dataset = dicom(image(image_size=40), bits=12, syntax=JPEG2000Lossless)
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     assert codestream_size(frame) == (40, 40)
     assert codestream_size(LOSSLESS_JPEG) == codestream_size(JPEG_LS) == (10, 8)
@@ -588,9 +588,9 @@ SYNTAXES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "tif", *SYNTAXES])
 def test_damaged_files_are_images_or_named_errors(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / f"film.{'dcm' if kind in SYNTAXES else kind}"
+    path = tmp_path / f"image.{'dcm' if kind in SYNTAXES else kind}"
     if kind in SYNTAXES:
-        pixels = DEEP if "frame" in SYNTAXES[kind] else film(side=40)
+        pixels = DEEP if "frame" in SYNTAXES[kind] else image(image_size=40)
         content = write_dicom(path, pixels, bits=12, **SYNTAXES[kind]).read_bytes()
     else:
         Image.fromarray(GREY).resize((40, 40)).save(path)

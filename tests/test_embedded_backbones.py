@@ -1,4 +1,4 @@
-"""The embedded backbones: shipped, stable, and better than random weights on unseen films."""
+"""The embedded backbones: shipped, stable, and better than random weights on unseen images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from prognobench.datasets.synthetic.patients import Films
+from prognobench.datasets.synthetic.patients import ImageGenerator
 from prognobench.errors import ConfigError, WeightsError
 from prognobench.frozen.bank import embed
 from prognobench.imaging.cache import pixel_cache
@@ -35,7 +35,7 @@ def test_a_backbone_is_small_and_in_float32(network):
     assert all(parameter.dtype == torch.float32 for parameter in parameters)
     look = backbone.preprocessing
     with torch.inference_mode():
-        pooled = backbone.module(torch.zeros(2, look.channels, look.side, look.side))
+        pooled = backbone.module(torch.zeros(2, look.channels, look.image_size, look.image_size))
     assert pooled.shape == (2, backbone.width)
     assert bool(torch.isfinite(pooled).all())
     assert ("convolution" in backbone.roles) == (network == "cnn")
@@ -53,8 +53,10 @@ def test_the_fingerprint_tells_weights_apart(network):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_another_side_keeps_the_weights(network):
-    small, large = (build(network=network, side=side).load().module for side in (64, 96))
-    images = torch.from_numpy(Films(seed=0, side=64)("P00001-1"))[None, None] / 255
+    small, large = (
+        build(network=network, image_size=image_size).load().module for image_size in (64, 96)
+    )
+    images = torch.from_numpy(ImageGenerator(seed=0, image_size=64)("P00001-1"))[None, None] / 255
     enlarged = torch.nn.functional.interpolate(images, size=96, mode="bilinear")
     with torch.inference_mode():
         alike = torch.cosine_similarity(small(images), large(enlarged))
@@ -65,29 +67,29 @@ def test_wrong_settings_are_refused():
     with pytest.raises(ConfigError, match="no hub"):
         build(network="vit", weights="hub")
     with pytest.raises(ConfigError, match="patch of 8"):
-        build(network="vit", side=68)
+        build(network="vit", image_size=68)
     with pytest.raises(WeightsError, match="no file"):
         build(network="cnn", weights="nowhere.safetensors")
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
+def images(tmp_path_factory):
     cohort = DATASETS["embedded"](
-        task="severity", prevalence=0.47, patients=300, films_per_patient=1.0, seed=11
+        task="severity", prevalence=0.47, patients=300, images_per_patient=1.0, seed=11
     )
     folder = tmp_path_factory.mktemp("cache")
     return cohort, pixel_cache(cohort, 64, "area", folder), folder
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_frozen_probe_beats_the_same_on_random_weights(network, films):
+def test_a_frozen_probe_beats_the_same_on_random_weights(network, images):
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    cohort, pixels, folder = films
+    cohort, pixels, folder = images
 
     def probe(weights):
         source = build(network=network, weights=weights)

@@ -1,4 +1,4 @@
-"""The embedded cohort: reproducible, prevalence and risk as stated, severity on the films."""
+"""The embedded cohort: reproducible, prevalence and risk as stated, severity on the images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from prognobench.datasets.synthetic.patients import Films
+from prognobench.datasets.synthetic.patients import ImageGenerator
 from prognobench.records import Rendered
 from prognobench.registry import DATASETS
 
@@ -69,12 +69,12 @@ def test_risk_is_calibrated_and_leaves_a_ceiling_below_one(large):
         assert 0.6 < average_precision_score(labels, risk) < 0.75
 
 
-def test_films_do_not_follow_the_outcome_in_number(large):
-    films = large.table.groupby("patient_id").agg(label=("label", "first"), n=("image", "size"))
-    per_class = films.groupby("label")["n"]
+def test_images_do_not_follow_the_outcome_in_number(large):
+    images = large.table.groupby("patient_id").agg(label=("label", "first"), n=("image", "size"))
+    per_class = images.groupby("label")["n"]
     error = np.sqrt((per_class.var() / per_class.size()).sum())
     assert abs(per_class.mean().diff().iloc[-1]) < 3 * error
-    assert films["n"].mean() == pytest.approx(1.3, abs=0.05)
+    assert images["n"].mean() == pytest.approx(1.3, abs=0.05)
 
 
 def test_full_label_noise_leaves_chance():
@@ -88,82 +88,84 @@ def test_a_larger_cohort_begins_with_the_smaller_one():
     shared = large.table.iloc[: len(small)]
     assert shared.equals(small.table)
     assert np.array_equal(large.risk[: len(small)], small.risk)
-    assert small.sources["films"].recipe == large.sources["films"].recipe
+    assert small.sources["images"].recipe == large.sources["images"].recipe
 
 
-def test_tasks_of_one_seed_share_their_films():
+def test_tasks_of_one_seed_share_their_images():
     cohorts = [build(task=task, prevalence=0.3, patients=5) for task in TASKS]
-    assert len({cohort.sources["films"].recipe for cohort in cohorts}) == 1
+    assert len({cohort.sources["images"].recipe for cohort in cohorts}) == 1
     assert len({tuple(cohort.table["image"]) for cohort in cohorts}) == 1
 
 
-def test_the_same_film_in_another_process():
-    films = Films(seed=5, side=48)
+def test_the_same_image_in_another_process():
+    images = ImageGenerator(seed=5, image_size=48)
     code = (
-        "import hashlib; from prognobench.datasets.synthetic.patients import Films; "
-        "print(hashlib.sha256(Films(seed=5, side=48)('P00007-2').tobytes()).hexdigest())"
+        "import hashlib; from prognobench.datasets.synthetic.patients import ImageGenerator; "
+        "print(hashlib.sha256(ImageGenerator(seed=5, side=48)('P00007-2').tobytes()).hexdigest())"
     )
     there = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()
-    assert hashlib.sha256(films("P00007-2").tobytes()).hexdigest() == there
+    assert hashlib.sha256(images("P00007-2").tobytes()).hexdigest() == there
 
 
-def test_films_are_pictures_and_differ_by_name_seed_and_namespace():
-    films = Films(seed=1)
-    film = films("P00001-1")
-    assert film.dtype == np.uint8
-    assert film.shape == (96, 96)
-    assert film.std() > 30
+def test_images_are_pictures_and_differ_by_name_seed_and_namespace():
+    images = ImageGenerator(seed=1)
+    image = images("P00001-1")
+    assert image.dtype == np.uint8
+    assert image.shape == (96, 96)
+    assert image.std() > 30
     others = [
-        films("P00001-2"),
-        films("P00002-1"),
-        Films(seed=2)("P00001-1"),
-        Films(seed=1, namespace="pretraining")("P00001-1"),
+        images("P00001-2"),
+        images("P00002-1"),
+        ImageGenerator(seed=2)("P00001-1"),
+        ImageGenerator(seed=1, namespace="pretraining")("P00001-1"),
     ]
-    assert not any(np.array_equal(film, other) for other in others)
+    assert not any(np.array_equal(image, other) for other in others)
 
 
 def test_the_recipe_names_every_setting():
-    base = Films(seed=1)
+    base = ImageGenerator(seed=1)
     changed = [
         dataclasses.replace(base, **change)
         for change in (
             {"seed": 2},
-            {"side": 64},
+            {"image_size": 64},
             {"centres": 3},
             {"centre_effect": 0.5},
             {"namespace": "other"},
         )
     ]
-    assert len({films.recipe for films in [base, *changed]}) == 6
+    assert len({images.recipe for images in [base, *changed]}) == 6
 
 
 def test_the_renderer_goes_to_worker_processes():
-    source = build(task="icu", prevalence=0.2, patients=2, side=64).sources["films"]
+    source = build(task="icu", prevalence=0.2, patients=2, image_size=64).sources["images"]
     assert isinstance(source, Rendered)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        film = pool.submit(source.render, "P00001-1").result()
-    assert np.array_equal(film, source.render("P00001-1"))
+        image = pool.submit(source.render, "P00001-1").result()
+    assert np.array_equal(image, source.render("P00001-1"))
 
 
-@pytest.mark.parametrize("side", [48, 64, 200])
-def test_another_side_shows_the_same_film(side):
+@pytest.mark.parametrize("image_size", [48, 64, 200])
+def test_another_side_shows_the_same_image(image_size):
     import cv2
 
-    film, other = (
-        cv2.resize(Films(seed=1, side=s)("P00003-1"), (32, 32), interpolation=cv2.INTER_AREA)
-        for s in (96, side)
+    image, other = (
+        cv2.resize(
+            ImageGenerator(seed=1, image_size=s)("P00003-1"), (32, 32), interpolation=cv2.INTER_AREA
+        )
+        for s in (96, image_size)
     )
-    assert np.corrcoef(film.ravel(), other.ravel())[0, 1] > 0.95
+    assert np.corrcoef(image.ravel(), other.ravel())[0, 1] > 0.95
 
 
 def test_severity_shows_in_the_lungs_and_nowhere_else():
-    films = Films(seed=4)
-    patients = [films.patient(f"P{i}") for i in range(30)]
+    images = ImageGenerator(seed=4)
+    patients = [images.patient(f"P{i}") for i in range(30)]
     mild, severe = (
         np.stack(
-            [films.draw(dataclasses.replace(p, severity=s), f"{p.name}-1") for p in patients]
+            [images.draw(dataclasses.replace(p, severity=s), f"{p.name}-1") for p in patients]
         ).astype(float)
         for s in (-1.0, 2.0)
     )
@@ -178,9 +180,9 @@ def test_opacities_tell_severity_better_than_age():
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import cross_val_predict
 
-    films = Films(seed=0, side=32)
-    patients = [films.patient(f"P{i}") for i in range(500)]
-    pixels = np.stack([films(f"{p.name}-1") for p in patients]).reshape(500, -1) / 255
+    images = ImageGenerator(seed=0, image_size=32)
+    patients = [images.patient(f"P{i}") for i in range(500)]
+    pixels = np.stack([images(f"{p.name}-1") for p in patients]).reshape(500, -1) / 255
     severity = np.array([p.severity for p in patients])
     seen = cross_val_predict(RidgeCV((10, 100, 1000)), pixels, severity, cv=5)
     assert np.corrcoef(seen, severity)[0, 1] > 0.5
@@ -190,13 +192,13 @@ def test_opacities_tell_severity_better_than_age():
 
 def test_centres_differ_only_when_asked():
     def spread(effect):
-        films = Films(seed=2, side=48, centre_effect=effect)
-        patient = films.patient("P1")
+        images = ImageGenerator(seed=2, image_size=48, centre_effect=effect)
+        patient = images.patient("P1")
         drawn = [
-            films.draw(dataclasses.replace(patient, centre=centre), "P1-1").mean()
-            for centre in range(films.centres)
+            images.draw(dataclasses.replace(patient, centre=centre), "P1-1").mean()
+            for centre in range(images.centres)
         ]
-        return np.ptp(drawn), np.ptp(films.case_mix)
+        return np.ptp(drawn), np.ptp(images.case_mix)
 
     (plain, plain_mix), (strong, strong_mix) = spread(0.0), spread(1.0)
     assert plain < 3

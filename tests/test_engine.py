@@ -24,8 +24,8 @@ from prognobench.training.loop import fit, predict
 from prognobench.training.optimiser import Best, rate
 from prognobench.training.speedups.prefix import RememberedPrefix
 
-SIDE = 8
-PREPROCESSING = Preprocessing(SIDE, (0.5,), (0.25,))
+IMAGE_SIZE = 8
+PREPROCESSING = Preprocessing(IMAGE_SIZE, (0.5,), (0.25,))
 EVEN = Loss(np.ones(2), np.zeros(2), np.zeros(2))
 RECIPE = Train(epochs=4, batch_size=8, augmentation="none", head_lr=1e-2, precision="fp32")
 
@@ -37,7 +37,7 @@ def labels():
 
 @pytest.fixture(scope="module")
 def pixels(labels):
-    noise = np.random.default_rng(0).integers(0, 150, (60, SIDE, SIDE, 1))
+    noise = np.random.default_rng(0).integers(0, 150, (60, IMAGE_SIZE, IMAGE_SIZE, 1))
     return (noise + 60 * labels[:, None, None, None]).astype(np.uint8)
 
 
@@ -65,7 +65,7 @@ def parts(loader):
 
 def network(*layers, seed=0):
     torch.manual_seed(seed)
-    body = layers or (nn.Linear(SIDE * SIDE, 6), nn.ReLU())
+    body = layers or (nn.Linear(IMAGE_SIZE * IMAGE_SIZE, 6), nn.ReLU())
     return nn.Sequential(nn.Flatten(), *body, nn.Linear(6, 2))
 
 

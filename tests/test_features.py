@@ -16,7 +16,7 @@ from prognobench.frozen.bank import View, embed
 from prognobench.records import Backbone, BackboneSource, Preprocessing
 
 PREPROCESSING = Preprocessing(8, (0.5,) * 3, (0.25,) * 3)
-TAPS = {"last1": 4, "last4": 8}
+LAYERS = {"last1": 4, "last4": 8}
 
 
 class TinyEncoder(nn.Module):
@@ -27,10 +27,10 @@ class TinyEncoder(nn.Module):
     def forward(self, images):
         return self.linear(images.flatten(1))
 
-    def features(self, images, taps):
+    def features(self, images, layers):
         pooled = self(images)
         every = {"last1": pooled, "last4": torch.cat([pooled, -pooled], 1)}
-        return {tap: every[tap] for tap in taps}
+        return {layer: every[layer] for layer in layers}
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Counting:
         self.loads += 1
         torch.manual_seed(len(self.source.fingerprint))
         preprocessing = self.source.preprocessing
-        return Backbone(TinyEncoder(), 4, preprocessing, {}, (), TAPS, self.source.fingerprint)
+        return Backbone(TinyEncoder(), 4, preprocessing, {}, (), LAYERS, self.source.fingerprint)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,9 @@ def images():
     return Images(np.random.default_rng(0).integers(0, 256, (70, 8, 8, 1)).astype(np.uint8))
 
 
-def run(counting, images, folder, taps=("last1",), **more):
+def run(counting, images, folder, layers=("last1",), **more):
     settings = {"device": "cpu", "precision": "fp32", **more}
-    return embed(counting.source, images, taps, folder=folder, **settings)
+    return embed(counting.source, images, layers, folder=folder, **settings)
 
 
 def test_features_are_what_the_backbone_gives(images, tmp_path):
@@ -81,9 +81,9 @@ def test_features_are_what_the_backbone_gives(images, tmp_path):
     with torch.no_grad():
         expected = encoder.features((pixels / 255 - 0.5) / 0.25, ("last1", "last4"))
     assert list(found) == ["last4", "last1"]
-    for tap, values in found.items():
+    for layer, values in found.items():
         assert values.dtype == np.float32
-        np.testing.assert_allclose(values, expected[tap].numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(values, expected[layer].numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_on_a_processor_the_backbone_is_read_where_it_lies(images, tmp_path):
@@ -109,11 +109,11 @@ def test_batches_that_do_not_fit_in_memory_are_split(images, tmp_path, monkeypat
     expected = run(Counting(), images, tmp_path / "plenty")
     whole = TinyEncoder.features
 
-    def scarce(self, batch, taps):
+    def scarce(self, batch, layers):
         assert len(batch)
         if len(batch) > most:
             raise torch.OutOfMemoryError("out of memory")
-        return whole(self, batch, taps)
+        return whole(self, batch, layers)
 
     monkeypatch.setattr(TinyEncoder, "features", scarce)
     found = run(Counting(), images, tmp_path / "scarce")
@@ -124,14 +124,14 @@ def test_tokens_of_a_batch_do_not_outlive_it(images, tmp_path):
     tokens = []
 
     class Transformer(TinyEncoder):
-        def features(self, images, taps):
+        def features(self, images, layers):
             room = np.empty((len(images), 9, 4), dtype=np.float32)
             tokens.append(weakref.ref(room))
             every = torch.from_numpy(room)
             every[:] = self(images)[:, None]
-            return dict.fromkeys(taps, every[:, 0])
+            return dict.fromkeys(layers, every[:, 0])
 
-    backbone = replace(Counting().load(), module=Transformer(), taps={"last1": 4})
+    backbone = replace(Counting().load(), module=Transformer(), layers={"last1": 4})
     source = BackboneSource("weights-a", PREPROCESSING, lambda: backbone)
     alive = []
 
@@ -178,7 +178,7 @@ def test_added_images_alone_are_computed(images, tmp_path, monkeypatch):
     monkeypatch.setattr(
         TinyEncoder,
         "features",
-        lambda self, x, taps: seen.append(len(x)) or original(self, x, taps),
+        lambda self, x, layers: seen.append(len(x)) or original(self, x, layers),
     )
 
     grown = run(Counting(), images, tmp_path)["last1"]
@@ -193,7 +193,7 @@ def test_the_same_image_twice_is_computed_once(images, tmp_path, monkeypatch):
     monkeypatch.setattr(
         TinyEncoder,
         "features",
-        lambda self, x, taps: seen.append(len(x)) or original(self, x, taps),
+        lambda self, x, layers: seen.append(len(x)) or original(self, x, layers),
     )
 
     found = run(Counting(), images[[3, 5, 3, 3]], tmp_path)["last1"]
@@ -246,11 +246,11 @@ def test_what_was_written_before_a_kill_is_not_computed_again(images, tmp_path, 
     seen = []
     original = TinyEncoder.features
 
-    def dying(self, x, taps):
+    def dying(self, x, layers):
         if len(seen) == 2:
             raise KilledError
         seen.append(len(x))
-        return original(self, x, taps)
+        return original(self, x, layers)
 
     monkeypatch.setattr(TinyEncoder, "features", dying)
     with pytest.raises(KilledError):

@@ -21,20 +21,20 @@ PARTS = ("train", "validation", "test")
 
 
 def cohort_of(
-    films: Sequence[int], labels: Sequence[int], centres: Sequence[str] = (), classes: int = 2
+    images: Sequence[int], labels: Sequence[int], centres: Sequence[str] = (), classes: int = 2
 ) -> Cohort:
-    """One entry per patient: how many films, which class, which centre."""
+    """One entry per patient: how many images, which class, which centre."""
     rows = [
         {
             "patient_id": f"P{number:03d}",
-            "image": f"{number}-{film}.png",
+            "image": f"{number}-{image}.png",
             "source": "images",
             "label": label,
             "centre": centres[number] if centres else "unknown",
-            "order": float(film),
+            "order": float(image),
         }
-        for number, (count, label) in enumerate(zip(films, labels, strict=True))
-        for film in range(count)
+        for number, (count, label) in enumerate(zip(images, labels, strict=True))
+        for image in range(count)
     ]
     names = tuple(f"class{n}" for n in range(classes))
     return Cohort("made", pd.DataFrame(rows), names, {"images": Files(Path("images"))})
@@ -74,10 +74,10 @@ tables = st.lists(
 @settings(max_examples=40, deadline=None)
 @given(rows=tables, folds=st.integers(3, 6), seed=st.integers(0, 5))
 def test_k_fold_whatever_the_table(rows: list[tuple[int, int, str]], folds: int, seed: int) -> None:
-    films, labels, centres = zip(*rows, strict=True)
+    images, labels, centres = zip(*rows, strict=True)
     present = np.bincount(labels, minlength=3)
     assume(present.min() >= folds)
-    cohort = cohort_of(films, labels, centres, classes=3)
+    cohort = cohort_of(images, labels, centres, classes=3)
     made = split(cohort, "k_fold", folds=folds, repeats=2, seed=seed)
     everyone = patients(cohort, slice(None))
     for repeat in range(2):
@@ -106,8 +106,8 @@ def test_k_fold_whatever_the_table(rows: list[tuple[int, int, str]], folds: int,
 def test_no_patient_is_in_two_parts_whatever_is_asked(
     rows: list[tuple[int, int, str]], cv: str, regime: str
 ) -> None:
-    films, labels, centres = zip(*rows, strict=True)
-    cohort = cohort_of(films, [min(label, 1) for label in labels], centres)
+    images, labels, centres = zip(*rows, strict=True)
+    cohort = cohort_of(images, [min(label, 1) for label in labels], centres)
     options = {"few_shot": {"regime_k": 2}, "reduced": {"regime_patients": 5}}[regime]
     try:
         made = split(cohort, cv, regime, **options)
@@ -119,10 +119,10 @@ def test_no_patient_is_in_two_parts_whatever_is_asked(
         assert class_counts(cohort, fold.train).min() >= 1
 
 
-def test_films_are_balanced_between_folds() -> None:
+def test_images_are_balanced_between_folds() -> None:
     random = np.random.default_rng(0)
-    films = random.geometric(0.2, 200)
-    cohort = cohort_of(films, random.integers(0, 2, 200))
+    images = random.geometric(0.2, 200)
+    cohort = cohort_of(images, random.integers(0, 2, 200))
     sizes = [len(fold.test) for fold in split(cohort, "k_fold", folds=5)]
     assert np.ptp(sizes) <= 0.03 * np.mean(sizes)
 
@@ -221,11 +221,11 @@ def test_centres_with_too_few_cases_are_refused_with_their_counts_or_only_train(
 
 
 def test_centres_that_cannot_be_left_out() -> None:
-    with pytest.raises(DataError, match="all films come from one centre"):
+    with pytest.raises(DataError, match="all images come from one centre"):
         split(simple(), "leave_one_centre_out")
     torn = simple(60, 20, ["A", "B"] * 30)
     torn.table.loc[torn.table["image"] == "1-1.png", "centre"] = "A"
-    with pytest.raises(DataError, match="patients with films of several centres: 1"):
+    with pytest.raises(DataError, match="patients with images of several centres: 1"):
         split(torn, "leave_one_centre_out")
 
 
@@ -239,7 +239,7 @@ def test_an_unknown_centre_is_no_centre(unknown: str) -> None:
     for fold in made:
         assert unknown not in set(cohort.table["centre"].iloc[fold.test])
         assert unknown in set(cohort.table["centre"].iloc[fold.train])
-    with pytest.raises(DataError, match="all films come from one centre"):
+    with pytest.raises(DataError, match="all images come from one centre"):
         split(simple(60, 20, ["A", unknown] * 30), "leave_one_centre_out", unknown_centre="train")
 
 
@@ -372,7 +372,7 @@ def test_an_outcome_that_cannot_be_learnt() -> None:
         split(cohort_of([1] * 30, [0] * 30), "k_fold")
     torn = simple()
     torn.table.loc[1, "label"] = 0
-    with pytest.raises(DataError, match=r"films have different outcomes: 1 \(P001\)"):
+    with pytest.raises(DataError, match=r"images have different outcomes: 1 \(P001\)"):
         split(torn, "k_fold")
 
 

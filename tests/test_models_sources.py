@@ -62,7 +62,7 @@ def test_torchvision(name: str, tmp_path: Path) -> None:
     }
     torch.save(old, tmp_path / "published.pth")
     backbone = MODELS["timm"](
-        architecture=f"{name}.tv_in1k", weights=str(tmp_path / "published.pth"), side=64
+        architecture=f"{name}.tv_in1k", weights=str(tmp_path / "published.pth"), image_size=64
     ).load()
     for head in ("fc", "classifier"):
         if hasattr(theirs, head):
@@ -77,7 +77,7 @@ def test_torchxrayvision(tmp_path: Path) -> None:
     source = MODELS["timm"](
         architecture="densenet121",
         weights=str(tmp_path / "xrv.pt"),
-        side=224,
+        image_size=224,
         mean=(0.5,),
         std=(1 / 2048,),
         channels="sum",
@@ -128,12 +128,12 @@ def test_transformers_dinov2(tmp_path: Path) -> None:
     images = torch.randn(2, 3, 70, 70)
     output = theirs(images, output_hidden_states=True)
     check(pooled(backbone, images), output.last_hidden_state[:, 0])
-    taps = backbone.module.features(images, tuple(backbone.taps))
+    layers = backbone.module.features(images, tuple(backbone.layers))
     last = [theirs.layernorm(state)[:, 0] for state in output.hidden_states[-4:]]
     mean = output.last_hidden_state[:, 1:].mean(1)
-    check(taps["last4"], torch.cat(last, -1))
-    check(taps["last1+avg"], torch.cat((last[-1], mean), -1))
-    check(taps["last4+avg"], torch.cat((*last, mean), -1))
+    check(layers["last4"], torch.cat(last, -1))
+    check(layers["last1+avg"], torch.cat((last[-1], mean), -1))
+    check(layers["last4+avg"], torch.cat((*last, mean), -1))
 
 
 @pytest.mark.parametrize("library", ["transformers", "original"])
@@ -209,7 +209,7 @@ def test_medclip_cnn(tmp_path: Path) -> None:
     state = torch_state(tmp_path / "tower.safetensors", "vision_model.model.")
     torch.save(state, tmp_path / "pytorch_model.bin")
     backbone = MODELS["timm"](
-        architecture="resnet50", weights=str(tmp_path / "pytorch_model.bin"), side=64
+        architecture="resnet50", weights=str(tmp_path / "pytorch_model.bin"), image_size=64
     ).load()
     theirs.fc = nn.Identity()
     check(pooled(backbone), theirs(IMAGES))
@@ -227,7 +227,7 @@ def test_open_clip_around_timm(tmp_path: Path) -> None:
     backbone = MODELS["timm"](
         architecture="vit_tiny_patch16_224",
         weights=str(tmp_path / "open_clip_pytorch_model.bin"),
-        side=224,
+        image_size=224,
     ).load()
     images = torch.randn(1, 3, 224, 224)
     check(theirs.visual.head(pooled(backbone, images)), theirs.visual(images))

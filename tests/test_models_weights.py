@@ -26,15 +26,15 @@ from prognobench.registry import MODELS
 TINY: dict[str, Any] = {"num_classes": 0, "embed_dim": 16, "depth": 1, "num_heads": 1}
 
 
-def vit(side: int = 32, channels: int = 3, depth: int = 1) -> nn.Module:
-    changes = TINY | {"depth": depth, "img_size": side, "in_chans": channels}
+def vit(image_size: int = 32, channels: int = 3, depth: int = 1) -> nn.Module:
+    changes = TINY | {"depth": depth, "img_size": image_size, "in_chans": channels}
     return timm.create_model("vit_tiny_patch16_224", **changes)
 
 
-def source(path: Path | str, side: int = 32, channels: int = 3) -> BackboneSource:
-    preprocessing = Preprocessing(side, (0.5,) * channels, (0.5,) * channels)
-    make = lambda: vit(side, channels)  # noqa: E731
-    return backbone_source(make, locate(str(path)), preprocessing, (side, channels))
+def source(path: Path | str, image_size: int = 32, channels: int = 3) -> BackboneSource:
+    preprocessing = Preprocessing(image_size, (0.5,) * channels, (0.5,) * channels)
+    make = lambda: vit(image_size, channels)  # noqa: E731
+    return backbone_source(make, locate(str(path)), preprocessing, (image_size, channels))
 
 
 def state_of(backbone: Backbone) -> dict[str, Tensor]:
@@ -99,7 +99,7 @@ def test_half_precision_becomes_single(tmp_path: Path, state: dict[str, Tensor])
 
 
 def test_position_embeddings_are_resampled(file: Path, state: dict[str, Tensor]) -> None:
-    loaded = state_of(source(file, side=64).load())
+    loaded = state_of(source(file, image_size=64).load())
     assert loaded["pos_embed"].shape == (1, 1 + 16, 16)
     assert torch.equal(loaded["pos_embed"][:, 0], state["pos_embed"][:, 0])
     mean = [position[:, 1:].mean(1) for position in (loaded["pos_embed"], state["pos_embed"])]
@@ -107,11 +107,11 @@ def test_position_embeddings_are_resampled(file: Path, state: dict[str, Tensor])
 
 
 def test_summed_first_convolution_equals_repetition(file: Path) -> None:
-    films = torch.randn(2, 1, 32, 32)
+    images = torch.randn(2, 1, 32, 32)
     repeated, summed = source(file).load(), source(file, channels=1).load()
     with torch.inference_mode():
-        expected = repeated.module(films.expand(-1, 3, -1, -1))
-        torch.testing.assert_close(summed.module(films), expected, rtol=1e-4, atol=1e-4)
+        expected = repeated.module(images.expand(-1, 3, -1, -1))
+        torch.testing.assert_close(summed.module(images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_channels_setting_of_the_builder() -> None:
@@ -170,7 +170,7 @@ def test_fingerprint_is_of_content_and_shape(file: Path, tmp_path: Path) -> None
     copy = tmp_path / "elsewhere.safetensors"
     copy.write_bytes(file.read_bytes())
     assert source(copy).fingerprint == source(file).fingerprint == source(file).load().fingerprint
-    assert source(file, side=64).fingerprint != source(file).fingerprint
+    assert source(file, image_size=64).fingerprint != source(file).fingerprint
     assert source(file, channels=1).fingerprint != source(file).fingerprint
     changed = load_file(copy)
     changed["cls_token"] += 1

@@ -12,7 +12,7 @@ from prognobench.runs.plan import plan
 SMALL = (
     "dataset=severity",
     "dataset.patients=40",
-    "dataset.side=64",
+    "dataset.image_size=64",
     "model.weights=random",
     "train=quick",
     "cv.folds=3",
@@ -47,7 +47,7 @@ def test_longer_training_costs_more_in_proportion(here):
     assert 10 < long / short < 1000
 
 
-def test_each_view_is_one_pass_over_the_films(here, monkeypatch):
+def test_each_view_is_one_pass_over_the_images(here, monkeypatch):
     rates = planning.Rates(1.0, 1.0, 0.0, 1.0, 1.0, 1, 1, 1)
     monkeypatch.setattr(planning, "_measured", lambda *_: rates)
     table = planned("strategy=linear_probe", "strategy.views=0,2", *here)

@@ -90,7 +90,7 @@ def test_svg_is_sound_small_and_says_synthetic(drawn, kind):
     text = figure.inline()
     ElementTree.fromstring(text.replace("xlink:", ""))
     assert len(text) < 150_000
-    assert "synthetic films" in text
+    assert "synthetic images" in text
     assert "currentColor" in text
     assert figure.inline() == text
 

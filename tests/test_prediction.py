@@ -23,8 +23,8 @@ CLASSES = ("alive", "dead")
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("films")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
     for name in ("a.png", "b.png", "deep/c.png"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -85,39 +85,39 @@ def scores(table: pd.DataFrame) -> np.ndarray:
 
 
 @pytest.mark.parametrize("strategy", ["lora", "bitfit"])
-def test_the_mean_over_the_cells_models(strategy: str, films: Path, tmp_path: Path) -> None:
+def test_the_mean_over_the_cells_models(strategy: str, images: Path, tmp_path: Path) -> None:
     run = store_run(tmp_path / "results", strategy)
     given = {"cache": tmp_path / "cache"}
-    together = predict_images(run.path, films, **given)
+    together = predict_images(run.path, images, **given)
     assert together["image"].tolist() == ["a.png", "b.png", "deep/c.png"]
     assert together["patient_id"].tolist() == ["a", "b", "c"]
     np.testing.assert_allclose(scores(together).sum(1), 1)
-    alone = [scores(predict_images(run.path, films, cells=[cell], **given)) for cell in run.cells]
+    alone = [scores(predict_images(run.path, images, cells=[cell], **given)) for cell in run.cells]
     assert not np.allclose(alone[0], alone[1])
     np.testing.assert_allclose(scores(together), np.mean(alone, axis=0))
     best = [CLASSES[column] for column in scores(together).argmax(1)]
     assert together["predicted"].tolist() == best
 
 
-def test_a_run_in_tf32_predicts_without_a_gpu(films: Path, tmp_path: Path) -> None:
+def test_a_run_in_tf32_predicts_without_a_gpu(images: Path, tmp_path: Path) -> None:
     found = []
     for precision in ("tf32", "fp32"):
         torch.manual_seed(0)
         run = store_run(tmp_path / precision, "bitfit", f"train.precision={precision}")
-        found.append(predict_images(run.path, films, cache=tmp_path / "cache"))
+        found.append(predict_images(run.path, images, cache=tmp_path / "cache"))
     pd.testing.assert_frame_equal(*found)
 
 
-def test_a_table_names_images_and_patients(films: Path, tmp_path: Path) -> None:
+def test_a_table_names_images_and_patients(images: Path, tmp_path: Path) -> None:
     run = store_run(tmp_path / "results", "bitfit", cells=1)
     table = tmp_path / "new.csv"
     table.write_text("patient_id,image,age\n007,b.png,50\n007,deep/c.png,50\n")
     given = {"cache": tmp_path / "cache"}
-    listed = predict_images(run.path, table, folder=films, **given)
+    listed = predict_images(run.path, table, folder=images, **given)
     assert listed["patient_id"].tolist() == ["007", "007"]
-    every = predict_images(run.path, films, **given)
+    every = predict_images(run.path, images, **given)
     np.testing.assert_allclose(scores(listed), scores(every)[1:], atol=1e-6)
-    one = predict_images(run.path, films / "b.png", **given)
+    one = predict_images(run.path, images / "b.png", **given)
     np.testing.assert_allclose(scores(one), scores(listed)[:1], atol=1e-6)
 
 
@@ -144,11 +144,11 @@ def test_what_cannot_be_merged_says_so(tmp_path: Path) -> None:
         export_merged(run.path, "r0-f0", tmp_path / "merged.safetensors")
 
 
-def test_what_cannot_be_predicted_says_why(films: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_predicted_says_why(images: Path, tmp_path: Path) -> None:
     run = store_run(tmp_path / "results", "bitfit", cells=1)
     given = {"cache": tmp_path / "cache"}
     with pytest.raises(StoreError, match=r"no model of r0-f7 \(models there: r0-f0\)"):
-        predict_images(run.path, films, cells=["r0-f7"], **given)
+        predict_images(run.path, images, cells=["r0-f7"], **given)
     with pytest.raises(DataError, match="no image, folder or table"):
         predict_images(run.path, tmp_path / "nothing", **given)
     empty = tmp_path / "empty"
@@ -158,25 +158,25 @@ def test_what_cannot_be_predicted_says_why(films: Path, tmp_path: Path) -> None:
     table = tmp_path / "bad.csv"
     table.write_text("image\nx.png\n../../secret.png\na.png\n")
     with pytest.raises(DataError) as error:
-        predict_images(run.path, table, folder=films, **given)
+        predict_images(run.path, table, folder=images, **given)
     assert len(error.value.faults) == 2
-    table.write_text("film\na.png\n")
+    table.write_text("image\na.png\n")
     with pytest.raises(DataError, match="expected a column 'image'"):
-        predict_images(run.path, table, folder=films, **given)
+        predict_images(run.path, table, folder=images, **given)
     frozen = store_run(tmp_path / "results", "logistic")
     with pytest.raises(StoreError, match=r"keeps no model of any cell .*train\.save=best"):
-        predict_images(frozen.path, films, **given)
+        predict_images(frozen.path, images, **given)
     with pytest.raises(StoreError, match="leaves the backbone's weights as they are"):
         export_merged(frozen.path, "r0-f0", tmp_path / "merged.safetensors")
 
 
-def test_other_weights_are_refused(films: Path, tmp_path: Path) -> None:
+def test_other_weights_are_refused(images: Path, tmp_path: Path) -> None:
     run = store_run(tmp_path / "results", "bitfit", cells=1)
     other = store_run(tmp_path / "other", "bitfit", cells=1, seed=1)
     file = tmp_path / "other.safetensors"
     export_merged(other.path, "r0-f0", file)
     with pytest.raises(StoreError, match="the run used other weights"):
-        predict_images(run.path, films, cache=tmp_path / "cache", weights=str(file))
+        predict_images(run.path, images, cache=tmp_path / "cache", weights=str(file))
 
 
 # ------------------------------------------------------------------ frozen backbones
@@ -184,14 +184,14 @@ def test_other_weights_are_refused(films: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of thirty patients with age and sex, and their films beside it."""
+    """A table of thirty patients with age and sex, and their images beside it."""
     folder = tmp_path_factory.mktemp("patients")
     random = np.random.default_rng(1)
     lines = ["patient_id,image,outcome,age,sex"]
     for number in range(30):
         dead = number % 2
-        film = random.integers(0, 120 + 100 * dead, (64, 64), dtype=np.uint8)
-        Image.fromarray(film).save(folder / f"{number}.png")
+        image = random.integers(0, 120 + 100 * dead, (64, 64), dtype=np.uint8)
+        Image.fromarray(image).save(folder / f"{number}.png")
         age = "" if number % 7 == 3 else 50 + 10 * dead + number % 5
         sex = ("F", "M", "")[number % 3]
         lines.append(f"p{number},{number}.png,{CLASSES[dead]},{age},{sex}")

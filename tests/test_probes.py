@@ -20,7 +20,7 @@ from prognobench.training.loader import draw_order
 
 N = 120
 WIDTHS = {"last1": 12, "last4": 20}
-PROBE = Probe(taps=("last1", "last4"), learning_rates=(1e-1, 1e-2), weight_decays=(0.0, 0.1))
+PROBE = Probe(layers=("last1", "last4"), learning_rates=(1e-1, 1e-2), weight_decays=(0.0, 0.1))
 RECIPE = Train(epochs=8, patience=3, batch_size=16)
 NOWHERE = np.array([], dtype=int)
 
@@ -34,10 +34,10 @@ def labels():
 def features(labels):
     random = np.random.default_rng(1)
     made = {}
-    for tap, width in WIDTHS.items():
+    for layer, width in WIDTHS.items():
         values = random.normal(size=(N, width)).astype(np.float32)
         values[:, :3] += 1.5 * labels[:, None]
-        made[tap] = values
+        made[layer] = values
     # As the last block is one of the last four.
     made["last4"][:, -WIDTHS["last1"] :] = made["last1"]
     return made
@@ -102,17 +102,17 @@ def test_heads_of_a_grid_are_those_trained_by_themselves(task):
     chosen = whole.chosen
     alone = replace(
         PROBE,
-        taps=(chosen["tap"],),
+        layers=(chosen["layer"],),
         learning_rates=(chosen["lr"],),
         weight_decays=(chosen["weight_decay"],),
     )
 
     same(whole, fit_probes([task(probe=alone)])[0])
     losses = []
-    for tap in WIDTHS:
+    for layer in WIDTHS:
         for lr in PROBE.learning_rates:
             for decay in PROBE.weight_decays:
-                probe = Probe(taps=(tap,), learning_rates=(lr,), weight_decays=(decay,))
+                probe = Probe(layers=(layer,), learning_rates=(lr,), weight_decays=(decay,))
                 one = fit_probes([task(probe=probe)])[0]
                 losses.append(min(row["validation_loss"] for row in one.fitted.history))
     assert min(losses) == pytest.approx(
@@ -123,7 +123,7 @@ def test_heads_of_a_grid_are_those_trained_by_themselves(task):
 def test_a_head_is_what_torch_and_a_plain_loop_make_of_it(task, features, labels):
     loss = Loss(np.array([0.5, 2.0]), np.zeros(2), np.zeros(2))
     recipe = Train(epochs=4, batch_size=16, clip=0.2)
-    probe = Probe(taps=("last1",), learning_rates=(0.05,), weight_decays=(0.3,))
+    probe = Probe(layers=("last1",), learning_rates=(0.05,), weight_decays=(0.3,))
     made = task(probe=probe, recipe=recipe, loss=loss, seed=5)
 
     (result,) = fit_probes([made])
@@ -164,9 +164,9 @@ def test_probabilities_are_of_every_image_and_learn_the_signal(task, labels):
     assert result.probabilities.shape == (N, 2)
     np.testing.assert_allclose(result.probabilities.sum(1), 1)
     assert (result.probabilities[test].argmax(1) == labels[test]).mean() > 0.7
-    assert set(result.chosen) == {"tap", "lr", "weight_decay"}
+    assert set(result.chosen) == {"layer", "lr", "weight_decay"}
     assert result.fitted.cost["heads"] == 8
-    width = WIDTHS[result.chosen["tap"]]
+    width = WIDTHS[result.chosen["layer"]]
     assert result.fitted.cost["parameters_trainable"] == 2 * (width + 1)
 
 
@@ -175,40 +175,40 @@ def test_probabilities_are_of_every_image_and_learn_the_signal(task, labels):
     views=st.integers(1, 2),
     constant=st.booleans(),
 )
-def test_columns_that_taps_share_are_held_once(places, views, constant):
+def test_columns_that_layers_share_are_held_once(places, views, constant):
     random = np.random.default_rng(len(places))
     wide = [torch.from_numpy(random.normal(size=(6, 10)).astype(np.float32)) for _ in range(views)]
     if constant:
         wide[0][:] = 0
-    taps = [[view[:, start : start + width] for view in wide] for start, width in places]
+    layers = [[view[:, start : start + width] for view in wide] for start, width in places]
     other = torch.from_numpy(random.normal(size=(6, 3)).astype(np.float32))
     rows = torch.tensor([[4, 1], [0, 4]])
 
-    inputs = Inputs([*taps, wide, [other] * views])
+    inputs = Inputs([*layers, wide, [other] * views])
 
     for view in range(views):
-        found = inputs.of_taps(inputs.gather(rows, view))
-        for columns, tap in zip(found, [*taps, wide, [other] * views], strict=True):
-            assert torch.equal(columns, tap[view][rows])
+        found = inputs.of_layers(inputs.gather(rows, view))
+        for columns, layer in zip(found, [*layers, wide, [other] * views], strict=True):
+            assert torch.equal(columns, layer[view][rows])
         assert inputs.views[view].shape[1] == 13
 
 
-def test_a_tap_that_the_backbone_lacks_is_left_out(task):
-    probe = replace(PROBE, taps=("last1", "last4", "last4+avg"))
+def test_a_layer_that_the_backbone_lacks_is_left_out(task):
+    probe = replace(PROBE, layers=("last1", "last4", "last4+avg"))
 
     same(fit_probes([task(probe=probe)])[0], fit_probes([task()])[0])
-    with pytest.raises(TrainingError, match=r"r0-f0.*none of the taps last9"):
-        fit_probes([task(probe=replace(PROBE, taps=("last9",)))])
+    with pytest.raises(TrainingError, match=r"r0-f0.*none of the layers last9"):
+        fit_probes([task(probe=replace(PROBE, layers=("last9",)))])
 
 
-def test_without_taps_the_pooled_feature_is_read(task, features):
-    probe = replace(PROBE, taps=())
+def test_without_layers_the_pooled_feature_is_read(task, features):
+    probe = replace(PROBE, layers=())
     pooled = replace(task(probe=probe), features={"": features["last1"]})
-    named = task(probe=replace(PROBE, taps=("last1",)))
+    named = task(probe=replace(PROBE, layers=("last1",)))
 
     (result,) = fit_probes([pooled])
 
-    assert result.chosen["tap"] == "pooled"
+    assert result.chosen["layer"] == "pooled"
     np.testing.assert_allclose(
         result.probabilities, fit_probes([named])[0].probabilities, atol=1e-6
     )
@@ -221,15 +221,15 @@ def test_without_validation_the_default_head_trains_every_epoch(task):
 
     (result,) = fit_probes([made])
 
-    assert result.chosen == {"tap": "last1", "lr": 2e-3, "weight_decay": 0.0}
+    assert result.chosen == {"layer": "last1", "lr": 2e-3, "weight_decay": 0.0}
     assert result.fitted.best_epoch == result.fitted.history[-1]["epoch"] == RECIPE.epochs
     assert result.fitted.cost["heads"] == 1
 
 
 def test_augmented_views_take_turns(task, features):
-    flipped = {tap: -values for tap, values in features.items()}
+    flipped = {layer: -values for layer, values in features.items()}
     recipe = replace(RECIPE, epochs=1, warmup_epochs=0.0, schedule="constant")
-    probe = Probe(taps=("last1",), learning_rates=(1e-2,))
+    probe = Probe(layers=("last1",), learning_rates=(1e-2,))
 
     plain = fit_probes([task(recipe=recipe, probe=probe)])[0]
     mirrored = fit_probes([task(recipe=recipe, probe=probe, views=(flipped,))])[0]
@@ -239,7 +239,7 @@ def test_augmented_views_take_turns(task, features):
 
 
 def test_heads_that_diverge_are_an_error_that_names_the_cell(task, features):
-    broken = {tap: np.full_like(values, np.nan) for tap, values in features.items()}
+    broken = {layer: np.full_like(values, np.nan) for layer, values in features.items()}
 
     with pytest.raises(TrainingError, match=r"r0-f3.*no head"):
         fit_probes([replace(task(3), features=broken)])
@@ -267,7 +267,7 @@ def test_exact_heads_agree_with_scikit_learn(task, features, classes, standardis
     split = Fold(np.sort(rows)[:size], rows[size : size + 24], rows[-10:], 0)
     counts = np.bincount(outcome[split.train], minlength=classes)
     loss = Loss(size / (classes * counts), np.zeros(classes), np.zeros(classes))
-    probe = Probe(taps=("last4",), strengths=(0.01, 1.0), standardise=standardise)
+    probe = Probe(layers=("last4",), strengths=(0.01, 1.0), standardise=standardise)
 
     (result,) = fit_probes([replace(task(fold=split, loss=loss, probe=probe), labels=outcome)])
 
@@ -286,20 +286,20 @@ def test_regressions_that_are_not_solved_are_told(task, features):
     scales = np.logspace(0, 5, WIDTHS["last1"], dtype=np.float32)
     noise = np.random.default_rng(0).normal(size=(N, WIDTHS["last1"])).astype(np.float32)
     far = {**features, "last1": noise * scales + 1000}
-    probe = Probe(taps=("last1",), strengths=(100.0,), standardise=False)
+    probe = Probe(layers=("last1",), strengths=(100.0,), standardise=False)
 
     with pytest.warns(UserWarning, match="1 of 1 logistic regressions are not solved"):
         fit_probes([replace(task(probe=probe), features=far)])
 
 
 def test_exact_heads_solved_together_are_those_solved_one_by_one(task):
-    probe = Probe(taps=("last1", "last4"), strengths=(1e-3, 0.1, 10.0), standardise=True)
+    probe = Probe(layers=("last1", "last4"), strengths=(1e-3, 0.1, 10.0), standardise=True)
     tasks = [task(i, probe=probe, fold=fold(i, size)) for i, size in enumerate((72, 70, 8, 5))]
 
     for result, one in zip(fit_probes(tasks), tasks, strict=True):
         same(result, fit_probes([one])[0], tolerance=1e-4)
     blind = task(probe=probe, fold=replace(fold(0), validation=NOWHERE))
-    assert fit_probes([blind])[0].chosen == {"tap": "last1", "C": 0.1}
+    assert fit_probes([blind])[0].chosen == {"layer": "last1", "C": 0.1}
 
 
 # ------------------------------------------------------------------ classical classifiers

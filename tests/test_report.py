@@ -92,7 +92,7 @@ def test_every_figure_has_words_data_and_command(checked, page):
     assert figures > 8
     assert text.count('role="img" aria-label="') == figures
     assert text.count('href="data:text/csv;base64,') == figures
-    assert text.count("synthetic films, no clinical data") > 5
+    assert text.count("synthetic images, no clinical data") > 5
 
 
 def test_all_sections_are_there(checked):

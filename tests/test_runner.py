@@ -31,7 +31,7 @@ from prognobench.store import RunFolder
 SMALL = (
     "dataset=severity",
     "dataset.patients=40",
-    "dataset.side=64",
+    "dataset.image_size=64",
     "model.weights=random",
     "train=quick",
     "train.epochs=1",
@@ -100,7 +100,7 @@ def test_runs_that_differ_in_their_views_alone_do_not_share_them(here: tuple[str
 
 
 def test_runs_that_show_images_in_other_ways_do_not_share_features(here: tuple[str, ...]) -> None:
-    model = ("model=timm", "model.name=resnet10t", "model.side=32", "model.std=[0.2,0.2,0.2]")
+    model = ("model=timm", "model.name=resnet10t", "model.image_size=32", "model.std=[0.2,0.2,0.2]")
     means = ("[0.5,0.5,0.5]", "[0.1,0.1,0.1]")
     probes = (*model, "strategy=linear_probe", here[1])
     together = predictions(run_sweep(*probes, f"model.mean={','.join(means)}", here[0]))
@@ -237,7 +237,7 @@ from prognobench.registry import STRATEGIES
 @STRATEGIES.register("listed")
 def listed() -> Probe:
     "A probe whose rates, in a list, cannot be grouped with those of others."
-    return Probe(taps=("last1",), learning_rates=[0.01])
+    return Probe(layers=("last1",), learning_rates=[0.01])
 """
 
 
@@ -304,7 +304,7 @@ def test_what_strategies_refuse_of_any_backbone_comes_before_anything_starts(
     assert [fault.partition(",")[0] for fault in faults] == ["vit", "vit", "cnn", "cnn"]
     assert not (tmp_path / "results").exists()
     with pytest.raises(ConfigError, match="no feature last9 in this backbone; it has last1"):
-        run_sweep("model=vit", "strategy=knn", "strategy.tap=last9", *here)
+        run_sweep("model=vit", "strategy=knn", "strategy.layer=last9", *here)
     naive_bayes = ("strategy.classifier=GaussianNB", "+strategy.parameters.priorz=1")
     with pytest.raises(ConfigError, match="GaussianNB has no 'priorz', did you mean 'priors'"):
         run_sweep("model=vit", "strategy=sklearn", *naive_bayes, *here)
@@ -337,12 +337,12 @@ def test_a_run_that_goes_on_in_another_precision_says_so(
 
 
 @contextmanager
-def claimed_elsewhere(folder: RunFolder, cell: str, end: Callable[[], object]) -> Iterator[None]:
+def leased_elsewhere(folder: RunFolder, cell: str, end: Callable[[], object]) -> Iterator[None]:
     """Claim a cell until all others are done; then do what ends it."""
     claimed, others = threading.Event(), [name for name in folder.cells if name != cell]
 
     def compute() -> None:
-        with folder.claimed(cell, wait=False) as ours:
+        with folder.leased(cell, wait=False) as ours:
             assert ours
             claimed.set()
             deadline = time.monotonic() + 60
@@ -372,7 +372,7 @@ def test_cells_that_another_process_computes_are_left_to_it_unless_it_dies(
             first.folder.write_failure(cell, TrainingError("it could not be trained there"))
 
     with (
-        claimed_elsewhere(first.folder, cell, end),
+        leased_elsewhere(first.folder, cell, end),
         pytest.warns(match="other processes compute 1 "),
     ):
         (second,) = run_sweep(*given)

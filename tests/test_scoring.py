@@ -57,7 +57,7 @@ def test_columns_are_as_documented(scores):
     assert tuple(scores.columns) == COLUMNS
 
 
-def test_a_patients_score_is_the_mean_of_his_films(results, scores):
+def test_a_patients_score_is_the_mean_of_his_images(results, scores):
     folder = folder_of(results, "toy", "cnn")
     own = of(scores, model="cnn", strategy="full", dataset="toy", fold=2, level="patient")
     own = own[own["subgroup"] == ""].set_index(["metric", "threshold"])["value"]
@@ -78,7 +78,7 @@ def test_the_threshold_comes_from_validation_alone(results, scores):
     assert row["value"] == pytest.approx(expected, abs=1e-7)
 
 
-def test_films_are_scored_too(results, scores):
+def test_images_are_scored_too(results, scores):
     table = folder_of(results, "toy", "cnn").predictions("r0-f0")
     test = table[table["part"] == "test"]
     own = of(scores, model="cnn", strategy="full", dataset="toy", fold=0, level="image")

@@ -270,30 +270,30 @@ def test_resamples_are_the_same_for_every_run_and_keep_each_class():
     assert (one != draw_weights(strata, 50, ("cohort", 2))).any()
 
 
-def test_films_of_a_patient_stay_together():
+def test_images_of_a_patient_stay_together():
     patient = np.repeat(np.arange(20), 5)
     labels = np.repeat(np.arange(20) % 2, 5)
     scores = np.repeat(np.random.default_rng(0).random(20), 5)
     by_patient = panel(labels[::5], scores[::5])
-    by_film = panel(labels, scores, patient)
+    by_image = panel(labels, scores, patient)
     one, other = (
         bootstrap(each.statistic(measures("roc_auc")), each.strata, Resampling(resamples=300))
-        for each in (by_patient, by_film)
+        for each in (by_patient, by_image)
     )
     assert (one.low[0], one.high[0]) == pytest.approx((other.low[0], other.high[0]))
 
 
-@pytest.mark.parametrize("films", [1, 3])
-def test_intervals_cover_what_they_say(films):
-    """95 % intervals of ROC-AUC, of patients with one or several correlated films each."""
-    rng = np.random.default_rng(7 + films)
+@pytest.mark.parametrize("images", [1, 3])
+def test_intervals_cover_what_they_say(images):
+    """95 % intervals of ROC-AUC, of patients with one or several correlated images each."""
+    rng = np.random.default_rng(7 + images)
     trials, n = 300, 120
     truth = stats.norm.cdf(1 / np.sqrt(2 * 1.5))
     hits = 0
     for trial in range(trials):
-        labels = np.repeat(np.tile([0, 1], n // 2), films)
-        patient = np.repeat(np.arange(n), films)
-        seen = labels + rng.normal(size=n)[patient] + np.sqrt(0.5) * rng.normal(size=n * films)
+        labels = np.repeat(np.tile([0, 1], n // 2), images)
+        patient = np.repeat(np.arange(n), images)
+        seen = labels + rng.normal(size=n)[patient] + np.sqrt(0.5) * rng.normal(size=n * images)
         each = panel(labels, 1 / (1 + np.exp(-seen)), patient)
         found = bootstrap(
             each.statistic(measures("roc_auc")), each.strata, Resampling(resamples=300, seed=trial)

@@ -21,7 +21,7 @@ DIGESTS = {"cohort": "c", "folds": "f", "weights": "w"}
 def config_for(results: Path) -> RunConfig:
     return RunConfig(
         dataset=Component("mortality", "embedded", {"patients": 20}),
-        model=Component("vit", "embedded", {"weights": "embedded", "side": 64}),
+        model=Component("vit", "embedded", {"weights": "embedded", "image_size": 64}),
         strategy=Component("lora", "lora", {"rank": 8}),
         regime=Component("full", "full"),
         cv=Component("five_fold", "k_fold", {"folds": 5}),
@@ -51,7 +51,9 @@ def test_the_key_ignores_what_changes_no_number(config: RunConfig, tmp_path: Pat
         replace(config, device="cpu"),
         replace(config, dataset=replace(config.dataset, name="other name")),
         replace(config, train=replace(config.train, save="all")),
-        replace(config, model=replace(config.model, settings={"weights": "moved", "side": 64})),
+        replace(
+            config, model=replace(config.model, settings={"weights": "moved", "image_size": 64})
+        ),
     ]
     assert {run_key(one, **DIGESTS) for one in same} == {run_key(config, **DIGESTS)}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from made_backbones import SIDE, cnn, images, vit
+from made_backbones import IMAGE_SIZE, cnn, images, vit
 from peft.tuners.lora import Linear
 from torch import nn
 
@@ -306,15 +306,15 @@ def test_operations_of_a_step_are_those_of_the_matrices() -> None:
     class Flat(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first = nn.Linear(3 * SIDE * SIDE, 8)
+            self.first = nn.Linear(3 * IMAGE_SIZE * IMAGE_SIZE, 8)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             out: torch.Tensor = self.first(x.flatten(1))
             return out
 
-    preprocessing = Preprocessing(SIDE, (0.5,) * 3, (0.5,) * 3)
+    preprocessing = Preprocessing(IMAGE_SIZE, (0.5,) * 3, (0.5,) * 3)
     backbone = Backbone(Flat(), 8, preprocessing, {}, (), {"last1": 8}, "flat")
-    pixels = 3 * SIDE * SIDE
+    pixels = 3 * IMAGE_SIZE * IMAGE_SIZE
     # Forward and weight gradients of both layers, input gradients of the head alone.
     per_image = 2 * (2 * pixels * 8) + 3 * (2 * 8 * 2)
     assert step_flops(adapt("full", backbone), preprocessing, 10) == 10 * per_image
@@ -441,7 +441,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 def test_attention_biases_that_a_network_keeps_between_passes_are_trained() -> None:
-    source = MODELS["timm"](architecture="levit_128s", weights="random", side=64)
+    source = MODELS["timm"](architecture="levit_128s", weights="random", image_size=64)
     lent = source.to_read()
     with torch.inference_mode():
         lent.module(torch.zeros(1, 3, 64, 64))  # keeps them

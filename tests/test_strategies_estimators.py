@@ -173,7 +173,7 @@ def test_other_classifiers_and_parameters_are_refused() -> None:
 def test_the_linear_probe_is_the_studys_grid() -> None:
     (config,) = compose(["strategy=linear_probe"])
     probe: Probe = STRATEGIES["linear_probe"](**config.strategy.settings)
-    assert probe.taps == ("last1", "last4", "last1+avg", "last4+avg")
+    assert probe.layers == ("last1", "last4", "last1+avg", "last4+avg")
     assert probe.learning_rates == (1e-2, 1e-3, 1e-4)
     with pytest.raises(ConfigError, match="learning_rates"):
         compose(["strategy=linear_probe", "strategy.learning_rates=[0]"])

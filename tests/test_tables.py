@@ -124,7 +124,7 @@ def test_what_is_no_better_than_metadata_is_marked(results, scored):
 def test_only_synthetic_datasets_are_called_so(results, scored):
     where = {"regime": ["full"]}
     one = table(results, scored, rows=("dataset", "model"), metrics=("mcc",), where=where)[0]
-    assert one.title.endswith("toy: synthetic films, no clinical data")
+    assert one.title.endswith("toy: synthetic images, no clinical data")
 
 
 def test_few_shot_with_k_across(results, scored):

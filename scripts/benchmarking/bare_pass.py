@@ -7,10 +7,10 @@ import time
 
 import timm
 import torch
-from films import SIDE, Films, arguments
+from images import IMAGE_SIZE, Images, arguments
 
 given = arguments()
-images = torch.randn(len(Films.read(given["table"]).labels), 3, SIDE, SIDE)
+images = torch.randn(len(Images.read(given["table"]).labels), 3, IMAGE_SIZE, IMAGE_SIZE)
 model = timm.create_model(given["architecture"], num_classes=0).eval()
 if "vit" not in given["architecture"]:
     model, images = (x.to(memory_format=torch.channels_last) for x in (model, images))
@@ -21,10 +21,10 @@ with torch.inference_mode(), precision:
     for batch in images.split(32):
         model(batch)
     seconds, busy = time.perf_counter() - begin, time.process_time() - busy
-    side = torch.randn(1024, 1024)
-    (side @ side).sum()
+    image_size = torch.randn(1024, 1024)
+    (image_size @ image_size).sum()
     begin = time.perf_counter()
     for _ in range(5):
-        side @ side
+        image_size @ image_size
     rate = 5 * 2 * 1024**3 / (time.perf_counter() - begin)
 print(json.dumps({"pass": seconds, "pass_processor": busy, "flops": rate}))

@@ -31,22 +31,22 @@ class Run:
 
 
 class Bench:
-    """The contenders on one set of films."""
+    """The contenders on one set of images."""
 
     def __init__(self, scratch: Path, out: Path, rounds: int, python_of_eva: str | None) -> None:
         self.scratch, self.out, self.rounds = scratch, out, rounds
         self.python_of_eva = python_of_eva
         self.architecture = ""
         self.lines: list[dict[str, Any]] = []
-        self.source = scratch / "films" / "table.csv"
+        self.source = scratch / "images" / "table.csv"
 
-    # ------------------------------------------------------------------ films
+    # ------------------------------------------------------------------ images
 
     def table(self) -> pd.DataFrame:
         return pd.read_csv(self.source)
 
-    def write_films(self, number: int, root: Path | None) -> None:
-        """Lay out a table and a folder of PNG: real films, or those of the embedded cohort."""
+    def write_images(self, number: int, root: Path | None) -> None:
+        """Lay out a table and a folder of PNG: real images, or those of the embedded cohort."""
         from prognobench.imaging.decode import read_image
         from prognobench.records import Files
         from prognobench.registry import DATASETS
@@ -54,7 +54,7 @@ class Bench:
         if root is None:
             cohort = DATASETS["embedded"](task="mortality", prevalence=0.3, patients=number)
         else:
-            settings = {"films": "all", "before_outcome": False, "on_missing": "drop"}
+            settings = {"images": "all", "before_outcome": False, "on_missing": "drop"}
             cohort = DATASETS["covid_chestxray"](root=root, task="icu", **settings)
         rows = cohort.table.head(number)
         folder = self.source.parent
@@ -63,9 +63,9 @@ class Bench:
         for i, row in enumerate(rows.itertuples()):
             source = cohort.sources[row.source]
             is_file = isinstance(source, Files)
-            film = read_image(source.root / row.image) if is_file else source.render(row.image)
+            image = read_image(source.root / row.image) if is_file else source.render(row.image)
             names.append(f"{i}.png")
-            cv2.imwrite(str(folder / names[-1]), cv2.resize(film, (512, 512)))
+            cv2.imwrite(str(folder / names[-1]), cv2.resize(image, (512, 512)))
         columns = {"patient": rows["patient_id"], "image": names, "outcome": rows["label"]}
         pd.DataFrame(columns).to_csv(self.source, index=False)
 
@@ -135,10 +135,10 @@ class Bench:
             shutil.rmtree(self.scratch / "cache", ignore_errors=True)
         return self.ours("data", "prepare", *self._common())
 
-    def subset(self, films: int) -> Run:
-        """A first run on the first so many films."""
-        part = self.source.with_name(f"{films}.csv")
-        self.table().head(films).to_csv(part, index=False)
+    def subset(self, images: int) -> Run:
+        """A first run on the first so many images."""
+        part = self.source.with_name(f"{images}.csv")
+        self.table().head(images).to_csv(part, index=False)
         return self.probe(fresh=True, table=part)
 
     def _common(self, table: Path | None = None) -> list[str]:
@@ -147,9 +147,9 @@ class Bench:
             *(f"dataset.images={self.source.parent}", "dataset.positive=1"),
             *("model=timm", f"model.name={self.architecture}", "model.weights=random"),
             # As the YAML of any named model says it, so that timm need not be asked.
-            *("model.side=224", "model.interpolation=bicubic"),
+            *("model.image_size=224", "model.interpolation=bicubic"),
             *("model.mean=[0.5,0.5,0.5]", "model.std=[0.5,0.5,0.5]"),
-            # Synthetic films, made larger, are all details of one template.
+            # Synthetic images, made larger, are all details of one template.
             "checks.allow_leaks=true",
             f"paths.results={self.scratch / 'results'}",
             f"paths.cache={self.scratch / 'cache'}",

@@ -1,4 +1,4 @@
-"""The films that every contender reads: a folder of images with a table."""
+"""The images that every contender reads: a folder of images with a table."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
-SIDE = 224
+IMAGE_SIZE = 224
 LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.1}
 
 
 @dataclass(frozen=True)
-class Films:
+class Images:
     """Paths, labels and patients of a table with columns image, outcome, patient."""
 
     paths: list[Path]
@@ -25,7 +25,7 @@ class Films:
     patients: np.ndarray
 
     @classmethod
-    def read(cls, table: str) -> Films:
+    def read(cls, table: str) -> Images:
         rows = pd.read_csv(table)
         folder = Path(table).parent
         return cls(
@@ -50,9 +50,9 @@ class Films:
         ]
 
     def image(self, row: int) -> np.ndarray:
-        """Decode one film, as float (3, side, side), normalised."""
+        """Decode one image, as float (3, side, side), normalised."""
         grey = cv2.imread(str(self.paths[row]), cv2.IMREAD_GRAYSCALE)
-        grey = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        grey = cv2.resize(grey, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_CUBIC)
         return np.repeat((grey[None] / 255 - 0.5).astype(np.float32) / 0.5, 3, 0)
 
 

@@ -21,16 +21,16 @@ FIVE_FOLD, ALL = Component("five_fold", "k_fold"), Component("full", "full")
 
 
 def features_of(
-    cohort: Cohort, source: BackboneSource, folder: Path, tap: str = ""
+    cohort: Cohort, source: BackboneSource, folder: Path, layer: str = ""
 ) -> NDArray[np.float32]:
-    """Features of every film ``(films, width)``; ``folder`` keeps pixels and features."""
+    """Features of every image ``(images, width)``; ``folder`` keeps pixels and features."""
     look = source.preprocessing
-    pixels = pixel_cache(cohort, look.side, look.interpolation, folder)
-    return embed(source, pixels, (tap,), folder=folder, device="cpu", precision="fp32")[tap]
+    pixels = pixel_cache(cohort, look.image_size, look.interpolation, folder)
+    return embed(source, pixels, (layer,), folder=folder, device="cpu", precision="fp32")[layer]
 
 
 def out_of_fold(cohort: Cohort, features: NDArray[np.float32], seed: int) -> NDArray[np.float64]:
-    """Probability of the positive class for each film, from five folds grouped by patient.
+    """Probability of the positive class for each image, from five folds grouped by patient.
 
     The head is balanced logistic regression (C = 0.01) on standardised features; nothing is
     chosen, so that the validation part is trained on, too.

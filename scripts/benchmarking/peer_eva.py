@@ -1,4 +1,4 @@
-"""A benchmark framework: kaiko-eva embeds every film once, and trains a head per fold.
+"""A benchmark framework: kaiko-eva embeds every image once, and trains a head per fold.
 
 Runs in an environment of its own, with kaiko-eva, timm and opencv-python-headless. Its loaders get
 no worker processes, whose starts take most of the time of its own configs; the best epoch is kept,
@@ -25,7 +25,7 @@ from eva.core.metrics.defaults import MulticlassClassificationMetrics
 from eva.core.metrics.structs import MetricsSchema
 from eva.core.models.modules import HeadModule, InferenceModule
 from eva.core.trainers import Trainer
-from films import Films, arguments
+from images import Images, arguments
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
@@ -34,25 +34,25 @@ MONITOR = "val/MulticlassAccuracy"
 
 
 class Set(MapDataset):
-    """Every film, decoded when it is asked for."""
+    """Every image, decoded when it is asked for."""
 
-    def __init__(self, films: Films) -> None:
-        self.films = films
+    def __init__(self, images: Images) -> None:
+        self.images = images
 
     def filename(self, index: int) -> str:
-        return self.films.paths[index].name
+        return self.images.paths[index].name
 
     def __len__(self) -> int:
-        return len(self.films.paths)
+        return len(self.images.paths)
 
     def __getitem__(self, index: int):
-        target = torch.tensor(int(self.films.labels[index]))
-        return torch.from_numpy(self.films.image(index)), target, {}
+        target = torch.tensor(int(self.images.labels[index]))
+        return torch.from_numpy(self.images.image(index)), target, {}
 
 
 def main() -> None:
     given = arguments()
-    films = Films.read(given["table"])
+    images = Images.read(given["table"])
     plain = partial(
         DataLoader, num_workers=0, prefetch_factor=None, persistent_workers=False, pin_memory=False
     )
@@ -71,13 +71,13 @@ def main() -> None:
             trained(callbacks=[ClassificationEmbeddingsWriter(folder, overwrite=True)]),
             InferenceModule(backbone),
             DataModule(
-                DatasetsSchema(predict=Set(films)), DataloadersSchema(predict=plain(batch_size=32))
+                DatasetsSchema(predict=Set(images)), DataloadersSchema(predict=plain(batch_size=32))
             ),
         )
         manifest = pd.read_csv(f"{folder}/manifest.csv").set_index("origin")
-        for number, fold in enumerate(films.folds(given["folds"])):
+        for number, fold in enumerate(images.folds(given["folds"])):
             rows = [
-                manifest.loc[[films.paths[row].name for row in part]].assign(split=name)
+                manifest.loc[[images.paths[row].name for row in part]].assign(split=name)
                 for name, part in zip(PARTS, fold, strict=True)
             ]
             pd.concat(rows).to_csv(Path(folder) / f"{number}.csv")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from films import SIDE, arguments
+from images import IMAGE_SIZE, arguments
 from torch import nn
 
 from prognobench.imaging.augment import Augmentation
@@ -41,7 +41,9 @@ class Rate:
 
 
 def adapted(architecture: str, strategy: str) -> tuple[Adapted, Preprocessing]:
-    backbone = MODELS["timm"](architecture=architecture, weights="random", side=SIDE).load()
+    backbone = MODELS["timm"](
+        architecture=architecture, weights="random", image_size=IMAGE_SIZE
+    ).load()
     return STRATEGIES[strategy](backbone, 2), backbone.preprocessing
 
 
@@ -65,10 +67,12 @@ def compare(architecture: str, strategy: str, steps: int, rounds: int) -> dict[s
     precision = resolve_precision("auto", CPU)
     random = np.random.default_rng(0)
     size = BATCH * steps
-    pixels = random.integers(0, 256, (size, SIDE, SIDE, 1)).astype(np.uint8)
+    pixels = random.integers(0, 256, (size, IMAGE_SIZE, IMAGE_SIZE, 1)).astype(np.uint8)
     labels = random.integers(0, 2, size)
     layout = memory_format(made.model)
-    images = torch.randn(size, preprocessing.channels, SIDE, SIDE).to(memory_format=layout)
+    images = torch.randn(size, preprocessing.channels, IMAGE_SIZE, IMAGE_SIZE).to(
+        memory_format=layout
+    )
     loaders = [
         Loader(
             pixels,

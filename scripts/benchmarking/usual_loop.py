@@ -8,25 +8,25 @@ import time
 START = time.perf_counter()
 
 import torch  # noqa: E402
-from films import Films, adapted, arguments  # noqa: E402
+from images import Images, adapted, arguments  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
 
 class Set(Dataset):
-    def __init__(self, films: Films, rows) -> None:
-        self.films, self.rows = films, rows
+    def __init__(self, images: Images, rows) -> None:
+        self.images, self.rows = images, rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, i: int):
         row = self.rows[i]
-        return torch.from_numpy(self.films.image(row)), int(self.films.labels[row])
+        return torch.from_numpy(self.images.image(row)), int(self.images.labels[row])
 
 
-def batches(films: Films, rows, shuffle: bool = False) -> DataLoader:
-    return DataLoader(Set(films, rows), 16, shuffle=shuffle, num_workers=2)
+def batches(images: Images, rows, shuffle: bool = False) -> DataLoader:
+    return DataLoader(Set(images, rows), 16, shuffle=shuffle, num_workers=2)
 
 
 def passes(model: nn.Module, loader: DataLoader) -> torch.Tensor:
@@ -37,22 +37,22 @@ def passes(model: nn.Module, loader: DataLoader) -> torch.Tensor:
 
 if __name__ == "__main__":
     given = arguments()
-    films = Films.read(given["table"])
+    images = Images.read(given["table"])
     ready = time.perf_counter() - START
     trained = []
-    for train, validation, test in films.folds(given["folds"]):
-        counts = torch.bincount(torch.as_tensor(films.labels[train]), minlength=2)
+    for train, validation, test in images.folds(given["folds"]):
+        counts = torch.bincount(torch.as_tensor(images.labels[train]), minlength=2)
         criterion = nn.CrossEntropyLoss(len(train) / (2 * counts))
         model = adapted(given["architecture"], given["strategy"])
         optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-4)
         begin = time.perf_counter()
         for _ in range(given["epochs"]):
             model.train()
-            for images, labels in batches(films, train, shuffle=True):
+            for pixels, labels in batches(images, train, shuffle=True):
                 optimiser.zero_grad()
-                criterion(model(images), labels).backward()
+                criterion(model(pixels), labels).backward()
                 optimiser.step()
-            passes(model, batches(films, validation))
+            passes(model, batches(images, validation))
         trained.append(time.perf_counter() - begin)
-        passes(model, batches(films, test))
+        passes(model, batches(images, test))
     print(json.dumps({"start": ready, "epoch": sum(trained) / given["epochs"] / len(trained)}))

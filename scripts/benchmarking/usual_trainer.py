@@ -9,14 +9,14 @@ import time
 START = time.perf_counter()
 
 import torch  # noqa: E402
-from films import Films, adapted, arguments  # noqa: E402
+from images import Images, adapted, arguments  # noqa: E402
 from torch import nn  # noqa: E402
 from transformers import Trainer, TrainingArguments  # noqa: E402
 
 
 class Set(torch.utils.data.Dataset):
-    def __init__(self, films: Films, rows) -> None:
-        self.films, self.rows = films, rows
+    def __init__(self, images: Images, rows) -> None:
+        self.images, self.rows = images, rows
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -24,8 +24,8 @@ class Set(torch.utils.data.Dataset):
     def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
         row = self.rows[i]
         return {
-            "pixel_values": torch.from_numpy(self.films.image(row)),
-            "labels": torch.tensor(self.films.labels[row]),
+            "pixel_values": torch.from_numpy(self.images.image(row)),
+            "labels": torch.tensor(self.images.labels[row]),
         }
 
 
@@ -40,11 +40,11 @@ class Classifier(nn.Module):
 
 
 given = arguments()
-films = Films.read(given["table"])
+images = Images.read(given["table"])
 ready = time.perf_counter() - START
 trained = []
-for train, validation, test in films.folds(given["folds"]):
-    counts = torch.bincount(torch.as_tensor(films.labels[train]), minlength=2)
+for train, validation, test in images.folds(given["folds"]):
+    counts = torch.bincount(torch.as_tensor(images.labels[train]), minlength=2)
     model = Classifier(adapted(given["architecture"], given["strategy"]), len(train) / (2 * counts))
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
@@ -62,11 +62,11 @@ for train, validation, test in films.folds(given["folds"]):
                 bf16=given["precision"] == "bf16",
                 use_cpu=True,
             ),
-            train_dataset=Set(films, train),
-            eval_dataset=Set(films, validation),
+            train_dataset=Set(images, train),
+            eval_dataset=Set(images, validation),
         )
         begin = time.perf_counter()
         trainer.train()
         trained.append(time.perf_counter() - begin)
-        trainer.predict(Set(films, test))
+        trainer.predict(Set(images, test))
 print(json.dumps({"start": ready, "epoch": sum(trained) / given["epochs"] / len(trained)}))

@@ -51,7 +51,7 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Patients, their films and outcomes.
+    """Patients, their images and outcomes.
 
     Attributes
     ----------
@@ -141,9 +141,9 @@ class Fold:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a backbone's weights expect of a ``(channels, side, side)`` image in [0, 1]."""
+    """What a backbone's weights expect of a ``(channels, size, size)`` image in [0, 1]."""
 
-    side: int
+    image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: Literal["nearest", "bilinear", "bicubic", "area", "lanczos"] = "bicubic"
@@ -156,12 +156,12 @@ class Preprocessing:
 class Encoder(Protocol):
     """What a backbone's module does, beside being an ``nn.Module``.
 
-    ``encoder(images)`` takes normalised images ``(batch, channels, side, side)`` and gives the
-    pooled feature ``(batch, width)``, which is the first tap.
+    ``encoder(images)`` takes normalised images ``(batch, channels, size, size)`` and gives the
+    pooled feature ``(batch, width)``, which is the first layer.
     """
 
-    def features(self, images: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
-        """Return each named tap as ``(batch, width of the tap)``, from one forward pass."""
+    def features(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        """Return each named layer as ``(batch, width of the layer)``, from one forward pass."""
         ...
 
 
@@ -183,7 +183,7 @@ class Backbone:
     blocks
         Names of the repeated blocks (transformer blocks, CNN stages), input first; what lies
         before the first is the stem.
-    taps
+    layers
         Name -> width of what :meth:`Encoder.features` can return; the first is the pooled
         feature. ViTs: ``last1``, ``last4`` (class tokens of the last blocks, concatenated),
         ``last1+avg``, ``last4+avg`` (with mean patch token). CNNs: ``last1``.
@@ -196,7 +196,7 @@ class Backbone:
     preprocessing: Preprocessing
     roles: Mapping[str, tuple[str, ...]]
     blocks: tuple[str, ...]
-    taps: Mapping[str, int]
+    layers: Mapping[str, int]
     fingerprint: str
     report: tuple[str, ...] = ()
 
@@ -256,7 +256,7 @@ class Adapted:
     Attributes
     ----------
     model
-        Normalised images ``(batch, channels, side, side)`` -> logits ``(batch, classes)``. Only
+        Normalised images ``(batch, channels, size, size)`` -> logits ``(batch, classes)``. Only
         the parameters in ``groups`` require gradients; ``model.train()`` leaves frozen
         normalisation statistics alone.
     groups
@@ -282,12 +282,13 @@ class Adapted:
 class Probe:
     """Linear heads on frozen features, one per combination; validation chooses.
 
-    ``taps`` names taps of the backbone; a tap it lacks is left out, and an empty tuple means the
-    pooled feature. With ``strengths`` the heads are L2-penalised logistic regressions of these
-    inverse penalties C, solved exactly, and learning rates, weight decays and recipe play no part.
+    ``layers`` names layers of the backbone; a feature layer it lacks is left out, and an empty
+    tuple means the pooled feature. With ``strengths`` the heads are L2-penalised logistic
+    regressions of these inverse penalties C, solved exactly, and learning rates, weight decays and
+    recipe play no part.
     """
 
-    taps: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
     learning_rates: tuple[float, ...] = (1e-2, 1e-3, 1e-4)
     weight_decays: tuple[float, ...] = (0.0,)
     standardise: bool = False
@@ -313,7 +314,7 @@ class Estimator:
 
     inputs: Literal["features", "covariates", "both", "none"]
     candidates: Mapping[str, Callable[[int], Any]]
-    tap: str = ""
+    layer: str = ""
 
 
 # ------------------------------------------------------------------ training

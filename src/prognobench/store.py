@@ -177,10 +177,10 @@ class RunFolder:
     # -------------------------------------------------------------- writing
 
     @contextmanager
-    def claimed(self, cell: str, *, wait: bool) -> Iterator[bool]:
+    def leased(self, cell: str, *, wait: bool) -> Iterator[bool]:
         """Keep other processes from computing a cell; gives false while one of them does.
 
-        A claim ends with its process, however that ends. Where the file system has no locks, or
+        A lease ends with its process, however that ends. Where the file system has no locks, or
         does not let this account have one, every process may compute every cell.
 
         Parameters

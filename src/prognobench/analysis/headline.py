@@ -70,7 +70,7 @@ def headline(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Table | Non
             "as good: other choices whose difference over folds could be chance "
             "(corrected t-test, 5 %); the best of many is flattered by the choosing",
             "metadata: what age, sex and the like predict without an image; ceiling: the true "
-            "risk, which a generator knows; synthetic: films of a generator, no clinical data",
+            "risk, which a generator knows; synthetic: images of a generator, no clinical data",
             "†: not better than the best that looks at no image",
         ),
     )

@@ -1,4 +1,4 @@
-"""Intervals by bootstrap over patients, whose films and repetitions stay together."""
+"""Intervals by bootstrap over patients, whose images and repetitions stay together."""
 
 from __future__ import annotations
 

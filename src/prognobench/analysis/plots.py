@@ -99,7 +99,7 @@ class Figure:
                 if not axis.get_label_text():
                     axis.set_label_coords(0, 0)  # or its place is sought below all tick labels
             if self.synthetic:
-                canvas.suptitle("synthetic films", x=0.995, ha="right", size=7, color=FAINT)
+                canvas.suptitle("synthetic images", x=0.995, ha="right", size=7, color=FAINT)
             stream = io.BytesIO()
             plain = {"Date": None} if kind == "svg" else {}
             background = "none" if kind == "svg" else "white"

@@ -46,7 +46,7 @@ class Settings:
         Column of the cohort -> edges of its bands (empty: chosen from the data) whose subgroups
         are scored too, all folds pooled.
     levels
-        ``patient`` scores the mean probability of a patient's films, ``image`` each film.
+        ``patient`` scores the mean probability of a patient's images, ``image`` each image.
     """
 
     scaling: Scaling = "none"

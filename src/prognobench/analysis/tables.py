@@ -27,7 +27,7 @@ LONGEST_STEM = 100
 
 MOST_KEYS = 3
 
-SYNTHETIC = "synthetic films, no clinical data"
+SYNTHETIC = "synthetic images, no clinical data"
 
 
 @dataclass(frozen=True)

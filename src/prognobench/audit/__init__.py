@@ -13,7 +13,7 @@ import numpy as np
 from prognobench.audit.counts import by_centre, by_part, fold_notes, left_out
 from prognobench.audit.duplicates import repeated, same_content
 from prognobench.audit.leaks import repeats, shared_patients, shared_pictures
-from prognobench.audit.metadata import film_metadata, metadata_baseline
+from prognobench.audit.metadata import image_metadata, metadata_baseline
 from prognobench.audit.sight import Seen, see
 from prognobench.audit.thumbnails import Progress
 from prognobench.imaging.cache import Recipe
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STANDARD = Recipe(224)
-"""How films are decoded to be looked at, whatever model will see them."""
+"""How images are decoded to be looked at, whatever model will see them."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Audit:
     Attributes
     ----------
     tables
-        Title -> table: patients and films by centre and by part of each fold, what was left out,
-        faulty films, groups of films that show the same picture, what metadata alone tell.
+        Title -> table: patients and images by centre and by part of each fold, what was left out,
+        faulty images, groups of images that show the same picture, what metadata alone tell.
     leaks
         One sentence for each way in which a test part is known from a training part.
     broken
-        One sentence for each film that cannot be decoded.
+        One sentence for each image that cannot be decoded.
     duplicates
-        One sentence for each kind of repeated film.
+        One sentence for each kind of repeated image.
     notes
         What a reader of the results should know.
     """
@@ -95,7 +95,7 @@ def audit(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Audit:
-    """Look for leaks, faulty and repeated films, and shortcuts.
+    """Look for leaks, faulty and repeated images, and shortcuts.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def audit(
         The cache folder. Without it the table and the folds alone are read; with it, the content
         of the files is compared.
     recipe
-        Also decode the films so, look at them and compare them as pictures: what a run does with
+        Also decode the images so, look at them and compare them as pictures: what a run does with
         the pixels that it is about to read. Needs ``folder``.
     thorough
         Do that (with ``STANDARD`` unless told otherwise, so that what is found does not depend on
@@ -123,14 +123,14 @@ def audit(
         seen = see(cohort, recipe, folder, _comparable(cohort, digests), progress)
     same = _same_pictures(cohort, digests, seen)
     tables = {
-        "patients and films": by_centre(cohort),
+        "patients and images": by_centre(cohort),
         "patients by part": by_part(cohort, folds),
         "left out": left_out(cohort),
-        "faulty films": _faulty(cohort, seen),
+        "faulty images": _faulty(cohort, seen),
         "same picture": _shown(cohort, same),
     }
     if thorough:
-        tables["metadata-only baseline"] = metadata_baseline(cohort, film_metadata(cohort), seed)
+        tables["metadata-only baseline"] = metadata_baseline(cohort, image_metadata(cohort), seed)
     return Audit(
         cohort.name,
         tables,
@@ -175,7 +175,7 @@ def _shown(cohort: Cohort, same: pd.DataFrame) -> pd.DataFrame:
 
 
 def _faulty(cohort: Cohort, seen: Seen | None) -> pd.DataFrame:
-    """Films on which there is little or nothing to see; why a film is broken stands behind."""
+    """Images on which there is little or nothing to see; why an image is broken stands behind."""
     import pandas as pd
 
     faults = np.empty(0, dtype="U1") if seen is None else seen.faults
@@ -183,7 +183,7 @@ def _faulty(cohort: Cohort, seen: Seen | None) -> pd.DataFrame:
     broken = {} if seen is None else seen.broken
     return pd.DataFrame(
         {
-            "film": cohort.table["image"].to_numpy(dtype=object)[rows],
+            "image": cohort.table["image"].to_numpy(dtype=object)[rows],
             "fault": faults[rows],
             "why": [broken.get(row, "") for row in rows.tolist()],
         },
@@ -193,20 +193,20 @@ def _faulty(cohort: Cohort, seen: Seen | None) -> pd.DataFrame:
 
 def _notes(cohort: Cohort, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     if cohort.synthetic:
-        yield f"{cohort.name}: synthetic films, no clinical data"
+        yield f"{cohort.name}: synthetic images, no clinical data"
     if shared := _ids_of_several_parts(cohort):
         yield (
             f"{cohort.name}: {shared} ids of patients stand in several parts of the union, and are "
             "taken for different patients; if they are not, leave them out of one part"
         )
-    faults = tables["faulty films"]["fault"]
+    faults = tables["faulty images"]["fault"]
     if broken := int((faults == "broken").sum()):
         yield (
-            f"{cohort.name}: {broken} of {len(cohort)} films are broken; replace them, or leave "
+            f"{cohort.name}: {broken} of {len(cohort)} images are broken; replace them, or leave "
             "them out with dataset.exclude"
         )
     if bad := len(faults) - broken:
-        yield f"{cohort.name}: {bad} of {len(cohort)} films are blank or badly exposed"
+        yield f"{cohort.name}: {bad} of {len(cohort)} images are blank or badly exposed"
     baseline = tables.get("metadata-only baseline")
     if baseline is None or not len(baseline):
         return

@@ -19,7 +19,7 @@ PARTS = ("train", "validation", "test")
 
 
 def by_centre(cohort: Cohort) -> pd.DataFrame:
-    """Patients of each class, all patients and all films at each centre, and in total."""
+    """Patients of each class, all patients and all images at each centre, and in total."""
     import pandas as pd
 
     table = cohort.table
@@ -32,7 +32,7 @@ def by_centre(cohort: Cohort) -> pd.DataFrame:
         {
             **classes,
             "patients": patients.groupby("centre").size(),
-            "films": table["centre"].value_counts(),
+            "images": table["centre"].value_counts(),
         }
     ).sort_values("patients", ascending=False, kind="stable")
     labels = table.drop_duplicates("patient_id")["label"]
@@ -80,7 +80,7 @@ def fold_notes(cohort: Cohort, folds: Sequence[Fold]) -> Iterator[str]:
 
 
 def left_out(cohort: Cohort) -> pd.DataFrame:
-    """Each reason for which films or patients were left out, and how often."""
+    """Each reason for which images or patients were left out, and how often."""
     import pandas as pd
 
     if cohort.exclusions is None:

@@ -1,4 +1,4 @@
-"""Films whose picture comes several times in a cohort."""
+"""Images whose picture comes several times in a cohort."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from prognobench.audit.pictures import (
     hash_codes,
     outlines,
 )
-from prognobench.audit.thumbnails import Films, grey
+from prognobench.audit.thumbnails import Thumbnails, grey
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from prognobench.audit.sight import Seen
 
 TILE = (256, 2048)
-"""So many films are compared with so many at once: few enough for the processor's cache."""
+"""So many images are compared with so many at once: few enough for the processor's cache."""
 
 SLACK = 1e-4
 """Room for the rounding of bounds."""
 
 LINKS = 16
-"""So many of the films most like a film are compared with it in detail."""
+"""So many of the images most like an image are compared with it in detail."""
 
 
 Prints = tuple["NDArray[np.float32]", "NDArray[np.uint64]"]
@@ -48,7 +48,7 @@ def same_content(digests: Sequence[str]) -> NDArray[np.intp]:
 
 
 def similar_pairs(
-    films: Films, compared: NDArray[np.intp]
+    images: Thumbnails, compared: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.str_]]:
     """Return pairs of rows ``(pairs, 2)`` that show the same picture, and what one is of the other.
 
@@ -59,19 +59,19 @@ def similar_pairs(
     Parameters
     ----------
     compared
-        Rows of the films that are compared with each other, ascending.
+        Rows of the images that are compared with each other, ascending.
 
     Returns
     -------
     The pairs, earlier row first, and the name of the :class:`.pictures.Alteration` of each.
     """
-    thumbnails = films.thumbnails[compared]
+    thumbnails = images.thumbnails[compared]
     prints = _prints(thumbnails)
     pairs, names = [np.empty((0, 2), dtype=np.intp)], [np.empty(0, dtype="U24")]
     with ThreadPoolExecutor() as threads:
         for alteration in ALTERATIONS:
             candidates = compared[_candidates(thumbnails, prints, alteration)]
-            detail = list(threads.map(partial(_detail, films.pixels, alteration), candidates))
+            detail = list(threads.map(partial(_detail, images.pixels, alteration), candidates))
             found = candidates[np.array(detail, dtype=float) >= LEAST_DETAIL]
             pairs.append(np.sort(found, axis=1))
             names.append(np.full(len(found), alteration.name))
@@ -117,7 +117,7 @@ def _near(rows: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np
 def _alike(
     thumbnails: NDArray[np.uint8], altered: NDArray[np.uint8], pairs: NDArray[np.intp]
 ) -> NDArray[np.intp]:
-    """Those pairs whose thumbnails are alike; of each first film, with the ones most like it."""
+    """Those pairs whose thumbnails are alike; of each first image, with the ones most like it."""
     step = 16_384
     blocks = [pairs[start : start + step].T for start in range(0, len(pairs), step)]
     found = [correlations(thumbnails[one], altered[other]) for one, other in blocks]
@@ -139,14 +139,14 @@ def _detail(
 def repeated(
     digests: Sequence[str] | None, seen: Seen | None, images: int
 ) -> tuple[NDArray[np.intp], NDArray[np.str_]]:
-    """Find the films that show the same picture as another.
+    """Find the images that show the same picture as another.
 
     Parameters
     ----------
     digests
         Of the content of the images, where known.
     seen
-        What was seen on the films, where they were looked at.
+        What was seen on the images, where they were looked at.
 
     Returns
     -------
@@ -161,7 +161,7 @@ def repeated(
     if seen is not None:
         pairs.append(seen.pairs)
         match[seen.pairs] = seen.alterations[:, None]
-        match[seen.pairs[::-1, 1]] = seen.alterations[::-1]  # of the earliest film it is like
+        match[seen.pairs[::-1, 1]] = seen.alterations[::-1]  # of the earliest image it is like
     match[copied] = "same file"
     group = _groups(np.concatenate(pairs), images)
     match[group == rows] = ""

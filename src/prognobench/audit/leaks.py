@@ -39,22 +39,22 @@ def shared_pictures(cohort: Cohort, same: pd.DataFrame, folds: Sequence[Fold]) -
     Parameters
     ----------
     same
-        Films whose picture comes several times: the rows of the cohort's table, with ``group``.
+        Images whose picture comes several times: the rows of the cohort's table, with ``group``.
     """
     parts = np.zeros((len(folds), len(cohort)), dtype=np.int8)
     for row, fold in zip(parts, folds, strict=True):
         for number, part in enumerate(PARTS, start=1):
             row[getattr(fold, part)] = number
     split = [
-        films
-        for _, films in same.groupby("group")
-        if films["patient_id"].nunique() > 1 and _apart(parts[:, films.index])
+        images
+        for _, images in same.groupby("group")
+        if images["patient_id"].nunique() > 1 and _apart(parts[:, images.index])
     ]
     if split:
         named = listed(map(_named, split), SHOWN, between="; ")
         yield (
             f"{cohort.name}: pictures filed under patients who stand in different parts of a fold: "
-            f"{len(split)} ({named}); give such patients one id, or leave films out with "
+            f"{len(split)} ({named}); give such patients one id, or leave images out with "
             "dataset.exclude"
         )
 
@@ -78,11 +78,11 @@ def _apart(parts: NDArray[np.int8]) -> bool:
     return bool((parts.max(axis=1) > lowest).any())
 
 
-def _named(films: pd.DataFrame) -> str:
-    """Say where films stand without naming patients: what is said of leaks is kept and shown."""
-    if "where" in films and (films["where"] != "").all():
-        places = films["where"].tolist()
+def _named(images: pd.DataFrame) -> str:
+    """Say where images stand without naming patients: what is said of leaks is kept and shown."""
+    if "where" in images and (images["where"] != "").all():
+        places = images["where"].tolist()
     else:
-        places = [f"film {row + 1} of the cohort" for row in films.index]
+        places = [f"image {row + 1} of the cohort" for row in images.index]
     shown = " = ".join(places[:SHOWN])
     return shown if len(places) <= SHOWN else f"{shown} = ..."

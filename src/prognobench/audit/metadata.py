@@ -1,4 +1,4 @@
-"""What can be known of a film without looking at it, and how well that alone tells the outcome."""
+"""What is known of an image without its pixels, and how well that alone predicts the outcome."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SHORTCUTS: Mapping[str, tuple[str, ...]] = {
     "device": ("device",),
     "image and file size": ("height", "width", "bytes"),
     "file format": ("format", "colour"),
-    "number of films": ("films",),
-    "date of film": ("order",),
+    "number of images": ("images",),
+    "date of image": ("order",),
 }
-"""What an outcome may follow without being seen on any film, and the features that tell it."""
+"""What an outcome may follow without being seen on any image, and the features that tell it."""
 
 QUANTILES = 8
 """So many groups numbers are cut into."""
@@ -45,10 +45,10 @@ CHUNK = 500
 HEADER_TAGS = ("Rows", "Columns", "Manufacturer", "ManufacturerModelName")
 
 
-def film_metadata(cohort: Cohort) -> pd.DataFrame:
+def image_metadata(cohort: Cohort) -> pd.DataFrame:
     """Return one row per image: format, colour mode, device, height, width, bytes of its file.
 
-    Read from the headers; what a file does not say (or a generated film does not have) is blank.
+    Read from the headers; what a file does not say (or a generated image does not have) is blank.
     """
     import pandas as pd
 
@@ -108,7 +108,7 @@ def metadata_baseline(cohort: Cohort, metadata: pd.DataFrame, seed: int) -> pd.D
     Parameters
     ----------
     metadata
-        As :func:`film_metadata` gives it.
+        As :func:`image_metadata` gives it.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def metadata_baseline(cohort: Cohort, metadata: pd.DataFrame, seed: int) -> pd.D
 
 
 def _per_patient(cohort: Cohort, metadata: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.intp]]:
-    """One row per patient: of the first film in time, and how many there are."""
+    """One row per patient: of the first image in time, and how many there are."""
     table = metadata.assign(
         **{
             name: cohort.table[name]
@@ -143,7 +143,7 @@ def _per_patient(cohort: Cohort, metadata: pd.DataFrame) -> tuple[pd.DataFrame, 
         }
     ).sort_values("order", kind="stable")
     by_patient = table.groupby("patient_id", sort=True)
-    features = by_patient.first().assign(films=by_patient.size())
+    features = by_patient.first().assign(images=by_patient.size())
     labels = features.pop("label").to_numpy(dtype=np.intp)
     return features.apply(_in_groups), labels
 

@@ -1,4 +1,4 @@
-"""Whether two films are one picture that was saved, scaled, cropped or turned round twice."""
+"""Whether two images are one picture that was saved, scaled, cropped or turned round twice."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HASH_DISTANCE = 10
-"""Bits of 64 in which the perceptual hashes of two films may differ to be compared further."""
+"""Bits of 64 in which the perceptual hashes of two images may differ to be compared further."""
 
 LEAST_CORRELATION = 0.93
-"""Of the thumbnails of two films that are compared further."""
+"""Of the thumbnails of two images that are compared further."""
 
 LEAST_DETAIL = 0.76
-"""Correlation of the details of two films, one laid over the other, from which on they are one
+"""Correlation of the details of two images, one laid over the other, from which on they are one
 picture.
 
-The three numbers come from the 408 films of the public covid-chestxray collection, looked at pair
+The three numbers come from the 408 images of the public covid-chestxray collection, looked at pair
 by pair. Its 14 pairs of copies have hash distances up to 4, correlations from 0.97 and details
 from 0.80. The most alike of different patients have 6, 0.94 and 0.61, of one patient on different
 days 6, 0.94 and 0.80, and no pair more than one of these. Copies made by compression, scaling,
-noise, other contrast, two degrees of rotation or writing on the film are found in nine of ten cases
-or more, also if inverted or mirrored beside; equalised ones in eight of ten. Of copies cropped at
-random, all are found that lost 2 % of height and width, three of four that lost 5 %, four of ten
-that lost 8 %, few that lost more.
+noise, other contrast, two degrees of rotation or writing on the image are found in nine of ten
+cases or more, also if inverted or mirrored beside; equalised ones in eight of ten. Of copies
+cropped at random, all are found that lost 2 % of height and width, three of four that lost 5 %,
+four of ten that lost 8 %, few that lost more.
 """
 
 OUTLINE = 6
-"""Frequencies of an outline along each side: of 402 real films, 0.25 % of pairs are left by the
+"""Frequencies of an outline along each side: of 402 real images, 0.25 % of pairs are left by the
 bound of 6, 0.08 % by that of 8, 3 % by that of 4."""
 
-SIDE = 128
+IMAGE_SIZE = 128
 COARSE = 64
 DETAIL = 3.0
 """Standard deviation, in pixels at ``SIDE``, of the blur that is taken off to leave the details."""
@@ -44,7 +44,7 @@ DETAIL = 3.0
 
 @dataclass(frozen=True)
 class Alteration:
-    """What a second film of a picture may be of the first, beside slightly changed.
+    """What a second image of a picture may be of the first, beside slightly changed.
 
     Attributes
     ----------
@@ -144,7 +144,7 @@ def agreement(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     """
     import cv2
 
-    a, b = _scaled(one, SIDE), _scaled(other, SIDE)
+    a, b = _scaled(one, IMAGE_SIZE), _scaled(other, IMAGE_SIZE)
     warp = np.eye(2, 3, dtype=np.float32)
     stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 50, 1e-4)
     try:
@@ -154,22 +154,22 @@ def agreement(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     except cv2.error:
         return -1.0
     warp = np.asarray(found, dtype=np.float32)
-    warp[:, 2] *= SIDE / COARSE
+    warp[:, 2] *= IMAGE_SIZE / COARSE
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    covered = cv2.warpAffine(np.ones_like(b), warp, (SIDE, SIDE), flags=flags) > 0.99
+    covered = cv2.warpAffine(np.ones_like(b), warp, (IMAGE_SIZE, IMAGE_SIZE), flags=flags) > 0.99
     edge = int(2 * DETAIL)
     covered[:edge] = covered[-edge:] = covered[:, :edge] = covered[:, -edge:] = False
     if covered.mean() < 0.5:
         return -1.0
-    laid = cv2.warpAffine(b, warp, (SIDE, SIDE), flags=flags)
+    laid = cv2.warpAffine(b, warp, (IMAGE_SIZE, IMAGE_SIZE), flags=flags)
     x, y = (image - cv2.GaussianBlur(image, (0, 0), DETAIL) for image in (a, laid))
     return _correlation(x[covered], y[covered])
 
 
-def _scaled(image: NDArray[np.uint8], side: int) -> NDArray[np.float32]:
+def _scaled(image: NDArray[np.uint8], image_size: int) -> NDArray[np.float32]:
     import cv2
 
-    scaled = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    scaled = cv2.resize(image, (image_size, image_size), interpolation=cv2.INTER_AREA)
     return np.asarray(scaled, dtype=np.float32)
 
 

@@ -1,4 +1,4 @@
-"""What is to be seen on the films of a cohort; what was seen once is remembered."""
+"""What is to be seen on the images of a cohort; what was seen once is remembered."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from prognobench.records import Cohort
 
 VERSION = 1
-"""Part of the memory's name: to be raised whenever the same films would be seen otherwise."""
+"""Part of the memory's name: to be raised whenever the same images would be seen otherwise."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,15 @@ def see(
     compared: NDArray[np.bool_],
     progress: Progress | None = None,
 ) -> Seen:
-    """Look at every film, and compare those that show anything with each other.
+    """Look at every image, and compare those that show anything with each other.
 
-    Films that cannot be decoded are left aside. What was seen is kept in the cache folder, under
+    Images that cannot be decoded are left aside. What was seen is kept in the cache folder, under
     the content of the images, unless some were broken.
 
     Parameters
     ----------
     recipe
-        How the films are decoded.
+        How the images are decoded.
     compared
         Which images may be compared.
     """
@@ -75,10 +75,10 @@ def see(
     if known := _recall(memory):
         return known
     pixels, broken = readable_pixels(cohort, recipe, folder, progress)
-    films = look(pixels.array, progress)
-    films.faults[list(broken)] = "broken"
-    pairs, alterations = similar_pairs(films, np.flatnonzero(compared & films.visible))
-    found = Seen(films.faults, pairs, alterations)
+    images = look(pixels.array, progress)
+    images.faults[list(broken)] = "broken"
+    pairs, alterations = similar_pairs(images, np.flatnonzero(compared & images.visible))
+    found = Seen(images.faults, pairs, alterations)
     if not broken:
         _remember(memory, found)
     return replace(found, broken=broken)

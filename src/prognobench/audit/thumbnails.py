@@ -1,4 +1,4 @@
-"""Each film looked at once: a thumbnail of it, and whether there is anything to see."""
+"""Each image looked at once: a thumbnail of it, and whether there is anything to see."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ THUMBNAIL = 32
 """Side of a thumbnail; that of the perceptual hash."""
 
 LEAST_CONTRAST = 5.0
-"""Standard deviation of a thumbnail's grey values below which a film shows nothing; the flattest
-real films have 12."""
+"""Standard deviation of a thumbnail's grey values below which an image shows nothing; the flattest
+real images have 12."""
 
 LEAST_STRUCTURE = 0.4
-"""Share of a film's standard deviation that must be left in its thumbnail. Noise is averaged away;
-real films keep 0.87 and more."""
+"""Share of an image's standard deviation that must be left in its thumbnail. Noise is averaged
+away; real images keep 0.87 and more."""
 
 MOST_WHITE, MOST_BLACK = 0.3, 0.6
-"""Shares of pixels at the end of the range above which a film is over- or underexposed; real films
-have at most 0.21 and 0.39."""
+"""Shares of pixels at the end of the range above which an image is over- or underexposed; real
+images have at most 0.21 and 0.39."""
 
 BLOCK = 128
-"""So many films are looked at at once."""
+"""So many images are looked at at once."""
 
 PROCESSES_FROM = 16
 """So many blocks are worth the time that starting processes takes; fewer share this one."""
 
 
 @dataclass(frozen=True)
-class Films:
+class Thumbnails:
     """What was seen.
 
     Attributes
@@ -62,13 +62,13 @@ class Films:
         return ~np.isin(self.faults, ("broken", "constant", "blank"))
 
 
-def look(pixels: NDArray[np.uint8], progress: Progress | None = None) -> Films:
-    """Look at every film, in blocks, so that memory does not grow with the cohort.
+def look(pixels: NDArray[np.uint8], progress: Progress | None = None) -> Thumbnails:
+    """Look at every image, in blocks, so that memory does not grow with the cohort.
 
     Parameters
     ----------
     pixels
-        uint8 ``(images, side, side, channels)``, memory-mapped or not.
+        uint8 ``(images, size, size, channels)``, memory-mapped or not.
     """
     thumbnails = np.empty((len(pixels), THUMBNAIL, THUMBNAIL), dtype=np.uint8)
     faults = np.full(len(pixels), "", dtype="U12")
@@ -79,8 +79,8 @@ def look(pixels: NDArray[np.uint8], progress: Progress | None = None) -> Films:
     for block, seen in zip(blocks, found, strict=True):
         thumbnails[block], faults[block] = seen
         if progress:
-            progress("looking at films", block.stop, len(pixels))
-    return Films(pixels, thumbnails, faults)
+            progress("looking at images", block.stop, len(pixels))
+    return Thumbnails(pixels, thumbnails, faults)
 
 
 def _look_at(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
@@ -101,8 +101,8 @@ def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     from PIL import Image
 
-    film = Image.fromarray(image)
-    return np.asarray(film.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS))
+    picture = Image.fromarray(image)
+    return np.asarray(picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS))
 
 
 def _faults(images: NDArray[np.uint8], thumbnails: NDArray[np.uint8]) -> NDArray[np.str_]:

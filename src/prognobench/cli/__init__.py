@@ -29,7 +29,7 @@ that?
 \b
   prognobench run dataset=mortality model=vit lora=true
   prognobench run -m model=vit,cnn strategy=full,linear_probe,lora,bitfit
-  prognobench run dataset=table dataset.table=cohort.csv dataset.images=films \\
+  prognobench run dataset=table dataset.table=cohort.csv dataset.images=images \\
       dataset.label=outcome dataset.positive=dead
   prognobench table --metric mcc
 

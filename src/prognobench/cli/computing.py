@@ -215,7 +215,7 @@ def predict(run_folder: Path, images: Path, out: Path | None, device: str, **opt
 
     \b
     prognobench run dataset=mortality model=vit lora=true train.save=best
-    prognobench predict results/runs/mortality/vit/lora/KEY films/ --out risk.csv
+    prognobench predict results/runs/mortality/vit/lora/KEY images/ --out risk.csv
     """
     from prognobench.config import default_cache
     from prognobench.runs.predict import predict_images

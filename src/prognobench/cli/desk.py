@@ -46,7 +46,7 @@ def check(context: click.Context, /, as_json: bool, folder: Path | None, **compo
 
     \b
     prognobench data check dataset=cxr_icu dataset.root=covid-chestxray
-    prognobench data check dataset=table dataset.table=cohort.csv dataset.images=films \\
+    prognobench data check dataset=table dataset.table=cohort.csv dataset.images=images \\
         dataset.label=outcome dataset.positive=dead
     """
     from prognobench.runs.prepare import Workspace
@@ -96,7 +96,7 @@ def _print(found: Audit, *, split: bool) -> None:
     if not split:
         console.say("without folds, what stands in two parts of them was not looked for")
     elif not (found.duplicates or found.leaks):
-        console.say("no leaks and no repeated films were found")
+        console.say("no leaks and no repeated images were found")
 
 
 def _write_tables(folder: Path, found: Audit, folds: Sequence[Fold], cohort: Cohort) -> None:

@@ -78,13 +78,13 @@ def _models(documents: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
             [
                 name,
                 card.get("parameters", ""),
-                settings.get("side") or "",
+                settings.get("image_size") or "",
                 {True: "yes", False: "no", None: ""}[here],
                 card.get("licence", ""),
                 card.get("source", ""),
             ]
         )
-    return ["model", "size (M)", "side", "here", "licence", "source"], rows
+    return ["model", "size (M)", "image_size", "here", "licence", "source"], rows
 
 
 def _metrics() -> tuple[list[str], list[list[Any]]]:

@@ -58,7 +58,7 @@ LEVEL = click.option(
     type=click.Choice(["patient", "image"]),
     default="patient",
     show_default=True,
-    help="Score the mean of a patient's films, or each film.",
+    help="Score the mean of a patient's images, or each image.",
 )
 METRIC = click.option(
     "--metric", default="mcc", show_default=True, help="See 'prognobench list metrics'."

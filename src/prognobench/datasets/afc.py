@@ -33,15 +33,15 @@ EDITIONS: tuple[dict[str, str], ...] = (
     },
     {"trainClinData.xls": "", "TrainSet/trainClinData.xls": ""},
 )
-"""Table of each release -> folder of its films. The second edition is a hackathon's, a part of the
-first; its films are found by their names.
+"""Table of each release -> folder of its images. The second edition is a hackathon's, a part of the
+first; its images are found by their names.
 """
 
 UNUSABLE = (
     *("P_3_391", "P_3_377", "P_3_20", "P_3_108", "P_1_16"),
     *("P_3_341", "P_3_411", "P_3_208", "P_1_47", "P_1_118"),
 )
-"""Films that the authors of the study leave out."""
+"""Images that the authors of the study leave out."""
 
 TASKS = {
     "severity": ("Prognosis", {"mild": "mild", "severe": "severe"}),
@@ -66,7 +66,7 @@ def aiforcovid(
     on_conflict: OnConflict = "error",
     exclude: tuple[str | int, ...] = (),
 ) -> Cohort:
-    """AIforCOVID: one film per patient, taken at admission, of hospitals A to F.
+    """AIforCOVID: one image per patient, taken at admission, of hospitals A to F.
 
     All releases that lie in the folder are read, or else the hackathon edition; a patient stands
     in one of them. The encoding of ``Death`` was not seen: words other than alive/dead, yes/no, 0/1
@@ -80,7 +80,7 @@ def aiforcovid(
     task
         ``severity`` (Prognosis: MILD, SEVERE) or ``mortality`` (Death).
     unusable
-        Patients whose films the authors of the study leave out.
+        Patients whose images the authors of the study leave out.
     covariates
         Columns of the tables for metadata baselines.
     on_missing, on_conflict, exclude
@@ -97,9 +97,9 @@ def aiforcovid(
 
     parts: list[pd.DataFrame] = []
     faults: list[str] = []
-    for table, films in _releases(root):
+    for table, images in _releases(root):
         with collecting(faults):
-            parts.append(_release(table, films, column, words, covariates))
+            parts.append(_release(table, images, column, words, covariates))
     if faults:
         raise DataError(faults)
     rows = pd.concat(parts, ignore_index=True)
@@ -121,8 +121,8 @@ def aiforcovid(
 
 def _releases(root: Path) -> list[tuple[Path, str]]:
     for edition in EDITIONS:
-        found = [(root / table, films) for table, films in edition.items()]
-        if there := [(table, films) for table, films in found if table.is_file()]:
+        found = [(root / table, images) for table, images in edition.items()]
+        if there := [(table, images) for table, images in found if table.is_file()]:
             return there
     names = " or ".join(name for edition in EDITIONS for name in edition)
     inside = ", ".join(sorted(path.name for path in root.iterdir())[:10]) or "nothing"
@@ -130,7 +130,7 @@ def _releases(root: Path) -> list[tuple[Path, str]]:
 
 
 def _release(
-    table: Path, films: str, column: str, words: dict[str, str], covariates: tuple[str, ...]
+    table: Path, images: str, column: str, words: dict[str, str], covariates: tuple[str, ...]
 ) -> pd.DataFrame:
     sheet = read_sheet(table)
     rows = sheet.select(
@@ -142,7 +142,7 @@ def _release(
     rows["label"] = decoded(rows["label"], f"{table}, column {column!r}", words)
     rows["centre"] = rows["centre"].str.upper().replace("", UNKNOWN_CENTRE)
     rows["patient_id"] = rows["image"].str.replace(r"\.\w+$", "", regex=True)
-    if films and (table.parent / films).is_dir():
-        rows["image"] = f"{films}/" + rows["image"]
+    if images and (table.parent / images).is_dir():
+        rows["image"] = f"{images}/" + rows["image"]
     rows["order"] = float("nan")
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prognobench.datasets.readers.assembly import Films, OnConflict, OnMissing, Rules
+from prognobench.datasets.readers.assembly import OnConflict, OnMissing, Rules, Selection
 from prognobench.datasets.readers.series import Series
 from prognobench.datasets.readers.tcia import Collection
 from prognobench.registry import DATASETS
@@ -39,7 +39,7 @@ def covid_19_ar(
     *,
     root: Path,
     task: Literal["icu", "mortality"],
-    films: Films = "first",
+    select: Selection = "first",
     covariates: tuple[str, ...] = ("AGE", "SEX"),
     on_missing: OnMissing = "error",
     on_conflict: OnConflict = "error",
@@ -47,7 +47,7 @@ def covid_19_ar(
 ) -> Cohort:
     """COVID-19-AR: chest radiographs of 105 patients, with CT studies among them.
 
-    Films are the CR and DX series of studies whose description begins with "XR CHEST", frontal
+    Taken are the CR and DX series of studies whose description begins with "XR CHEST", frontal
     by their header; studies are dated by theirs. A blank outcome leaves the patient out.
 
     Parameters
@@ -57,8 +57,8 @@ def covid_19_ar(
         ``COVID_19_AR_ClinicalCorrelates_July202020.xlsx``.
     task
         ``icu`` (ICU Admit) or ``mortality``; the table writes them as 0/1 or Y/N.
-    films
-        The ``first`` film of each patient; severe patients have more and later ones.
+    select
+        The ``first`` image of each patient; severe patients have more and later ones.
     covariates
         Columns of the table for metadata baselines.
     on_missing, on_conflict, exclude
@@ -69,5 +69,5 @@ def covid_19_ar(
     DataError
         If folder, table or words are not as described: what was expected and what was found.
     """
-    rules = Rules(films, on_missing, "drop", on_conflict, exclude)
+    rules = Rules(select, on_missing, "drop", on_conflict, exclude)
     return COLLECTION.read(root, f"car_{task}", TASKS[task], rules, covariates)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 from prognobench.datasets.readers.assembly import (
     UNKNOWN_CENTRE,
     Exclusions,
-    Films,
     OnMissing,
     Rules,
+    Selection,
     assemble,
 )
 from prognobench.datasets.readers.image_folder import ImageFolder, existing_folder
@@ -31,7 +31,7 @@ FRONTAL = ("PA", "AP", "AP Supine", "")
 @dataclass(frozen=True)
 class Task:
     """Where an outcome stands: its column, the two words for it, and the column that says that a
-    film was taken when it had come true already.
+    image was taken when it had come true already.
     """
 
     column: str
@@ -57,19 +57,19 @@ def covid_chestxray(
     *,
     root: Path,
     task: Literal["mortality", "icu", "intubation"],
-    films: Films = "first",
+    select: Selection = "first",
     before_outcome: bool = True,
     on_missing: OnMissing = "drop",
     exclude: tuple[str | int, ...] = (),
 ) -> Cohort:
-    """The ieee8023 covid-chestxray-dataset: frontal films with a known outcome.
+    """The ieee8023 covid-chestxray-dataset: frontal images with a known outcome.
 
     Taken are X-rays whose view is PA, AP, AP Supine or not given and whose outcome is Y or N; all
     other rows (CT, laterals, blank outcomes and words such as "Would have been stated") are left
     out with their reason. As it is received, ``metadata.csv`` names many files that are not
     there, so missing files are left out by default. Cases that were entered twice under two
     patient numbers (285 is 339, 287 is 340) are recognised by their common files and count once;
-    178 is 97 and 196 is 192, whose films come from two collections.
+    178 is 97 and 196 is 192, whose images come from two collections.
     In this file no patient has contradicting outcomes; if a later one does, it is an error.
 
     Parameters
@@ -79,11 +79,11 @@ def covid_chestxray(
     task
         ``mortality`` (survival is N), ``icu`` (went_icu) or ``intubation`` (intubated), at any
         time of the illness.
-    films
-        The ``first`` film of each patient by day (``offset``); later and more films tell of a
-        longer course. ``all`` takes every film.
+    select
+        The ``first`` image of each patient by day (``offset``); later and more images tell of a
+        longer course. ``all`` takes every image.
     before_outcome
-        Leave out films taken when the outcome had come true already (``in_icu`` or
+        Leave out images taken when the outcome had come true already (``in_icu`` or
         ``intubation_present`` is Y): the tube is visible on them.
     on_missing, exclude
         See :class:`.assembly.Rules`.
@@ -113,26 +113,26 @@ def covid_chestxray(
     rows["label"] = rows["label"].replace(words)
     exclusions = Exclusions()
     rows["patient_id"] = rows["patient_id"].replace(SAME_PATIENT)
-    rows = _films(rows, outcome, exclusions, before_outcome)
+    rows = _images(rows, outcome, exclusions, before_outcome)
     return assemble(
         rows.drop(columns=["modality", "present"], errors="ignore"),
         ImageFolder(root / "images", thorough=on_missing == "drop"),
         outcome.words,
-        Rules(films, on_missing, "drop", exclude=exclude),
+        Rules(select, on_missing, "drop", exclude=exclude),
         exclusions,
         name=f"cxr_{task}",
         covariates=("age", "sex"),
     )
 
 
-def _films(
+def _images(
     rows: pd.DataFrame, outcome: Task, exclusions: Exclusions, before_outcome: bool
 ) -> pd.DataFrame:
-    """Leave out what is no frontal film, repeats a film, or shows the outcome."""
+    """Leave out what is no frontal image, repeats an image, or shows the outcome."""
     rules = [
         (rows["modality"] != "X-ray", "not an X-ray"),
         (~rows["view"].isin(FRONTAL), "not a frontal view"),
-        (rows["image"].duplicated(), "the same film is listed in an earlier row"),
+        (rows["image"].duplicated(), "the same image is listed in an earlier row"),
     ]
     if before_outcome and outcome.present:
         seen = rows["present"] == "Y"

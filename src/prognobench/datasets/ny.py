@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prognobench.datasets.readers.assembly import Films, OnConflict, OnMissing, Rules
+from prognobench.datasets.readers.assembly import OnConflict, OnMissing, Rules, Selection
 from prognobench.datasets.readers.series import Series
 from prognobench.datasets.readers.tcia import Collection
 from prognobench.registry import DATASETS
@@ -24,7 +24,7 @@ TASKS = {
 
 def _enhanced(series: Series) -> str:
     if "enhanc" in series.series.lower():
-        return f"an enhanced copy of a film ({series.series})"
+        return f"an enhanced copy of an image ({series.series})"
     return ""
 
 
@@ -42,15 +42,15 @@ def covid_19_ny_sbu(
     *,
     root: Path,
     task: Literal["mortality", "icu"],
-    films: Films = "first",
+    select: Selection = "first",
     covariates: tuple[str, ...] = ("age.splits", "gender_concept_name"),
     on_missing: OnMissing = "error",
     on_conflict: OnConflict = "error",
     exclude: tuple[str | int, ...] = (),
 ) -> Cohort:
-    """COVID-19-NY-SBU: 1,384 patients of one hospital, 1,365 with a chest film.
+    """COVID-19-NY-SBU: 1,384 patients of one hospital, 1,365 with a chest X-ray.
 
-    Films are frontal chest CR and DX series; CT, MR, laterals and the "enhanced" copies of films
+    Taken are frontal chest CR and DX series; CT, MR, laterals and the "enhanced" copies of images
     (which are named so, or refer to their original) are left out. Series come from the
     downloader's ``metadata.csv`` if it is there; only the files of the day that is wanted are
     opened.
@@ -62,9 +62,9 @@ def covid_19_ny_sbu(
         the table ``deidentified_overlap_tcia*.csv``.
     task
         ``mortality`` (last.status is deceased) or ``icu`` (is_icu is True).
-    films
-        The ``first`` film of each patient. Severe patients have 37 films on average against 3, so
-        that more or later films tell the outcome.
+    select
+        The ``first`` image of each patient. Severe patients have 37 images on average against 3, so
+        that more or later images tell the outcome.
     covariates
         Columns of the table for metadata baselines.
     on_missing, on_conflict, exclude
@@ -75,5 +75,5 @@ def covid_19_ny_sbu(
     DataError
         If folder, table or words are not as described: what was expected and what was found.
     """
-    rules = Rules(films, on_missing, "drop", on_conflict, exclude)
+    rules = Rules(select, on_missing, "drop", on_conflict, exclude)
     return COLLECTION.read(root, f"ny_{task}", TASKS[task], rules, covariates)

@@ -11,11 +11,11 @@ from prognobench.datasets.readers.assembly import (
     COLUMNS,
     UNKNOWN_CENTRE,
     Exclusions,
-    Films,
     OnConflict,
     OnMissing,
     OnUnknownLabel,
     Rules,
+    Selection,
     assemble,
     collecting,
 )
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PATIENT_NAMES = ("patient_id", "patient", "subject_id", "subject", "participant_id", "pid")
-"""None that might count rows or films: patients with several films would be torn apart."""
+"""None that might count rows or images: patients with several images would be torn apart."""
 
 IMAGE_NAMES = (
     *("image", "image_file", "filename", "file", "image_path", "path", "file_path"),
-    *("image_name", "image_id", "film", "dicom", "img"),
+    *("image_name", "image_id", "image", "dicom", "img"),
 )
 
 
@@ -61,7 +61,7 @@ def table(
     codes: tuple[str, ...] = (),
     keep: tuple[str, ...] = (),
     header_row: Annotated[int, Ge(1)] = 1,
-    films: Films = "all",
+    select: Selection = "all",
     on_missing: OnMissing = "error",
     on_unknown_label: OnUnknownLabel = "error",
     on_conflict: OnConflict = "error",
@@ -91,9 +91,9 @@ def table(
         Columns to carry along, a split column for ``cv=holdout`` for instance.
     header_row
         Row of the table with the columns' names, from 1.
-    films
-        ``all`` films of a patient, or the ``first`` or ``last`` by ``order``. Where severe
-        patients have more or later films, ``first`` keeps that from telling the outcome.
+    select
+        ``all`` images of a patient, or the ``first`` or ``last`` by ``order``. Where severe
+        patients have more or later images, ``first`` keeps that from telling the outcome.
     on_missing, on_unknown_label, on_conflict, exclude
         What leaves the cohort instead of being an error; see :class:`.assembly.Rules`.
     distinct_spellings
@@ -161,7 +161,7 @@ def table(
         rows,
         folder,
         found,
-        Rules(films, on_missing, on_unknown_label, on_conflict, exclude, distinct_spellings),
+        Rules(select, on_missing, on_unknown_label, on_conflict, exclude, distinct_spellings),
         Exclusions(),
         name=sheet.path.stem,
         covariates=covariates,

@@ -43,8 +43,9 @@ def union(
         New names of the classes, in the parts' order (the positive last), for parts that call
         the same outcome differently.
     on_overlap
-        Patients who stand in two parts: under one id in one table or for films of one folder, or
-        with a row or a film in both. ``drop`` leaves them to the first of the parts that have them.
+        Patients who stand in two parts: under one id in one table or for images of one folder, or
+        with a row or an image in both. ``drop`` leaves them to the first of the parts that have
+        them.
 
     Raises
     ------
@@ -221,9 +222,9 @@ def _without_overlap(
 def _identities(
     cohort: Cohort, given: Mapping[str, Any], places: Set[str]
 ) -> Iterator[tuple[Identity, ...]]:
-    """What tells each row's film and patient, wherever else they are read from.
+    """What tells each row's image and patient, wherever else they are read from.
 
-    Equal ids are one patient's in one table, and for films in the folder of one part, also where
+    Equal ids are one patient's in one table, and for images in the folder of one part, also where
     another reads them from a folder around it; so are two spellings of one, unless the part has
     distinct ones. Elsewhere they prove nothing: sites count from 1.
 
@@ -232,7 +233,7 @@ def _identities(
     given
         The part's settings.
     places
-        What holds the films of all parts.
+        What holds the images of all parts.
     """
     home = _home(given)
     own = {key: _place(source) for key, source in cohort.sources.items()}
@@ -245,11 +246,11 @@ def _identities(
     rows = zip(table["source"], table["image"], table["patient_id"], names, strict=True)
     resolved, plain = cache(os.path.realpath), cache(bare)
     for source, image, patient, where in rows:
-        film = os.path.join(own[source], image)
-        film = film if source in drawn else os.path.realpath(film)
-        holding = {own[source], *(place for place in inner[source] if film.startswith(place))}
+        path = os.path.join(own[source], image)
+        path = path if source in drawn else os.path.realpath(path)
+        holding = {own[source], *(place for place in inner[source] if path.startswith(place))}
         name, _, row = str(where).rpartition(" row ")
-        keys = [("film", film, "")]
+        keys = [("image", path, "")]
         if home and name:
             file = resolved(home / name)
             holding.add(file)
@@ -261,7 +262,7 @@ def _identities(
 
 
 def _place(source: Files | Rendered) -> str:
-    """What holds the films of a source: all their paths begin with it."""
+    """What holds the images of a source: all their paths begin with it."""
     place = source.recipe if isinstance(source, Rendered) else os.path.realpath(source.root)
     return os.path.join(place, "")
 

@@ -86,14 +86,14 @@ def _centres(
     faults = []
     if len(strays := np.unique(patients.of_row[of_row != centre[patients.of_row]])):
         faults.append(
-            f"{cohort.name}: patients with films of several centres: {len(strays)} "
+            f"{cohort.name}: patients with images of several centres: {len(strays)} "
             f"({listed(patients.ids[strays], 5)}); no centre can be left out cleanly unless each "
             "patient has one"
         )
     unknown = np.flatnonzero(centre < 0)
     if len(names) < 2:
         faults.append(
-            f"{cohort.name}: all films come from one centre ({''.join(names) or 'not named'}), "
+            f"{cohort.name}: all images come from one centre ({''.join(names) or 'not named'}), "
             "none can be left out; name the centre column of the table (dataset.centre), or use "
             "cv=five_fold"
         )

@@ -26,7 +26,7 @@ class Patients:
     ----------
     ids
         ``(patients,)``.
-    labels, films
+    labels, images
         Class and number of images of each patient.
     of_row
         Patient of each row of the cohort's table.
@@ -34,7 +34,7 @@ class Patients:
 
     ids: NDArray[np.object_]
     labels: NDArray[np.intp]
-    films: NDArray[np.intp]
+    images: NDArray[np.intp]
     of_row: Members
     classes: tuple[str, ...]
 
@@ -56,14 +56,14 @@ class Patients:
         contradicting = np.unique(of_row[row_labels != labels[of_row]])
         if len(contradicting):
             raise DataError(
-                f"{cohort.name}: patients whose films have different outcomes: "
+                f"{cohort.name}: patients whose images have different outcomes: "
                 f"{len(contradicting)} ({listed(np.asarray(ids)[contradicting].tolist(), 5)}); "
                 "an outcome belongs to a patient"
             )
         patients = cls(
             ids=np.asarray(ids, dtype=object),
             labels=labels,
-            films=np.bincount(of_row, minlength=len(ids)),
+            images=np.bincount(of_row, minlength=len(ids)),
             of_row=of_row,
             classes=cohort.classes,
         )
@@ -108,7 +108,7 @@ class Patients:
         repeat: int = 0,
         draw: int | None = None,
     ) -> Fold:
-        """The fold whose parts hold all films of these patients."""
+        """The fold whose parts hold all images of these patients."""
         return Fold(
             self.rows(train),
             self.rows(validation),
@@ -125,7 +125,7 @@ class Patients:
 
         Of each class a part gets its share of the patients, rounded down or up: with equal shares
         the class counts of two parts differ by at most one, and so do their sizes. Within that,
-        parts get films in proportion to their patients as far as a greedy choice allows.
+        parts get images in proportion to their patients as far as a greedy choice allows.
 
         Parameters
         ----------
@@ -138,7 +138,7 @@ class Patients:
             of_class = random.permutation(members[self.labels[members] == label])
             quota = _quotas(int(count), shares, sizes, random)
             sizes += quota
-            part[of_class] = _balanced(self.films[of_class], quota, random)
+            part[of_class] = _balanced(self.images[of_class], quota, random)
         return [np.flatnonzero(part == number) for number in range(len(shares))]
 
 
@@ -164,18 +164,18 @@ def _quotas(
 
 
 def _balanced(
-    films: NDArray[np.intp], quota: NDArray[np.intp], random: np.random.Generator
+    images: NDArray[np.intp], quota: NDArray[np.intp], random: np.random.Generator
 ) -> NDArray[np.intp]:
-    """Part of each patient, such that parts get films in proportion to their quota.
+    """Part of each patient, such that parts get images in proportion to their quota.
 
-    Patients come by falling number of films; each goes where most films are lacking per patient.
+    Patients come by falling number of images; each goes where most images are lacking per patient.
     """
-    order = np.argsort(-films, kind="stable")
-    lacking = (films.mean() if len(films) else 0.0) * quota.astype(float)
+    order = np.argsort(-images, kind="stable")
+    lacking = (images.mean() if len(images) else 0.0) * quota.astype(float)
     places = quota.tolist()
     tie_break = random.permutation(len(quota)).tolist()
-    part = np.empty(len(films), dtype=np.intp)
-    for patient, count in zip(order.tolist(), films[order].tolist(), strict=True):
+    part = np.empty(len(images), dtype=np.intp)
+    for patient, count in zip(order.tolist(), images[order].tolist(), strict=True):
         chosen = max(
             (number for number in tie_break if places[number]),
             key=lambda number: lacking[number] / places[number],

@@ -21,10 +21,10 @@ class HeadsAdamW:
     Parameters
     ----------
     weights
-        ``(parts, heads * vectors, inputs)``, changed in place: the taps' inputs one after the
-        other, the last of each tap being its bias.
+        ``(parts, heads * vectors, inputs)``, changed in place: the layers' inputs one after the
+        other, the last of each layer being its bias.
     sizes
-        How many inputs each tap has.
+        How many inputs each layer has.
     decays
         Weight decay ``(heads,)``.
     classes
@@ -46,7 +46,7 @@ class HeadsAdamW:
 
     @torch.no_grad()
     def step(self, slopes: Tensor, rates: Tensor) -> None:
-        """Apply gradients, which it may change, at rates ``(parts, taps, heads)``."""
+        """Apply gradients, which it may change, at rates ``(parts, layers, heads)``."""
         self._clip(slopes)
         # From zero and at a rate of 1, what AdamW makes of its parameters is the move itself. (By
         # its function: the class imports torch's compiler, a second of a short command.)
@@ -77,15 +77,15 @@ class HeadsAdamW:
             self.averages.lerp_(self.weights, 1 - decay)
 
     def _clip(self, slopes: Tensor) -> None:
-        of_taps = torch.split(slopes, list(self._sizes), -1)
-        of_columns = torch.stack([vector_norm(slope, dim=-1) for slope in of_taps], 1)
+        of_layers = torch.split(slopes, list(self._sizes), -1)
+        of_columns = torch.stack([vector_norm(slope, dim=-1) for slope in of_layers], 1)
         of_heads = vector_norm(of_columns.view(*of_columns.shape[:2], -1, self._vectors), dim=-1)
         norms = of_heads * (self.classes / self._vectors) ** 0.5
         if (norms > self.recipe.clip).any():
             slopes.mul_(self.spread((self.recipe.clip / (norms + 1e-6)).clamp(max=1)))
 
     def spread(self, of_heads: Tensor) -> Tensor:
-        """Give each weight its head's value of ``(parts, taps, heads)``."""
+        """Give each weight its head's value of ``(parts, layers, heads)``."""
         columns = of_heads.repeat_interleave(self._vectors, -1).unsqueeze(-1)
-        of_taps = zip(columns.unbind(1), self._sizes, strict=True)
-        return torch.cat([of_tap.expand(-1, -1, size) for of_tap, size in of_taps], -1)
+        of_layers = zip(columns.unbind(1), self._sizes, strict=True)
+        return torch.cat([of_layer.expand(-1, -1, size) for of_layer, size in of_layers], -1)

@@ -50,7 +50,7 @@ SHARD_SIZE = 8 * BATCH_SIZE
 
 
 class Images(Protocol):
-    """uint8 pixels ``(images, side, side, channels)``, and a digest of each image's content."""
+    """uint8 pixels ``(images, size, size, channels)``, and a digest of each image's content."""
 
     @property
     def array(self) -> NDArray[np.uint8]: ...
@@ -78,7 +78,7 @@ def view_of(number: int, recipe: Train) -> View:
 def embed(
     source: BackboneSource,
     pixels: Images,
-    taps: Sequence[str],
+    layers: Sequence[str],
     *,
     folder: Path,
     device: torch.device | str,
@@ -92,15 +92,15 @@ def embed(
 
     Parameters
     ----------
-    taps
-        Which features; ``""`` is the pooled one. A tap that the backbone lacks is left out.
+    layers
+        Which features; ``""`` is the pooled one. A layer that the backbone lacks is left out.
     folder
         Of the cache. Processes that need the same features at the same time wait for each other.
 
     Returns
     -------
     dict
-        Tap, as it was asked for -> ``(images, width)``.
+        Feature layer, as it was asked for -> ``(images, width)``.
     """
     device = torch.device(device)
     resolved = resolve_precision(precision, device)
@@ -122,7 +122,7 @@ def embed(
                 if writable:
                     write(store, shard)
                 shards.append(shard)
-    return _collect(pixels.digests, shards, taps)
+    return _collect(pixels.digests, shards, layers)
 
 
 def not_embedded(
@@ -145,7 +145,7 @@ class BackboneFacts:
     """What can be known of a backbone without loading it again."""
 
     parameters: int
-    taps: tuple[str, ...]
+    layers: tuple[str, ...]
 
 
 def backbone_facts(source: BackboneSource, folder: Path) -> BackboneFacts:
@@ -160,10 +160,10 @@ def backbone_facts(source: BackboneSource, folder: Path) -> BackboneFacts:
     file = folder / "features" / f"{name}.json"
     with suppress(StoreError, KeyError, TypeError):
         known = read_json(file)
-        return BackboneFacts(int(known["parameters"]), tuple(known["taps"]))
+        return BackboneFacts(int(known["parameters"]), tuple(known["layers"]))
     backbone = source.to_read()
     module: Any = backbone.module
-    facts = BackboneFacts(sum(p.numel() for p in module.parameters()), tuple(backbone.taps))
+    facts = BackboneFacts(sum(p.numel() for p in module.parameters()), tuple(backbone.layers))
     with suppress(StoreError):  # a full disk costs the next run a second
         write_json(file, asdict(facts))
     return facts
@@ -200,22 +200,26 @@ def _compute(
         pieces: list[dict[str, NDArray[np.float32]]] = []
         parts = 1
         for batch in loader.epoch(0, layout):
-            compute = partial(_features, encoder, batch.images, tuple(backbone.taps), precision)
+            compute = partial(_features, encoder, batch.images, tuple(backbone.layers), precision)
             found, parts = in_parts(compute, parts, len(batch.rows), device)
             pieces += found
             if progress:
                 done = start + sum(len(piece[next(iter(piece))]) for piece in pieces)
                 progress("embedding", done, len(rows))
-        yield Shard(digests, {tap: np.concatenate([p[tap] for p in pieces]) for tap in pieces[0]})
+        yield Shard(
+            digests, {layer: np.concatenate([p[layer] for p in pieces]) for layer in pieces[0]}
+        )
 
 
 def _features(
-    encoder: Any, images: Tensor, taps: tuple[str, ...], precision: str, parts: int
+    encoder: Any, images: Tensor, layers: tuple[str, ...], precision: str, parts: int
 ) -> list[dict[str, NDArray[np.float32]]]:
     with torch.inference_mode(), autocast(precision, images.device):
-        found = [encoder.features(part, taps) for part in images.tensor_split(parts)]
+        found = [encoder.features(part, layers) for part in images.tensor_split(parts)]
     # Copies: a class token's view would keep all tokens of its batch until the shard is written.
-    return [{tap: x.float().cpu().numpy().copy() for tap, x in piece.items()} for piece in found]
+    return [
+        {layer: x.float().cpu().numpy().copy() for layer, x in piece.items()} for piece in found
+    ]
 
 
 def _augmented(
@@ -253,13 +257,13 @@ def _unknown(digests: Sequence[str], shards: Sequence[Shard]) -> list[int]:
     return list(rows.values())
 
 
-def _collect(digests: Sequence[str], shards: Sequence[Shard], taps: Sequence[str]) -> Features:
+def _collect(digests: Sequence[str], shards: Sequence[Shard], layers: Sequence[str]) -> Features:
     rows = {d: row for row, d in enumerate(d for shard in shards for d in shard.digests)}
     order = [rows[digest] for digest in digests]
     available = list(shards[0].features)
-    names = {tap: tap or available[0] for tap in taps}
+    names = {layer: layer or available[0] for layer in layers}
     return {
-        tap: np.concatenate([shard.features[name] for shard in shards])[order]
-        for tap, name in names.items()
+        layer: np.concatenate([shard.features[name] for shard in shards])[order]
+        for layer, name in names.items()
         if name in available
     }

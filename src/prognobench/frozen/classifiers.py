@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-FeaturesByTap = Mapping[str, "NDArray[np.float32]"]
+FeaturesByLayer = Mapping[str, "NDArray[np.float32]"]
 
 Column = tuple[str, str | None]
 """A covariate and one of its categories, or ``None`` for a number."""
@@ -35,7 +35,7 @@ class FrozenClassifier(Protocol):
 
     Attributes
     ----------
-    tap
+    layer
         The feature that it reads, ``""`` for the pooled one; ``None`` if it reads none.
     columns
         The covariates that it reads.
@@ -44,7 +44,7 @@ class FrozenClassifier(Protocol):
     """
 
     @property
-    def tap(self) -> str | None: ...
+    def layer(self) -> str | None: ...
     @property
     def columns(self) -> tuple[Column, ...]: ...
     @property
@@ -55,7 +55,7 @@ class FrozenClassifier(Protocol):
         ...
 
     def probabilities(
-        self, features: FeaturesByTap, covariates: pd.DataFrame
+        self, features: FeaturesByLayer, covariates: pd.DataFrame
     ) -> NDArray[np.float64]:
         """Return ``(images, classes)``."""
         ...
@@ -90,7 +90,7 @@ def load_classifier(folder: Path, spec: Probe | Estimator, backbone: str) -> Fro
 
 @dataclass(frozen=True)
 class LinearHead:
-    """A linear classifier on one tap.
+    """A linear classifier on one layer.
 
     Attributes
     ----------
@@ -99,15 +99,15 @@ class LinearHead:
         standardised them in training is in the weights.
     """
 
-    tap: str
+    layer: str
     weights: NDArray[np.float64]
     columns: tuple[Column, ...] = ()
 
     def probabilities(
-        self, features: FeaturesByTap, covariates: pd.DataFrame | None = None
+        self, features: FeaturesByLayer, covariates: pd.DataFrame | None = None
     ) -> NDArray[np.float64]:
         """Return ``(images, classes)``."""
-        logits = features[self.tap].astype(np.float64) @ self.weights[:-1] + self.weights[-1]
+        logits = features[self.layer].astype(np.float64) @ self.weights[:-1] + self.weights[-1]
         exponentials = np.exp(logits - logits.max(1, keepdims=True))
         probabilities: NDArray[np.float64] = exponentials / exponentials.sum(1, keepdims=True)
         return probabilities
@@ -118,14 +118,14 @@ class LinearHead:
 
     def save(self, folder: Path, backbone: str) -> None:
         """Write it, and the fingerprint of the weights that it belongs to."""
-        write_identity(folder, backbone, tap=self.tap)
+        write_identity(folder, backbone, layer=self.layer)
         weight, bias = self.weights[:-1].T, self.weights[-1]
         save_arrays({"weight": weight, "bias": bias}, folder / FILE)
 
     @classmethod
     def load(cls, folder: Path, about: Mapping[str, Any]) -> LinearHead:
         arrays = read_arrays(folder / FILE)
-        return cls(str(about["tap"]), np.vstack([arrays["weight"].T, arrays["bias"]]))
+        return cls(str(about["layer"]), np.vstack([arrays["weight"].T, arrays["bias"]]))
 
 
 # ------------------------------------------------------------------ classical classifiers
@@ -155,23 +155,23 @@ class FittedRows:
     classes: int
 
     @property
-    def tap(self) -> str | None:
-        return self.estimator.tap if reads_features(self.estimator) else None
+    def layer(self) -> str | None:
+        return self.estimator.layer if reads_features(self.estimator) else None
 
     @property
     def stored_bytes(self) -> int:
         return self.features.nbytes + self.covariates.nbytes + self.labels.nbytes
 
     def probabilities(
-        self, features: FeaturesByTap, covariates: pd.DataFrame
+        self, features: FeaturesByLayer, covariates: pd.DataFrame
     ) -> NDArray[np.float64]:
         """Fit the candidate, and return ``(images, classes)``."""
-        tap = self.tap
+        layer = self.layer
         known = classifier_rows(
-            self.features if tap is not None else None, self.covariates, len(self.labels)
+            self.features if layer is not None else None, self.covariates, len(self.labels)
         )
         given = classifier_rows(
-            features[tap] if tap is not None else None,
+            features[layer] if layer is not None else None,
             encode(covariates, self.columns),
             len(covariates),
         )

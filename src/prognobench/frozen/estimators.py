@@ -37,7 +37,7 @@ class EstimatorTask:
     Attributes
     ----------
     features
-        Tap -> ``(images of the cohort, width)``.
+        Feature layer -> ``(images of the cohort, width)``.
     covariates
         One row per image of the cohort: numbers, or text for categories.
     labels
@@ -62,7 +62,7 @@ class ProbeResult:
     probabilities
         ``(images of the cohort, classes)``.
     chosen
-        What validation chose: tap, learning rate and weight decay, or the candidate.
+        What validation chose: layer, learning rate and weight decay, or the candidate.
     classifier
         Gives what can be stored and applied to new images.
     """
@@ -128,7 +128,7 @@ def _columns(task: EstimatorTask) -> tuple[Column, ...]:
 
 
 def _rows(task: EstimatorTask, columns: tuple[Column, ...]) -> NDArray[np.float64]:
-    features = task.features[task.estimator.tap] if reads_features(task.estimator) else None
+    features = task.features[task.estimator.layer] if reads_features(task.estimator) else None
     return classifier_rows(features, encode(task.covariates, columns), len(task.labels))
 
 
@@ -140,7 +140,7 @@ def _fitted_rows(task: EstimatorTask, columns: tuple[Column, ...], candidate: st
         candidate,
         task.seed,
         columns,
-        task.features[estimator.tap][train] if reads_features(estimator) else nothing,
+        task.features[estimator.layer][train] if reads_features(estimator) else nothing,
         encode(task.covariates.iloc[train], columns),
         task.labels[train],
         len(task.loss.class_weights),

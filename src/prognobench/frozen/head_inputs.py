@@ -1,4 +1,4 @@
-"""What linear heads see: features of taps, and which images are looked at together."""
+"""What linear heads see: features of layers, and which images are looked at together."""
 
 from __future__ import annotations
 
@@ -43,44 +43,46 @@ class Scaling(NamedTuple):
 
 
 class Inputs:
-    """Features of several taps.
+    """Features of several layers.
 
-    Taps contain one another: the last block is one of the last four. What is contained is neither
-    held nor gathered a second time.
+    Feature layers contain one another: the last block is one of the last four. What is contained is
+    neither held nor gathered a second time.
 
     Parameters
     ----------
-    taps
-        Of each tap its views, each ``(images, width)`` in fp32.
+    layers
+        Of each layer its views, each ``(images, width)`` in fp32.
 
     Attributes
     ----------
     widths
-        Of the taps.
+        Of the layers.
     columns
-        Of all taps together.
+        Of all layers together.
     views
-        Of each view the columns of all taps ``(images, columns)``.
+        Of each view the columns of all layers ``(images, columns)``.
     """
 
-    def __init__(self, taps: Sequence[Sequence[Tensor]]) -> None:
-        self.widths = [views[0].shape[1] for views in taps]
-        self._starts = [0] * len(taps)
+    def __init__(self, layers: Sequence[Sequence[Tensor]]) -> None:
+        self.widths = [views[0].shape[1] for views in layers]
+        self._starts = [0] * len(layers)
         own: list[int] = []
         self.columns = 0
-        for tap in sorted(range(len(taps)), key=lambda tap: -self.widths[tap]):
-            found = ((wide, _place(taps[tap], taps[wide])) for wide in own)
+        for layer in sorted(range(len(layers)), key=lambda layer: -self.widths[layer]):
+            found = ((wide, _place(layers[layer], layers[wide])) for wide in own)
             wide, place = next(((w, at) for w, at in found if at is not None), (None, 0))
             if wide is None:
-                own.append(tap)
-                self._starts[tap] = self.columns
-                self.columns += self.widths[tap]
+                own.append(layer)
+                self._starts[layer] = self.columns
+                self.columns += self.widths[layer]
             else:
-                self._starts[tap] = self._starts[wide] + place
-        self.views = [torch.cat([taps[tap][v] for tap in own], 1) for v in range(len(taps[0]))]
+                self._starts[layer] = self._starts[wide] + place
+        self.views = [
+            torch.cat([layers[layer][v] for layer in own], 1) for v in range(len(layers[0]))
+        ]
 
-    def of_taps(self, columns: Tensor) -> Sequence[Tensor]:
-        """Return each tap's part of the last axis."""
+    def of_layers(self, columns: Tensor) -> Sequence[Tensor]:
+        """Return each layer's part of the last axis."""
         places = zip(self._starts, self.widths, strict=True)
         return [columns[..., start : start + width] for start, width in places]
 
@@ -104,7 +106,7 @@ class Inputs:
 
 
 def _place(narrow: Sequence[Tensor], wide: Sequence[Tensor]) -> int | None:
-    """Where in the wider tap the columns of the narrower one stand, in every view."""
+    """Where in the wider layer the columns of the narrower one stand, in every view."""
     width = narrow[0].shape[1]
     of_first_image = (wide[0][0].unfold(0, width, 1) == narrow[0][0]).all(-1)
     for start in of_first_image.nonzero().flatten().tolist():

@@ -1,4 +1,5 @@
-"""Linear heads trained together: every training part x learning rate x weight decay x tap at once.
+"""Linear heads trained together: every training part x learning rate x weight decay x layer at
+once.
 
 Each head is trained exactly as it would be alone, by mini-batch AdamW after the recipe: the same
 batches, schedule, clipping and early stopping. Together they are a few batched matrix products.
@@ -41,13 +42,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Grid:
-    """The heads of each part: every tap x learning rate x weight decay.
+    """The heads of each part: every layer x learning rate x weight decay.
 
     Attributes
     ----------
     inputs
-        Tap -> views, each ``(images, width)`` in fp32, the images themselves first. Epoch ``n``
-        trains on view ``n`` modulo their number.
+        Feature layer -> views, each ``(images, width)`` in fp32, the images themselves first. Epoch
+        ``n`` trains on view ``n`` modulo their number.
     standardise
         Bring each feature to mean 0 and deviation 1 over the training part.
     dropout
@@ -62,11 +63,11 @@ class Grid:
 
     @property
     def size(self) -> int:
-        """Heads of one tap."""
+        """Heads of one layer."""
         return len(self.learning_rates) * len(self.weight_decays)
 
     def names(self) -> list[tuple[float, float]]:
-        """Learning rate and weight decay of each head of a tap, in order."""
+        """Learning rate and weight decay of each head of a feature layer, in order."""
         return [(lr, decay) for lr in self.learning_rates for decay in self.weight_decays]
 
 
@@ -86,13 +87,13 @@ class Trained:
     Attributes
     ----------
     weights
-        Of each tap ``(parts, heads, classes, width + 1)``, for the features as they are; the last
+        Of each layer ``(parts, heads, classes, width + 1)``, for the features as they are; the last
         is the bias.
     best_epoch, quality, loss
-        Of each head ``(parts, taps, heads)``: when it was best, the monitored value (the more, the
-        better), and the validation loss.
+        Of each head ``(parts, layers, heads)``: when it was best, the monitored value (the more,
+        the better), and the validation loss.
     history
-        Of each evaluation the epoch and ``(3, parts, taps, heads)``: training loss, validation
+        Of each evaluation the epoch and ``(3, parts, layers, heads)``: training loss, validation
         loss, learning rate; NaN once a head had stopped.
     """
 
@@ -141,7 +142,7 @@ class Batch(NamedTuple):
     Attributes
     ----------
     inputs
-        Of each tap ``(parts, batch, width)``.
+        Of each layer ``(parts, batch, width)``.
     rows, mask
         ``(parts, batch)``; 0 in ``mask`` fills up a part's smaller batch.
     """
@@ -154,7 +155,7 @@ class Batch(NamedTuple):
 class Heads:
     """The state of training.
 
-    Weights are ``(parts, heads * vectors, inputs)``: of one tap after the other, the last of each
+    Weights are ``(parts, heads * vectors, inputs)``: of one layer after the other, the last of each
     being the bias. (Inputs come last since products along them are several times faster.)
     """
 
@@ -167,10 +168,10 @@ class Heads:
         trained_on = [part.train for part in parts]
         self.scaling = self.inputs.scaling(trained_on) if grid.standardise else None
         self.sizes = [width + 1 for width in self.inputs.widths]
-        of_tap = grid.size * vectors(self.classes)
-        self.weights = self.inputs.views[0].new_zeros(len(parts), of_tap, sum(self.sizes))
+        of_layer = grid.size * vectors(self.classes)
+        self.weights = self.inputs.views[0].new_zeros(len(parts), of_layer, sum(self.sizes))
         self.best = self.slopes = torch.zeros_like(self.weights)
-        # Of every head: (parts, taps, heads of a tap).
+        # Of every head: (parts, layers, heads of a feature layer).
         self.shape = (len(parts), len(self.sizes), grid.size)
         rates, decays = labels.new_tensor(grid.names(), dtype=torch.float32).unbind(-1)
         self.base = self.rates = rates.expand(self.shape)
@@ -179,7 +180,7 @@ class Heads:
         self.only: Batch | None = None
         validated = [part.validation for part in parts]
         self.validations = [
-            (members, Batch(self.inputs.of_taps(self.inputs.gather(rows)), rows, mask))
+            (members, Batch(self.inputs.of_layers(self.inputs.gather(rows)), rows, mask))
             for members, rows, mask in looked_at_together(
                 validated, self.inputs.columns, labels.device
             )
@@ -195,8 +196,8 @@ class Heads:
         if vectors(self.classes) < self.classes:
             slope /= self.classes  # of one class's weights, not of what moves both
         slopes: list[Tensor] = []
-        for of_tap, x_tap in zip(slope.chunk(len(self.sizes), -1), batch.inputs, strict=True):
-            slopes += [of_tap.mT @ x_tap, of_tap.sum(1).unsqueeze(-1)]
+        for of_layer, x_layer in zip(slope.chunk(len(self.sizes), -1), batch.inputs, strict=True):
+            slopes += [of_layer.mT @ x_layer, of_layer.sum(1).unsqueeze(-1)]
         self.slopes = torch.cat(slopes, -1)
         return mean.detach().view(self.shape)
 
@@ -208,20 +209,20 @@ class Heads:
         return (losses.view_as(targets) * shown).sum(1) / (weights.view_as(targets) * shown).sum(1)
 
     def _products(self, x: Sequence[Tensor], weights: Tensor) -> Tensor:
-        """Return inputs times weights ``(parts, images, taps * heads * vectors)``."""
+        """Return inputs times weights ``(parts, images, layers * heads * vectors)``."""
         products = []
-        for x_tap, of_tap in zip(x, self._of_taps(weights), strict=True):
-            w, bias = of_tap[..., :-1], of_tap[..., -1].unsqueeze(1)
-            products.append(torch.baddbmm(bias, x_tap.expand(len(w), -1, -1), w.mT))
+        for x_layer, of_layer in zip(x, self._of_layers(weights), strict=True):
+            w, bias = of_layer[..., :-1], of_layer[..., -1].unsqueeze(1)
+            products.append(torch.baddbmm(bias, x_layer.expand(len(w), -1, -1), w.mT))
         return torch.cat(products, -1)
 
     def _logits(self, products: Tensor) -> Tensor:
-        """Return logits ``(parts, images, taps * heads, classes)``."""
+        """Return logits ``(parts, images, layers * heads, classes)``."""
         of_heads = products.view(*products.shape[:-1], -1, vectors(self.classes))
         return _of_classes(of_heads, self.classes, -1)
 
-    def _of_taps(self, weights: Tensor) -> Sequence[Tensor]:
-        """Views of the weights of each tap."""
+    def _of_layers(self, weights: Tensor) -> Sequence[Tensor]:
+        """Views of the weights of each layer."""
         return torch.split(weights, self.sizes, -1)
 
     def update(self, factor: float) -> None:
@@ -263,14 +264,14 @@ class Heads:
 
     def _inputs(self, rows: Tensor, mask: Tensor, epoch: int, step: int) -> Sequence[Tensor]:
         view = epoch % len(self.inputs.views)
-        of_taps = self.inputs.of_taps(self.inputs.gather(rows, view, self.scaling))
+        of_layers = self.inputs.of_layers(self.inputs.gather(rows, view, self.scaling))
         if not self.grid.dropout:
-            return of_taps
+            return of_layers
         axes = ("dropout", epoch, step)
-        return [self._dropped(x, mask, (*axes, tap)) for tap, x in enumerate(of_taps)]
+        return [self._dropped(x, mask, (*axes, layer)) for layer, x in enumerate(of_layers)]
 
     def _dropped(self, x: Tensor, mask: Tensor, axes: Sequence[str | int]) -> Tensor:
-        """Drop features of a tap; what is drawn depends on the part alone."""
+        """Drop features of a feature layer; what is drawn depends on the part alone."""
         kept = torch.zeros_like(x)
         for i, part in enumerate(self.parts):
             size = int(mask[i].sum())
@@ -296,12 +297,12 @@ class Heads:
         if not self.scaling:
             return self.adamw.averages
         plain: list[Tensor] = []
-        scaling = zip(*map(self.inputs.of_taps, self.scaling), strict=True)
-        for of_tap, (mean, deviation) in zip(
-            self._of_taps(self.adamw.averages), scaling, strict=True
+        scaling = zip(*map(self.inputs.of_layers, self.scaling), strict=True)
+        for of_layer, (mean, deviation) in zip(
+            self._of_layers(self.adamw.averages), scaling, strict=True
         ):
-            w = of_tap[..., :-1] / deviation
-            plain += [w, of_tap[..., -1:] - (w * mean).sum(-1, keepdim=True)]
+            w = of_layer[..., :-1] / deviation
+            plain += [w, of_layer[..., -1:] - (w * mean).sum(-1, keepdim=True)]
         return torch.cat(plain, -1)
 
     def _validate(self, present: Tensor) -> tuple[Tensor, Tensor]:
@@ -333,7 +334,7 @@ class Heads:
         return Trained(
             weights=[
                 _of_classes(best.reshape(*shape, best.shape[-1]), self.classes, 2)
-                for best in self._of_taps(self.best)
+                for best in self._of_layers(self.best)
             ],
             best_epoch=self.stopping.best_epoch,
             quality=self.stopping.quality,

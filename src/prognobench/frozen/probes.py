@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from prognobench.errors import TrainingError
-from prognobench.frozen.classifiers import FeaturesByTap, LinearHead
+from prognobench.frozen.classifiers import FeaturesByLayer, LinearHead
 from prognobench.frozen.estimators import EstimatorTask, ProbeResult, fit_estimator
 from prognobench.frozen.heads import Grid, Part, Trained, batches_per_epoch, train_heads, vectors
 from prognobench.frozen.logistic import Solved, solve_logistic
@@ -38,39 +38,39 @@ class ProbeTask:
     Attributes
     ----------
     features
-        Tap -> ``(images of the cohort, width)``.
+        Feature layer -> ``(images of the cohort, width)``.
     labels
         ``(images of the cohort,)``.
     views
         Features of augmented views of the same images, each like ``features``.
     """
 
-    features: FeaturesByTap
+    features: FeaturesByLayer
     labels: NDArray[np.int64]
     fold: Fold
     loss: Loss
     probe: Probe
     recipe: Train
     seed: int
-    views: Sequence[FeaturesByTap] = ()
+    views: Sequence[FeaturesByLayer] = ()
 
     @property
-    def taps(self) -> tuple[str, ...]:
-        """The taps that are both asked for and there."""
-        return tuple(tap for tap in self.probe.taps or ("",) if tap in self.features)
+    def layers(self) -> tuple[str, ...]:
+        """The layers that are both asked for and there."""
+        return tuple(layer for layer in self.probe.layers or ("",) if layer in self.features)
 
 
 def fit_probes(tasks: Sequence[ProbeTask], device: torch.device | str = "cpu") -> list[ProbeResult]:
     """Train the heads of all tasks together; of each task the best on validation is the result.
 
     A task without a validation part trains one head for all epochs of the recipe: on its first
-    tap, with the rate of the grid that is nearest to 1e-3 and the first weight decay, or the
+    layer, with the rate of the grid that is nearest to 1e-3 and the first weight decay, or the
     middle one of the penalties.
 
     Raises
     ------
     TrainingError
-        If a task has no tap that the backbone has, or none of its heads has a finite loss.
+        If a task has no layer that the backbone has, or none of its heads has a finite loss.
     """
     results: dict[int, ProbeResult] = {}
     for numbers, fitted in fit_groups(tasks, device):
@@ -100,7 +100,7 @@ def _together(tasks: Sequence[ProbeTask]) -> Iterator[list[int]]:
     """Group tasks that one batched problem can hold."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, task in enumerate(tasks):
-        arrays = [id(view[tap]) for view in (task.features, *task.views) for tap in task.taps]
+        arrays = [id(view[layer]) for view in (task.features, *task.views) for layer in task.layers]
         key = (
             *(
                 task.probe,
@@ -115,7 +115,7 @@ def _together(tasks: Sequence[ProbeTask]) -> Iterator[list[int]]:
         groups.setdefault(key, []).append(i)
     for numbers in groups.values():
         task = tasks[numbers[0]]
-        width = sum(task.features[tap].shape[1] + 1 for tap in task.taps)
+        width = sum(task.features[layer].shape[1] + 1 for layer in task.layers)
         probe = task.probe
         grid = len(probe.strengths) or len(probe.learning_rates) * len(probe.weight_decays)
         most = LARGEST // max(1, width * grid * vectors(len(task.loss.class_weights)))
@@ -128,9 +128,10 @@ def _together(tasks: Sequence[ProbeTask]) -> Iterator[list[int]]:
 def _fit_group(tasks: Sequence[ProbeTask], device: torch.device) -> list[ProbeResult]:
     memory, start = PeakMemory(device), time.perf_counter()
     task = tasks[0]
-    if not task.taps:
+    if not task.layers:
         raise TrainingError(
-            f"cell {task.fold.name}: the backbone has none of the taps {', '.join(task.probe.taps)}"
+            f"cell {task.fold.name}: the backbone has none of the feature layers "
+            f"{', '.join(task.probe.layers)}"
         )
     parts = [Part(t.fold.train, t.fold.validation, t.loss, t.seed) for t in tasks]
     labels = torch.tensor(task.labels, dtype=torch.long, device=device)
@@ -153,28 +154,28 @@ def _fit_group(tasks: Sequence[ProbeTask], device: torch.device) -> list[ProbeRe
 def _solve(
     tasks: Sequence[ProbeTask], parts: Sequence[Part], labels: torch.Tensor
 ) -> list[ProbeResult]:
-    """Solve the logistic regressions of tasks, and choose tap and penalty of each."""
-    probe, taps, strengths = tasks[0].probe, tasks[0].taps, tasks[0].probe.strengths
+    """Solve the logistic regressions of tasks, and choose layer and penalty of each."""
+    probe, layers, strengths = tasks[0].probe, tasks[0].layers, tasks[0].probe.strengths
     if not len(parts[0].validation):
-        taps, strengths = taps[:1], (sorted(strengths)[len(strengths) // 2],)
+        layers, strengths = layers[:1], (sorted(strengths)[len(strengths) // 2],)
     solved = []
-    for tap in taps:
-        features = torch.as_tensor(tasks[0].features[tap], device=labels.device)
+    for layer in layers:
+        features = torch.as_tensor(tasks[0].features[layer], device=labels.device)
         solved.append(solve_logistic(features, parts, labels, strengths, probe.standardise))
-    return [_choose_solved(task, i, solved, taps, strengths) for i, task in enumerate(tasks)]
+    return [_choose_solved(task, i, solved, layers, strengths) for i, task in enumerate(tasks)]
 
 
 def _choose_solved(
     task: ProbeTask,
     i: int,
     solved: Sequence[Solved],
-    taps: Sequence[str],
+    layers: Sequence[str],
     strengths: Sequence[float],
 ) -> ProbeResult:
-    losses = [loss for of_tap in solved for loss in of_tap.validation_loss[i].tolist()]
+    losses = [loss for of_layer in solved for loss in of_layer.validation_loss[i].tolist()]
     best = min(range(len(losses)), key=losses.__getitem__)
-    tap, head = divmod(best, len(strengths))
-    linear = LinearHead(taps[tap], solved[tap].weights[i, head].cpu().numpy())
+    layer, head = divmod(best, len(strengths))
+    linear = LinearHead(layers[layer], solved[layer].weights[i, head].cpu().numpy())
     history = [{"epoch": n, "validation_loss": loss} for n, loss in enumerate(losses, start=1)]
     size, classes = linear.weights.size, linear.weights.shape[1]
     cost = {
@@ -186,28 +187,30 @@ def _choose_solved(
     return ProbeResult(
         linear.probabilities(task.features),
         Fitted(history, best + 1, cost),
-        {"tap": linear.tap or "pooled", "C": strengths[head]},
+        {"layer": linear.layer or "pooled", "C": strengths[head]},
         lambda: linear,
     )
 
 
 def _grid(task: ProbeTask, device: torch.device) -> Grid:
-    taps, probe = task.taps, task.probe
+    layers, probe = task.layers, task.probe
     rates, decays = probe.learning_rates, probe.weight_decays
     if not len(task.fold.validation):
         nearest = min(rates, key=lambda lr: abs(np.log(lr / DEFAULT_RATE)))
-        taps, rates, decays = taps[:1], (nearest,), decays[:1]
+        layers, rates, decays = layers[:1], (nearest,), decays[:1]
     views = (task.features, *task.views)
-    inputs = {tap: [torch.as_tensor(view[tap], device=device) for view in views] for tap in taps}
+    inputs = {
+        layer: [torch.as_tensor(view[layer], device=device) for view in views] for layer in layers
+    }
     return Grid(inputs, rates, decays, probe.standardise, probe.dropout)
 
 
 def _result(task: ProbeTask, i: int, trained: Trained, grid: Grid) -> ProbeResult:
-    tap, head = _best_head(trained, i, task.fold.name)
-    name = list(grid.inputs)[tap]
-    linear = LinearHead(name, trained.weights[tap][i, head].mT.double().cpu().numpy())
+    layer, head = _best_head(trained, i, task.fold.name)
+    name = list(grid.inputs)[layer]
+    linear = LinearHead(name, trained.weights[layer][i, head].mT.double().cpu().numpy())
     lr, decay = grid.names()[head]
-    curves = ((epoch, rows[:, i, tap, head].tolist()) for epoch, rows in trained.history)
+    curves = ((epoch, rows[:, i, layer, head].tolist()) for epoch, rows in trained.history)
     history = [
         {"epoch": epoch, **dict(zip(("train_loss", "validation_loss", "lr"), row, strict=True))}
         for epoch, row in curves
@@ -220,14 +223,14 @@ def _result(task: ProbeTask, i: int, trained: Trained, grid: Grid) -> ProbeResul
     }
     return ProbeResult(
         linear.probabilities(task.features),
-        Fitted(history, int(trained.best_epoch[i, tap, head]), cost),
-        {"tap": name or "pooled", "lr": lr, "weight_decay": decay},
+        Fitted(history, int(trained.best_epoch[i, layer, head]), cost),
+        {"layer": name or "pooled", "lr": lr, "weight_decay": decay},
         lambda: linear,
     )
 
 
 def _best_head(trained: Trained, i: int, cell: str) -> tuple[int, int]:
-    """Return tap and head with the best monitored value; of equals the one with the lower loss."""
+    """Return layer and head with the best monitored value; a tie goes to the lower loss."""
     quality, loss = trained.quality[i].flatten().tolist(), trained.loss[i].flatten().tolist()
     best = max(range(len(quality)), key=lambda n: (quality[n], -loss[n]))
     if not np.isfinite(quality[best]):
@@ -235,5 +238,5 @@ def _best_head(trained: Trained, i: int, cell: str) -> tuple[int, int]:
             f"cell {cell}: no head of the probe has a finite validation loss; "
             "are the features finite, and the learning rates small enough?"
         )
-    tap, head = divmod(best, trained.quality.shape[-1])
-    return tap, head
+    layer, head = divmod(best, trained.quality.shape[-1])
+    return layer, head

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shard:
-    """Features of some images: tap -> ``(images, width)``, the pooled feature first."""
+    """Features of some images: layer -> ``(images, width)``, the pooled feature first."""
 
     digests: Sequence[str]
     features: Mapping[str, NDArray[np.float32]]
@@ -74,7 +74,7 @@ def read(store: Path) -> list[Shard]:
         try:
             with safe_open(file, framework="np") as opened:
                 about: dict[str, Any] = json.loads(opened.metadata()["about"])
-                features = {tap: opened.get_tensor(tap) for tap in about["taps"]}
+                features = {layer: opened.get_tensor(layer) for layer in about["layers"]}
             if about.get("checksum") not in (None, _checksum(features)):  # older files have none
                 raise ValueError("its numbers are not those that were written")
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -98,7 +98,7 @@ def write(store: Path, shard: Shard) -> None:
     """Write a shard whole or not at all; a full disk costs the bank only, not the run."""
     from safetensors.numpy import save
 
-    content = {"digests": list(shard.digests), "taps": list(shard.features)}
+    content = {"digests": list(shard.digests), "layers": list(shard.features)}
     about = json.dumps({**content, "checksum": _checksum(shard.features)})
     file = save(dict(shard.features), metadata={"about": about})
     name = hashlib.sha256("\n".join(shard.digests).encode()).hexdigest()[:20]

@@ -1,4 +1,4 @@
-"""Augmentation of radiographs: what another film of the same patient could have looked like."""
+"""Augmentation of radiographs: what another image of the same patient could have looked like."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Augmentation:
     """Small changes of position, exposure and sharpness.
 
-    Films are never turned upside down, and not mirrored unless asked, since the heart has a side.
+    Images are never turned upside down, and not mirrored unless asked, since the heart has a side.
 
     Attributes
     ----------

@@ -50,7 +50,7 @@ class Pixels:
     Attributes
     ----------
     array
-        uint8 ``(images, side, side, channels)``, memory-mapped, in the order of the cohort's table.
+        uint8 ``(images, size, size, channels)``, memory-mapped, in the order of the cohort's table.
     digests
         One per image: of the content of its file and of everything that made its pixels.
     """
@@ -63,31 +63,31 @@ class Pixels:
 class Recipe:
     """What makes the pixels, beside the content of the file."""
 
-    side: int
+    image_size: int
     interpolation: Interpolation = "bicubic"
     options: ImageOptions = field(default_factory=ImageOptions)
 
     @cached_property
     def name(self) -> str:
         settings = repr(
-            (VERSION, self.side, self.interpolation, sorted(asdict(self.options).items()))
+            (VERSION, self.image_size, self.interpolation, sorted(asdict(self.options).items()))
         )
-        return f"{self.side}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+        return f"{self.image_size}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
 
     def decode(self, source: Files | Rendered, image: str) -> NDArray[np.uint8]:
-        """Decode one image: uint8 ``(side, side, channels)``."""
+        """Decode one image: uint8 ``(size, size, channels)``."""
         if isinstance(source, Files):
             decoded = read_image(source.root / image, self.options.channels)
         else:
             decoded = source.render(image)
             if self.options.channels == 3:
                 decoded = np.repeat(decoded[:, :, None], 3, axis=2)
-        return to_square(decoded, self.side, self.interpolation, self.options)
+        return to_square(decoded, self.image_size, self.interpolation, self.options)
 
 
 def pixel_cache(
     cohort: Cohort,
-    side: int,
+    image_size: int,
     interpolation: Interpolation,
     folder: Path,
     *,
@@ -102,7 +102,7 @@ def pixel_cache(
 
     Parameters
     ----------
-    side, interpolation
+    image_size, interpolation
         Size of the squares and how images are scaled to it.
     folder
         The cache folder.
@@ -116,7 +116,7 @@ def pixel_cache(
     StoreError
         If the array cannot be written, for want of space, say; nothing half-written is left.
     """
-    recipe = Recipe(side, interpolation, options)
+    recipe = Recipe(image_size, interpolation, options)
     pixels, broken = readable_pixels(cohort, recipe, folder, progress)
     if broken:
         raise DataError(dict.fromkeys(broken[row] for row in sorted(broken)))
@@ -138,7 +138,9 @@ def readable_pixels(
     if _mapped(path) is None:
         from filelock import FileLock
 
-        draft = Draft(path, (len(cohort), recipe.side, recipe.side, recipe.options.channels))
+        draft = Draft(
+            path, (len(cohort), recipe.image_size, recipe.image_size, recipe.options.channels)
+        )
         try:
             home.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock")):
@@ -207,7 +209,7 @@ def _build(
 
 
 def _place(cohort: Cohort, row: int) -> str:
-    """Where a film stands in its user's table, as the beginning of a message."""
+    """Where an image stands in its user's table, as the beginning of a message."""
     where = cohort.table["where"].iloc[row] if "where" in cohort.table else ""
     return f"{where}: " if isinstance(where, str) and where else ""
 

@@ -146,7 +146,7 @@ def _digests(root: Path, names: Sequence[str]) -> list[str | OSError]:
 
 
 def _unreadable(path: Path, error: OSError) -> str:
-    return f"{path}: {error.strerror or error}; put the file in place, or leave the film out"
+    return f"{path}: {error.strerror or error}; put the file in place, or leave the image out"
 
 
 def _stamp(path: str) -> list[int]:

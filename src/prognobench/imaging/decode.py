@@ -102,10 +102,10 @@ def refuse_bomb(path: Path, width: int, height: int) -> None:
 
 
 def refuse_frames(path: Path, frames: int) -> None:
-    """Refuse a file that holds a series instead of one film."""
+    """Refuse a file that holds a series instead of one image."""
     if frames > 1:
         raise DataError(
-            f"{path}: holds {frames} frames, a film has one; export the frame that is meant, "
+            f"{path}: holds {frames} frames, an image has one; export the frame that is meant, "
             "or leave the file out with dataset.exclude"
         )
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# They name no file; what keeps a film from being read is said with its name.
+# They name no file; what keeps an image from being read is said with its name.
 warnings.filterwarnings("ignore", module="pydicom")
 
 

@@ -25,7 +25,7 @@ FILTERS = {
 
 
 def to_square(
-    image: NDArray[np.uint8], side: int, interpolation: str, options: ImageOptions
+    image: NDArray[np.uint8], image_size: int, interpolation: str, options: ImageOptions
 ) -> NDArray[np.uint8]:
     """Crop, stretch, equalise and scale an image, in this order, as the options say.
 
@@ -33,14 +33,14 @@ def to_square(
     ----------
     image
         uint8 ``(height, width)`` or ``(height, width, 3)``.
-    side
+    image_size
         Of the square, in pixels.
     interpolation
         One of ``FILTERS``.
 
     Returns
     -------
-    uint8 ``(side, side, channels)``.
+    uint8 ``(size, size, channels)``.
     """
     if options.crop_borders:
         image = crop_borders(image)
@@ -48,8 +48,8 @@ def to_square(
         image = minmax(image)
     if options.equalise:
         image = equalise(image)
-    square = _fitted(image, side, interpolation, options.fit)
-    return square.reshape(side, side, options.channels)
+    square = _fitted(image, image_size, interpolation, options.fit)
+    return square.reshape(image_size, image_size, options.channels)
 
 
 def crop_borders(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -83,19 +83,21 @@ def equalise(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(parts, cv2.COLOR_YCrCb2RGB), dtype=np.uint8)
 
 
-def _fitted(image: NDArray[np.uint8], side: int, interpolation: str, fit: str) -> NDArray[np.uint8]:
+def _fitted(
+    image: NDArray[np.uint8], image_size: int, interpolation: str, fit: str
+) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     if fit == "stretch":
-        return _scaled(image, side, side, interpolation)
+        return _scaled(image, image_size, image_size, interpolation)
     if fit == "crop":
         shortest = min(height, width)
         top, left = (height - shortest) // 2, (width - shortest) // 2
         central = image[top : top + shortest, left : left + shortest]
-        return _scaled(central, side, side, interpolation)
+        return _scaled(central, image_size, image_size, interpolation)
     longest = max(height, width)
-    height, width = (max(1, round(side * length / longest)) for length in (height, width))
-    square = np.zeros((side, side, *image.shape[2:]), dtype=np.uint8)
-    top, left = (side - height) // 2, (side - width) // 2
+    height, width = (max(1, round(image_size * length / longest)) for length in (height, width))
+    square = np.zeros((image_size, image_size, *image.shape[2:]), dtype=np.uint8)
+    top, left = (image_size - height) // 2, (image_size - width) // 2
     square[top : top + height, left : left + width] = _scaled(image, height, width, interpolation)
     return square
 
@@ -118,6 +120,6 @@ def _scaled(
         half = (image.shape[1] // 2, image.shape[0] // 2)
         image = np.asarray(cv2.resize(image, half, interpolation=cv2.INTER_AREA), dtype=np.uint8)
         box = [length / 2 for length in box]
-    film = Image.fromarray(np.ascontiguousarray(image))
+    picture = Image.fromarray(np.ascontiguousarray(image))
     resample = Image.Resampling[FILTERS[interpolation]]
-    return np.asarray(film.resize((width, height), resample, box=(0.0, 0.0, box[0], box[1])))
+    return np.asarray(picture.resize((width, height), resample, box=(0.0, 0.0, box[0], box[1])))

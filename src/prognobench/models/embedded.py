@@ -1,4 +1,4 @@
-"""Two small backbones for films of 64 pixels, their pretrained weights shipped with the package."""
+"""Two small backbones for images of 64 pixels, whose pretrained weights come with the package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from prognobench.errors import ConfigError
-from prognobench.models.image_sizes import check_side
+from prognobench.models.image_sizes import check_image_size
 from prognobench.models.source import backbone_source
 from prognobench.models.weights import locate
 from prognobench.records import BackboneSource, Preprocessing
@@ -31,8 +31,8 @@ NETWORKS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 """Name -> timm's architecture and what differs from it."""
 
-SIDE, MEAN, STD = 64, (0.45,), (0.25,)
-"""What the shipped weights were trained on; the films' own mean and standard deviation."""
+IMAGE_SIZE, MEAN, STD = 64, (0.45,), (0.25,)
+"""What the shipped weights were trained on; the images' own mean and standard deviation."""
 
 
 @MODELS.register("embedded")
@@ -40,10 +40,10 @@ def embedded(
     *,
     network: Literal["vit", "cnn"],
     weights: str = "embedded",
-    side: Annotated[int, Ge(32)] = SIDE,
+    image_size: Annotated[int, Ge(32)] = IMAGE_SIZE,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> BackboneSource:
-    """A small backbone pretrained without labels on synthetic chest films, or untrained.
+    """A small backbone pretrained without labels on synthetic chest X-rays, or untrained.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def embedded(
         ``vit``: 1.2 million parameters, patches of 8 pixels; ``cnn``: a narrow ResNet.
     weights
         ``embedded`` (shipped), ``random``, or the path of a safetensors file or state dict.
-    side
+    image_size
         Of the square input in pixels; the ViT's position embeddings are resampled.
     seed
         Of random weights.
@@ -59,22 +59,22 @@ def embedded(
     if weights == "hub":
         raise ConfigError("model.weights: these weights are on no hub; take 'embedded'")
     if network == "vit":
-        check_side(network, side, patch=NETWORKS[network][1]["patch_size"])
+        check_image_size(network, image_size, patch=NETWORKS[network][1]["patch_size"])
     file = str(ASSETS / f"{network}.safetensors") if weights == "embedded" else weights
     return backbone_source(
-        partial(create, network, side),
+        partial(create, network, image_size),
         locate(file, seed=seed),
-        Preprocessing(side, MEAN, STD, interpolation="area"),
-        ("embedded", network, side, *NETWORKS[network]),
+        Preprocessing(image_size, MEAN, STD, interpolation="area"),
+        ("embedded", network, image_size, *NETWORKS[network]),
     )
 
 
-def create(network: str, side: int = SIDE) -> nn.Module:
+def create(network: str, image_size: int = IMAGE_SIZE) -> nn.Module:
     """Make one of :data:`NETWORKS` with random weights, without a classifier."""
     import timm
 
     architecture, changes = NETWORKS[network]
-    sized: dict[str, Any] = {"img_size": side} if network == "vit" else {}
+    sized: dict[str, Any] = {"img_size": image_size} if network == "vit" else {}
     module: nn.Module = timm.create_model(
         architecture, num_classes=0, in_chans=len(MEAN), **sized, **changes
     )

@@ -15,29 +15,30 @@ STEP = 32
 """What networks shrink an image by, most of them: a CNN takes any multiple of it."""
 
 
-def check_side(
+def check_image_size(
     name: str,
-    side: int,
+    image_size: int,
     *,
     usual: int | None = None,
     patch: int | None = None,
     build: Callable[[int], nn.Module] | None = None,
 ) -> None:
-    """Raise if a network does not take images of this side.
+    """Raise if a network does not take images of this size.
 
     A transformer's patches must fill the image. A network whose name does not tell its patch and
-    whose side is neither usual nor even is built without memory (on the meta device) and tried.
+    whose image size is neither usual nor even is built on the meta device, without memory, and
+    tried.
 
     Parameters
     ----------
     name
         The architecture, in which timm says ``patch16``.
     usual
-        The side that the weights were made for, if it is known.
+        The image size that the weights were made for, if it is known.
     patch
         Side of the patches, if the name does not tell it.
     build
-        Makes the network for a side; without it nothing is tried.
+        Makes the network for an image size; without it nothing is tried.
 
     Raises
     ------
@@ -46,32 +47,33 @@ def check_side(
     """
     found = re.search(r"patch(\d+)", name)
     if patch := patch or (int(found[1]) if found else None):
-        if side % patch:
-            below = side - side % patch
+        if image_size % patch:
+            below = image_size - image_size % patch
             raise ConfigError(
-                f"model.side: {side} is no multiple of {name}'s patch of {patch} pixels; "
-                f"take {below or patch} or {below + patch}"
+                f"model.image_size: {image_size} is no multiple of {name}'s patch of {patch} "
+                f"pixels; take {below or patch} or {below + patch}"
             )
         return
-    even = side % STEP == 0 if usual is None else side == usual
-    if even or build is None or _takes(build, side):
+    even = image_size % STEP == 0 if usual is None else image_size == usual
+    if even or build is None or _takes(build, image_size):
         return
-    below = side - side % STEP
+    below = image_size - image_size % STEP
     near = {below, below + STEP} | ({usual} if usual else set())
-    others = [str(near_by) for near_by in sorted(near - {0, side}) if _takes(build, near_by)]
-    if others:  # a network that cannot be tried at all is not refused for its side
+    others = [str(near_by) for near_by in sorted(near - {0, image_size}) if _takes(build, near_by)]
+    if others:  # a network that cannot be tried at all is not refused for its image size
         raise ConfigError(
-            f"model.side: {name} takes no images of {side} pixels; take {' or '.join(others)}"
+            f"model.image_size: {name} takes no images of {image_size} pixels; "
+            f"take {' or '.join(others)}"
         )
 
 
-def _takes(build: Callable[[int], nn.Module], side: int) -> bool:
+def _takes(build: Callable[[int], nn.Module], image_size: int) -> bool:
     """Pass one image without content through a network without weights."""
     import torch
 
     try:
         with torch.device("meta"), torch.inference_mode():
-            build(side).eval()(torch.zeros(1, 3, side, side))
+            build(image_size).eval()(torch.zeros(1, 3, image_size, image_size))
     except (RuntimeError, AssertionError, ValueError, ArithmeticError, LookupError, TypeError):
         return False
     return True

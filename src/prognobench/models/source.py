@@ -40,7 +40,7 @@ def backbone_source(
     weights
         From :func:`prognobench.models.weights.locate`.
     settings
-        Whatever else the loaded weights depend on (architecture, side, ...), with a stable
+        Whatever else the loaded weights depend on (architecture, image size, ...), with a stable
         ``repr``; goes into the fingerprint.
     pooling, qkv
         As in :func:`prognobench.models.timm.timm`.
@@ -101,11 +101,11 @@ def _backbone(
     module = encoder(network.float(), pooling).eval()
     return Backbone(
         module=module,
-        width=next(iter(module.taps.values())),
+        width=next(iter(module.layers.values())),
         preprocessing=preprocessing,
         roles=module.roles,
         blocks=module.blocks,
-        taps=module.taps,
+        layers=module.layers,
         fingerprint=fingerprint,
         report=report,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from prognobench.errors import ConfigError
-from prognobench.models.image_sizes import check_side
+from prognobench.models.image_sizes import check_image_size
 from prognobench.models.source import backbone_source
 from prognobench.models.weights import locate
 from prognobench.records import BackboneSource, Preprocessing
@@ -28,7 +28,7 @@ def timm(
     hub: str = "",
     package: str = "",
     obtain: str = "",
-    side: Annotated[int, Ge(32)] | None = None,
+    image_size: Annotated[int, Ge(32)] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     interpolation: Interpolation | None = None,
@@ -52,11 +52,11 @@ def timm(
         ``package:file`` of an installed package that has the weights too.
     obtain
         How a person gets weights that are not on the hub.
-    side
+    image_size
         Of the square input in pixels; position embeddings are resampled. By default, and for
         ``mean``, ``std`` and ``interpolation`` too, what timm says of the weights.
     channels
-        How a grayscale film enters: ``repeat`` it to three channels, or ``sum`` the first
+        How a grayscale image enters: ``repeat`` it to three channels, or ``sum`` the first
         convolution over its input channels (mean and standard deviation are then averaged).
     pooling
         ``auto`` is the class token where there is one; ``own`` is what the network pools.
@@ -72,20 +72,26 @@ def timm(
     if weights == "hub" and not (hub or package or obtain):
         hub, obtain = _published(architecture)
     usual = None
-    if side is None or mean is None or std is None or interpolation is None:
+    if image_size is None or mean is None or std is None or interpolation is None:
         declared = _declared(architecture)
         usual = int(declared.input_size[-1])
-        side, interpolation = side or usual, interpolation or declared.interpolation
+        image_size, interpolation = image_size or usual, interpolation or declared.interpolation
         mean, std = mean or declared.mean, std or declared.std
     build = partial(_build, architecture, activation)
-    check_side(architecture, side, usual=usual, build=build)
+    check_image_size(architecture, image_size, usual=usual, build=build)
     if channels == "sum":
         mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
     return backbone_source(
-        partial(build, side, len(mean)),
+        partial(build, image_size, len(mean)),
         locate(weights, hub=hub, package=package, obtain=obtain, seed=seed),
-        Preprocessing(side, tuple(mean), tuple(std), interpolation),
-        ("timm", architecture, side, channels, *([] if activation == "auto" else [activation])),
+        Preprocessing(image_size, tuple(mean), tuple(std), interpolation),
+        (
+            "timm",
+            architecture,
+            image_size,
+            channels,
+            *([] if activation == "auto" else [activation]),
+        ),
         pooling=pooling,
         qkv=qkv,
     )
@@ -122,12 +128,12 @@ def _published(architecture: str) -> tuple[str, str]:
     return "", f"download {declared.url}" if declared.url else ""
 
 
-def _build(architecture: str, activation: str, side: int, channels: int = 3) -> nn.Module:
+def _build(architecture: str, activation: str, image_size: int, channels: int = 3) -> nn.Module:
     import timm
 
     changes: dict[str, Any] = {}
     if _declared(architecture).fixed_input_size:
-        changes["img_size"] = side
+        changes["img_size"] = image_size
     if activation != "auto":
         changes["act_layer"] = activation
     return timm.create_model(architecture, num_classes=0, in_chans=channels, **changes)

@@ -86,7 +86,7 @@ def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
         run.folder.create(run_meta(run), surroundings, run_tables(run))
     for group in _sharing_features(runs):
         feature_cells(group, workspace, devices[group[0].config.device])
-    for run, fold in _unclaimed([run for run in runs if run.produces == "Adapted"]):
+    for run, fold in _unleased([run for run in runs if run.produces == "Adapted"]):
         try:
             train_cell(run, fold, workspace, devices[run.config.device])
         except NotApplicableError as reason:
@@ -95,8 +95,8 @@ def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
             run.folder.write_failure(fold.name, error)
 
 
-def _unclaimed(runs: Sequence[Prepared]) -> Iterator[tuple[Prepared, Fold]]:
-    """Yield the cells that no other process computes, each claimed while it is worked on.
+def _unleased(runs: Sequence[Prepared]) -> Iterator[tuple[Prepared, Fold]]:
+    """Yield the cells that no other process computes, each leased while it is worked on.
 
     At the end those are waited for that others compute; what one of them died over is yielded.
     """
@@ -105,7 +105,7 @@ def _unclaimed(runs: Sequence[Prepared]) -> Iterator[tuple[Prepared, Fold]]:
         for run, fold, failure in cells:
             if not _is_open(run, fold, failure):
                 continue
-            with run.folder.claimed(fold.name, wait=wait) as ours:
+            with run.folder.leased(fold.name, wait=wait) as ours:
                 if ours and _is_open(run, fold, failure):  # now that nobody else can end it
                     yield run, fold
         elsewhere = sum(_is_open(*cell) for cell in cells)

@@ -45,7 +45,7 @@ def _refusals(run: Prepared, workspace: Workspace) -> list[str]:
         if run.produces == "Adapted":
             _try_on_shapes(run, workspace)
         else:
-            _try_taps(run)
+            _try_layers(run)
     except ConfigError as error:
         return [f"{config.model.name}, {config.strategy.name}: {fault}" for fault in error.faults]
     except PrognobenchError as error:
@@ -72,20 +72,20 @@ def _shapes(source: BackboneSource) -> Backbone:
     return replace(backbone, module=backbone.module.to("meta"))
 
 
-def _try_taps(run: Prepared) -> None:
+def _try_layers(run: Prepared) -> None:
     spec = run.classifier
     if isinstance(spec, Probe):
-        wanted = spec.taps
+        wanted = spec.layers
         if spec.views and run.config.train.augmentation == "none":
             raise ConfigError(
                 f"strategy.views={spec.views} are augmented, and train.augmentation=none gives "
                 "only the image itself; take light or strong"
             )
     else:
-        wanted = (spec.tap,) if reads_features(spec) and spec.tap else ()
+        wanted = (spec.layer,) if reads_features(spec) and spec.layer else ()
     if not wanted:
         return
-    known = backbone_facts(run.source, run.config.paths.cache).taps
+    known = backbone_facts(run.source, run.config.paths.cache).layers
     if not set(wanted) & set(known):
         raise ConfigError(
             f"no feature {' or '.join(wanted)} in this backbone; it has {', '.join(known)}"

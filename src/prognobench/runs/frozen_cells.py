@@ -140,7 +140,7 @@ def _store(
     cost = {
         **fitted.cost,
         **shared,
-        **({} if classifier.tap is None else _parameters(fitted.cost, backbone)),
+        **({} if classifier.layer is None else _parameters(fitted.cost, backbone)),
         "storage_bytes": classifier.stored_bytes,
         "best_epoch": fitted.best_epoch,
         "chosen": dict(result.chosen),
@@ -170,15 +170,15 @@ def _features(
     workspace: Workspace,
     device: torch.device,
 ) -> list[Features]:
-    """The taps that any of the runs reads, of every image: plain, and in each augmented view."""
+    """The layers that any of the runs reads, of every image: plain, and in each augmented view."""
     wanted: dict[str, None] = {}
     views = 0
     for spec in specs:
         if isinstance(spec, Probe):
-            wanted.update(dict.fromkeys(spec.taps or ("",)))
+            wanted.update(dict.fromkeys(spec.layers or ("",)))
             views = max(views, spec.views)
         elif reads_features(spec):
-            wanted[spec.tap] = None
+            wanted[spec.layer] = None
     if not wanted:
         return [{}]
     recipe = run.config.train

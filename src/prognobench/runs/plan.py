@@ -192,8 +192,8 @@ def _cost(run: Prepared, left: Sequence[Fold], rates: Rates, passes: int) -> dic
 
 
 def _blank(images: int, backbone: Backbone) -> NDArray[np.uint8]:
-    side = backbone.preprocessing.side
-    return np.zeros((images, side, side, 1), dtype=np.uint8)
+    image_size = backbone.preprocessing.image_size
+    return np.zeros((images, image_size, image_size, 1), dtype=np.uint8)
 
 
 def _measure_adapted(run: Prepared, left: Sequence[Fold]) -> Rates:
@@ -252,14 +252,14 @@ def _measure_frozen(run: Prepared, left: Sequence[Fold]) -> Rates:
     if reads_features(run.classifier):
         backbone = run.source.load()
         total = sum(p.numel() for p in backbone.module.parameters())
-        widths = {"": next(iter(backbone.taps.values())), **backbone.taps}
+        widths = {"": next(iter(backbone.layers.values())), **backbone.layers}
         infer = _seconds_to_embed(backbone, run.config.train.precision, device)
         embedding = memory.bytes  # what heads take is measured from anew
         usual = _seconds_to_embed(backbone, "fp32", device)
     random = np.random.default_rng(0)
     features = {
-        tap: random.normal(size=(len(run.cohort), width)).astype(np.float32)
-        for tap, width in widths.items()
+        layer: random.normal(size=(len(run.cohort), width)).astype(np.float32)
+        for layer, width in widths.items()
     }
     cell, trainable = _fit_sample(run, left[:8], features)
     peak = max(embedding, memory.bytes)
@@ -269,12 +269,12 @@ def _measure_frozen(run: Prepared, left: Sequence[Fold]) -> Rates:
 def _seconds_to_embed(backbone: Backbone, precision: Precision, device: torch.device) -> float:
     encoder: Any = backbone.module.to(device)
     resolved = resolve_precision(precision, device)
-    shape = (8, backbone.preprocessing.channels, *2 * (backbone.preprocessing.side,))
+    shape = (8, backbone.preprocessing.channels, *2 * (backbone.preprocessing.image_size,))
     images = torch.zeros(shape, device=device)
     with torch.inference_mode(), autocast(resolved, device):
         for _ in range(2):
             start = time.perf_counter()
-            encoder.features(images, tuple(backbone.taps))
+            encoder.features(images, tuple(backbone.layers))
             spent = time.perf_counter() - start
     return spent / len(images)
 

@@ -127,13 +127,13 @@ def _from_features(
     """Yield each classifier's probabilities; the images pass through the backbone once."""
     from prognobench.frozen.bank import Features, embed
 
-    taps = dict.fromkeys(each.tap for each in classifiers if each.tap is not None)
+    layers = dict.fromkeys(each.layer for each in classifiers if each.layer is not None)
     features: Features = {}
-    if taps:
+    if layers:
         features = embed(
             stored.source,
             stored.pixels(cohort, cache, progress),
-            tuple(taps),
+            tuple(layers),
             folder=cache,
             device=device,
             precision=stored.precision(device),
@@ -183,7 +183,9 @@ def _compare(model: nn.Module, merged: nn.Module, source: BackboneSource, where:
 
     expects = source.preprocessing
     random = torch.Generator().manual_seed(0)
-    batch = torch.randn(2, expects.channels, expects.side, expects.side, generator=random)
+    batch = torch.randn(
+        2, expects.channels, expects.image_size, expects.image_size, generator=random
+    )
     with torch.inference_mode():
         expected, given = (each.eval()(batch) for each in (model, merged))
     if not torch.allclose(given, expected, rtol=1e-3, atol=1e-3):

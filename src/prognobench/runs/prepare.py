@@ -153,7 +153,7 @@ class Workspace:
     def recipe(self, config: RunConfig) -> Recipe:
         """How images become the squares that the model's weights need."""
         preprocessing = self.source(config).preprocessing
-        return Recipe(preprocessing.side, preprocessing.interpolation, config.image)
+        return Recipe(preprocessing.image_size, preprocessing.interpolation, config.image)
 
     def pixels(self, config: RunConfig) -> Pixels:
         """The cohort's images, decoded and scaled as the model's weights need them."""
@@ -161,7 +161,7 @@ class Workspace:
         return self.once(
             lambda: pixel_cache(
                 self.cohort(config),
-                recipe.side,
+                recipe.image_size,
                 recipe.interpolation,
                 config.paths.cache,
                 options=recipe.options,
@@ -176,7 +176,7 @@ class Workspace:
         Parameters
         ----------
         look
-            Also compare the films as pictures if the run reads pixels of files, which are decoded
+            Also compare the images as pictures if the run reads pixels of files, which are decoded
             for it now rather than later.
         """
         cohort = self.cohort(config)

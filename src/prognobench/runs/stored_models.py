@@ -80,7 +80,7 @@ class StoredModels:
         expected = self.source.preprocessing
         return pixel_cache(
             cohort,
-            expected.side,
+            expected.image_size,
             expected.interpolation,
             cache,
             options=ImageOptions(**self.config["image"]),

@@ -46,7 +46,7 @@ def step_flops(adapted: Adapted, preprocessing: Preprocessing, batch_size: int) 
     once per step; a multiplication with an addition counts as two. Fourier transforms, elementwise
     operations and the optimiser's step are left out.
     """
-    image = (preprocessing.channels, preprocessing.side, preprocessing.side)
+    image = (preprocessing.channels, preprocessing.image_size, preprocessing.image_size)
     # A copy for each, since some networks keep a part of their graph between passes.
     one, two = (_flops(_without_content(adapted.model).eval(), (n, *image)) for n in (1, 2))
     return one + (batch_size - 1) * (two - one)

@@ -96,7 +96,7 @@ def black_image(backbone: Backbone) -> Tensor:
     import torch
 
     expects = backbone.preprocessing
-    return torch.zeros(1, expects.channels, expects.side, expects.side)
+    return torch.zeros(1, expects.channels, expects.image_size, expects.image_size)
 
 
 def unreached(model: nn.Module, backbone: Backbone, method: str) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def covariates_image(
     shares: Annotated[tuple[Share, ...], MinLen(1)] = (0.25, 0.5, 0.75, 1.0),
     strengths: Annotated[tuple[PositiveNumber, ...], MinLen(1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0),
     class_weight: factories.ClassWeight = "balanced",
-    tap: str = "",
+    layer: str = "",
 ) -> Estimator:
     """Average two logistic regressions, on frozen features and on covariates (late fusion).
 
@@ -43,4 +43,4 @@ def covariates_image(
         for share in shares
         for c in strengths
     }
-    return Estimator("both", candidates, tap)
+    return Estimator("both", candidates, layer)

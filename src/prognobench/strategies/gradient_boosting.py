@@ -33,10 +33,10 @@ def gradient_boosting(
     trees: Positive = 100,
     leaves: Annotated[int, Ge(2)] = 8,
     class_weight: ClassWeight = "balanced",
-    tap: str = "",
+    layer: str = "",
 ) -> Estimator:
     """Boosted trees on histograms of frozen features, the rate chosen on validation."""
     candidates = {
         f"lr={lr:g}": partial(_boosting, lr, trees, leaves, class_weight) for lr in learning_rates
     }
-    return Estimator("features", candidates, tap)
+    return Estimator("features", candidates, layer)

@@ -24,8 +24,8 @@ def knn(
     neighbours: Annotated[tuple[Positive, ...], MinLen(1)] = (1, 3, 5, 10, 20),
     metric: Literal["cosine", "euclidean"] = "cosine",
     weights: Literal["distance", "uniform"] = "distance",
-    tap: str = "",
+    layer: str = "",
 ) -> Estimator:
     """Vote of the nearest training images on frozen features, their number chosen on validation."""
     candidates = {f"k={k}": partial(_knn, k, metric, weights) for k in neighbours}
-    return Estimator("features", candidates, tap)
+    return Estimator("features", candidates, layer)

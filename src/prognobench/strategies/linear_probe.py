@@ -14,7 +14,7 @@ from prognobench.strategies.settings import Count, Fraction, Rate
 @STRATEGIES.register("linear_probe")
 def linear_probe(
     *,
-    taps: tuple[str, ...] = ("last1", "last4", "last1+avg", "last4+avg"),
+    layers: tuple[str, ...] = ("last1", "last4", "last1+avg", "last4+avg"),
     learning_rates: Annotated[tuple[Rate, ...], MinLen(1)] = (1e-2, 1e-3, 1e-4),
     weight_decays: Annotated[tuple[Annotated[float, Ge(0)], ...], MinLen(1)] = (0.0,),
     standardise: bool = False,
@@ -23,11 +23,11 @@ def linear_probe(
 ) -> Probe:
     """Train linear heads on the frozen backbone's features; validation chooses the best.
 
-    The grid of taps and learning rates is that of DINOv2's linear evaluation (Oquab et al. 2023),
+    The grid of layers and learning rates is that of DINOv2's linear evaluation (Oquab et al. 2023),
     all heads trained in one pass.
     """
     return Probe(
-        taps=taps,
+        layers=layers,
         learning_rates=learning_rates,
         weight_decays=weight_decays,
         standardise=standardise,

@@ -15,7 +15,7 @@ from prognobench.strategies.settings import PositiveNumber
 def logistic(
     *,
     strengths: Annotated[tuple[PositiveNumber, ...], MinLen(1)] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10),
-    taps: tuple[str, ...] = (),
+    layers: tuple[str, ...] = (),
     standardise: bool = True,
 ) -> Probe:
     """Logistic regression on frozen features, solved exactly; validation chooses the penalty.
@@ -26,9 +26,9 @@ def logistic(
     ----------
     strengths
         Inverse L2 penalties C to choose from, as scikit-learn counts them.
-    taps
+    layers
         Features of the backbone to choose from; empty for the pooled one.
     standardise
         By the training part's means and deviations.
     """
-    return Probe(taps=taps, standardise=standardise, strengths=strengths)
+    return Probe(layers=layers, standardise=standardise, strengths=strengths)

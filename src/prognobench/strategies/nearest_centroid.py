@@ -18,7 +18,7 @@ def _simple_shot(sharpness: float, centre: bool, seed: int) -> Any:
 
 @STRATEGIES.register("nearest_centroid")
 def nearest_centroid(
-    *, sharpness: PositiveNumber = 10.0, centre: bool = True, tap: str = ""
+    *, sharpness: PositiveNumber = 10.0, centre: bool = True, layer: str = ""
 ) -> Estimator:
     """Nearest class centre of centred, normalised features: SimpleShot (Wang et al. 2019).
 
@@ -29,4 +29,4 @@ def nearest_centroid(
     centre
         Take off the training part's mean before normalising.
     """
-    return Estimator("features", {"centres": partial(_simple_shot, sharpness, centre)}, tap)
+    return Estimator("features", {"centres": partial(_simple_shot, sharpness, centre)}, layer)

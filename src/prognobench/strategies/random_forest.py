@@ -30,8 +30,8 @@ def random_forest(
     trees: Positive = 300,
     leaves: Annotated[tuple[Positive, ...], MinLen(1)] = (1, 3, 10),
     class_weight: ClassWeight = "balanced",
-    tap: str = "",
+    layer: str = "",
 ) -> Estimator:
     """Random forest on frozen features; the size of its leaves is chosen on validation."""
     candidates = {f"leaf={n}": partial(_forest, trees, n, class_weight) for n in leaves}
-    return Estimator("features", candidates, tap)
+    return Estimator("features", candidates, layer)

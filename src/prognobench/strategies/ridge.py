@@ -24,8 +24,8 @@ def ridge(
     *,
     penalties: Annotated[tuple[PositiveNumber, ...], MinLen(1)] = (1.0, 10.0, 100.0, 1e3, 1e4),
     class_weight: ClassWeight = "balanced",
-    tap: str = "",
+    layer: str = "",
 ) -> Estimator:
     """Least squares on the classes with an L2 penalty, chosen on validation (frozen features)."""
     candidates = {f"alpha={a:g}": partial(_ridge, a, class_weight) for a in penalties}
-    return Estimator("features", candidates, tap)
+    return Estimator("features", candidates, layer)

@@ -69,7 +69,7 @@ def sklearn(
     classifier: Classifier,
     parameters: Mapping[str, Value] | None = None,
     standardise: bool = True,
-    tap: str = "",
+    layer: str = "",
 ) -> Estimator:
     """Fit a classifier of scikit-learn on frozen features.
 
@@ -95,4 +95,4 @@ def sklearn(
     if faults:
         raise ConfigError(faults)
     make = partial(_make, classifier, chosen, standardise)
-    return Estimator("features", {classifier: make}, tap)
+    return Estimator("features", {classifier: make}, layer)

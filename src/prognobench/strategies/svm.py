@@ -27,11 +27,11 @@ def svm(
     strengths: Annotated[tuple[PositiveNumber, ...], MinLen(1)] = (1e-2, 1e-1, 1.0, 10.0),
     kernel: Literal["rbf", "linear"] = "rbf",
     class_weight: ClassWeight = "balanced",
-    tap: str = "",
+    layer: str = "",
 ) -> Estimator:
     """Support vector machine on frozen features, its C chosen on validation.
 
     Scores are the logistic function of the margin: in the machine's order, but not calibrated.
     """
     candidates = {f"C={c:g}": partial(_svm, c, kernel, class_weight) for c in strengths}
-    return Estimator("features", candidates, tap)
+    return Estimator("features", candidates, layer)

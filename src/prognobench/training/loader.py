@@ -28,7 +28,7 @@ AHEAD = 3
 
 @dataclass(frozen=True)
 class Batch:
-    """Normalised images ``(batch, channels, side, side)``, labels and cohort rows ``(batch,)``.
+    """Normalised images ``(batch, channels, size, size)``, labels and cohort rows ``(batch,)``.
 
     Images and labels lie on the loader's device. ``fixed`` says that a row's image is the same
     whenever it comes.
@@ -55,7 +55,7 @@ class Loader:
     Parameters
     ----------
     pixels
-        uint8 ``(images of the cohort, side, side, channels)``, memory-mapped or not. One channel
+        uint8 ``(images of the cohort, size, size, channels)``, memory-mapped or not. One channel
         stands for as many as the preprocessing wants.
     labels
         Class indices ``(images of the cohort,)``.
@@ -152,7 +152,7 @@ class Loader:
                 future.cancel()
 
     def _gather(self, rows: NDArray[np.intp], epoch: int) -> Tensor:
-        """Return the rows' images as uint8 ``(batch, side, side, channels)`` on the CPU."""
+        """Return the rows' images as uint8 ``(batch, size, size, channels)`` on the CPU."""
         if self.augmentation is None:
             images = self.pixels[rows]
         else:

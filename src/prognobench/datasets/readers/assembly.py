@@ -1,6 +1,6 @@
-"""From rows that name films to a cohort: the rules that all readers share.
+"""From rows that name images to a cohort: the rules that all readers share.
 
-A reader collects one row per film as text; here labels become classes, images are looked up, and
+A reader collects one row per image as text; here labels become classes, images are looked up, and
 what must not or need not stand in the cohort leaves it with its reason.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 OnMissing = Literal["error", "drop"]
 OnUnknownLabel = Literal["error", "drop"]
 OnConflict = Literal["error", "drop", "highest"]
-Films = Literal["first", "last", "all"]
+Selection = Literal["first", "last", "all"]
 
 COLUMNS = ("patient_id", "image", "source", "label", "centre", "order")
 UNKNOWN_CENTRE = "unknown"
@@ -36,15 +36,15 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class Rules:
-    """What a reader does with films and labels that are not as they should be.
+    """What a reader does with images and labels that are not as they should be.
 
     Attributes
     ----------
-    films
-        Which films of a patient are taken; ``order`` says which is first (films without a
+    images
+        Which images of a patient are taken; ``order`` says which is first (images without a
         position come after those with one, in the order of the table).
     on_missing
-        ``drop`` leaves out films whose file is missing or not a whole image.
+        ``drop`` leaves out images whose file is missing or not a whole image.
     on_unknown_label
         ``drop`` leaves out rows whose label is blank or not among the classes.
     on_conflict
@@ -57,7 +57,7 @@ class Rules:
         none for a reader that has no such setting: it takes fewer of them for one.
     """
 
-    films: Films = "all"
+    select: Selection = "all"
     on_missing: OnMissing = "error"
     on_unknown_label: OnUnknownLabel = "error"
     on_conflict: OnConflict = "error"
@@ -110,7 +110,7 @@ def collecting(faults: list[str]) -> Iterator[None]:
 
 
 def assemble(
-    films: pd.DataFrame,
+    images: pd.DataFrame,
     folder: ImageFolder,
     classes: Sequence[str],
     rules: Rules,
@@ -119,12 +119,12 @@ def assemble(
     name: str,
     covariates: Sequence[str] = (),
 ) -> Cohort:
-    """Apply the rules to the films of a reader and return the cohort.
+    """Apply the rules to the images of a reader and return the cohort.
 
     Parameters
     ----------
-    films
-        One row per film: ``patient_id``, ``image`` (as the table names it), ``label`` (as text),
+    images
+        One row per image: ``patient_id``, ``image`` (as the table names it), ``label`` (as text),
         ``centre``, ``order`` (float), ``where`` (for messages: "metadata.csv row 12"), and
         whatever else the cohort's table shall have.
     exclusions
@@ -136,35 +136,35 @@ def assemble(
         With all faults at once: labels outside the classes, contradicting labels, missing files,
         rows without a patient, paths out of the folder, fewer than two classes.
     """
-    blank = list(films.loc[films["patient_id"] == "", "where"])
+    blank = list(images.loc[images["patient_id"] == "", "where"])
     faults = []
     if blank:
         faults.append(
             f"no patient in {listed(blank)}; name one, or delete these rows (of merged cells only "
             "the first has a value, of formulas only what was saved with them)"
         )
-        films = films[films["patient_id"] != ""]
+        images = images[images["patient_id"] != ""]
     exclude = {composed(str(name)) for name in rules.exclude}
-    unused = exclude - {*films["patient_id"], *films["image"]}
+    unused = exclude - {*images["patient_id"], *images["image"]}
     unused -= {*exclusions.patients, *exclusions.items}
-    films = _without(films, exclude, exclusions)
-    films = _with_known_label(films, classes, rules, exclusions, faults)
-    films = _without_conflicts(films, classes, rules, exclusions, faults)
-    films = _with_files(films, folder, rules, exclusions, faults)
+    images = _without(images, exclude, exclusions)
+    images = _with_known_label(images, classes, rules, exclusions, faults)
+    images = _without_conflicts(images, classes, rules, exclusions, faults)
+    images = _with_files(images, folder, rules, exclusions, faults)
     if not rules.distinct_spellings:
-        faults += _two_spellings(films, rules)
-    unused -= set(films["image"].map(composed))
+        faults += _two_spellings(images, rules)
+    unused -= set(images["image"].map(composed))
     if unused:
         numbers = any(str(name) in unused for name in rules.exclude if not isinstance(name, str))
         quotes = "; in a name that looks like a number the quotes count: ['1_0']" if numbers else ""
         told = listed(sorted(unused))
         faults.append(f"dataset.exclude names no patient and no image: {told}{quotes}")
-    films = _without(films, exclude, exclusions)
-    films = _without_repeats(films, exclusions, faults)
-    films = _chosen(films, rules.films, exclusions)
+    images = _without(images, exclude, exclusions)
+    images = _without_repeats(images, exclusions, faults)
+    images = _chosen(images, rules.select, exclusions)
     if faults:
         raise DataError(faults)
-    present = sorted(set(films["label"]))
+    present = sorted(set(images["label"]))
     if len(present) < 2:
         only = f"only {classes[present[0]]!r}" if present else "no patient at all"
         raise DataError(
@@ -172,10 +172,10 @@ def assemble(
             f"{len(exclusions.items)} rows and files were left out"
             + (f": {exclusions.summary()}" if exclusions.items else "")
         )
-    extra = [column for column in films.columns if column not in (*COLUMNS, "where")]
+    extra = [column for column in images.columns if column not in (*COLUMNS, "where")]
     return Cohort(
         name=name,
-        table=films.assign(source="images")[[*COLUMNS, *extra, "where"]].reset_index(drop=True),
+        table=images.assign(source="images")[[*COLUMNS, *extra, "where"]].reset_index(drop=True),
         classes=tuple(classes),
         sources={"images": Files(folder.root)},
         covariates=tuple(covariates),
@@ -183,11 +183,11 @@ def assemble(
     )
 
 
-def _two_spellings(films: pd.DataFrame, rules: Rules) -> list[str]:
+def _two_spellings(images: pd.DataFrame, rules: Rules) -> list[str]:
     strict = rules.distinct_spellings is not None
     found = [
-        *lookalikes(films["patient_id"], films["where"], "patients", strict=strict)[:SHOWN],
-        *lookalikes(films["centre"], films["where"], "centres", strict=strict)[:SHOWN],
+        *lookalikes(images["patient_id"], images["where"], "patients", strict=strict)[:SHOWN],
+        *lookalikes(images["centre"], images["where"], "centres", strict=strict)[:SHOWN],
     ]
     if not strict:
         return found
@@ -195,23 +195,23 @@ def _two_spellings(films: pd.DataFrame, rules: Rules) -> list[str]:
     return [fault + way_out for fault in found]
 
 
-def _without(films: pd.DataFrame, exclude: set[str], exclusions: Exclusions) -> pd.DataFrame:
+def _without(images: pd.DataFrame, exclude: set[str], exclusions: Exclusions) -> pd.DataFrame:
     """Leave out by patient or image, as the table names it or as its file is called."""
-    named = films["patient_id"].isin(exclude) | films["image"].map(composed).isin(exclude)
-    exclusions.add_rows(films[named], "left out by the setting exclude")
-    return films[~named]
+    named = images["patient_id"].isin(exclude) | images["image"].map(composed).isin(exclude)
+    exclusions.add_rows(images[named], "left out by the setting exclude")
+    return images[~named]
 
 
 def _with_known_label(
-    films: pd.DataFrame,
+    images: pd.DataFrame,
     classes: Sequence[str],
     rules: Rules,
     exclusions: Exclusions,
     faults: list[str],
 ) -> pd.DataFrame:
     number = {text: at for at, text in enumerate(classes)}
-    known = films["label"].isin(number)
-    unknown = films[~known]
+    known = images["label"].isin(number)
+    unknown = images[~known]
     if len(unknown) and rules.on_unknown_label == "error":
         counts = unknown["label"].replace("", "(blank)").value_counts()
         values = [f"{value!r} ({count} rows)" for value, count in counts.items()]
@@ -222,34 +222,34 @@ def _with_known_label(
         )
     for value, rows in unknown.groupby("label"):
         exclusions.add_rows(rows, f"outcome is {value!r}" if value else "outcome is blank")
-    films = films[known]
-    return films.assign(label=films["label"].map(number).astype(int))
+    images = images[known]
+    return images.assign(label=images["label"].map(number).astype(int))
 
 
 def _without_conflicts(
-    films: pd.DataFrame,
+    images: pd.DataFrame,
     classes: Sequence[str],
     rules: Rules,
     exclusions: Exclusions,
     faults: list[str],
 ) -> pd.DataFrame:
-    by_patient = films.groupby("patient_id")["label"]
+    by_patient = images.groupby("patient_id")["label"]
     conflicting = by_patient.transform("nunique") > 1
     if not conflicting.any():
-        return films
+        return images
     if rules.on_conflict == "highest":
-        return films.assign(label=by_patient.transform("max"))
+        return images.assign(label=by_patient.transform("max"))
     if rules.on_conflict == "error":
         told = [
             f"{patient} ({_label_places(rows, classes)})"
-            for patient, rows in films[conflicting].groupby("patient_id", sort=False)
+            for patient, rows in images[conflicting].groupby("patient_id", sort=False)
         ]
         faults.append(
             f"patients with contradicting labels: {listed(told)}; correct them, or set "
             "dataset.on_conflict=drop (leave them out) or highest (take the last of their classes)"
         )
-    exclusions.add_rows(films[conflicting], "the patient's labels contradict each other")
-    return films[~conflicting]
+    exclusions.add_rows(images[conflicting], "the patient's labels contradict each other")
+    return images[~conflicting]
 
 
 def _label_places(rows: pd.DataFrame, classes: Sequence[str]) -> str:
@@ -259,7 +259,7 @@ def _label_places(rows: pd.DataFrame, classes: Sequence[str]) -> str:
 
 
 def _with_files(
-    films: pd.DataFrame,
+    images: pd.DataFrame,
     folder: ImageFolder,
     rules: Rules,
     exclusions: Exclusions,
@@ -267,67 +267,67 @@ def _with_files(
 ) -> pd.DataFrame:
     """Replace each name by the path of its file; a name of a folder becomes several rows."""
     problems, refused = [], []
-    taken = _taken(films, rules.films)
+    taken = _taken(images, rules.select)
     positions: list[int] = []
-    images: list[str] = []
-    for at, (cell, where) in enumerate(zip(films["image"], films["where"], strict=True)):
+    paths: list[str] = []
+    for at, (cell, where) in enumerate(zip(images["image"], images["where"], strict=True)):
         found = folder.find(cell)
         if found.refused:
             refused.append(f"{where}: {found.refused}")
         elif found.problem:
             problems.append(f"{where}: {found.problem}")
-            lost = f"; {lost_film(rules.films)}" if taken[at] and rules.films != "all" else ""
+            lost = f"; {lost_image(rules.select)}" if taken[at] and rules.select != "all" else ""
             exclusions.add(cell or where, f"{found.reason}{lost} ({where})")
         positions += [at] * len(found.images)
-        images += found.images
+        paths += found.images
     faults += refused[:SHOWN]
     if problems and rules.on_missing == "error":
         faults.append(
-            f"{len(problems)} of {len(films)} images are missing from {folder.root} or cannot be "
+            f"{len(problems)} of {len(images)} images are missing from {folder.root} or cannot be "
             f"read: {listed(problems, SHOWN)}; put the files in place, or leave these out with "
             "dataset.on_missing=drop"
         )
-    return films.iloc[positions].assign(image=images).reset_index(drop=True)
+    return images.iloc[positions].assign(image=paths).reset_index(drop=True)
 
 
 def _without_repeats(
-    films: pd.DataFrame, exclusions: Exclusions, faults: list[str]
+    images: pd.DataFrame, exclusions: Exclusions, faults: list[str]
 ) -> pd.DataFrame:
     """A file listed twice counts once; listed for two patients it would leak between folds."""
-    owners = films.groupby("image")["patient_id"].transform("nunique")
+    owners = images.groupby("image")["patient_id"].transform("nunique")
     told = [
-        f"{image} for {', '.join(dict.fromkeys(rows['patient_id']))} ({', '.join(rows['where'])})"
-        for image, rows in films[owners > 1].groupby("image", sort=False)
+        f"{file} for {', '.join(dict.fromkeys(rows['patient_id']))} ({', '.join(rows['where'])})"
+        for file, rows in images[owners > 1].groupby("image", sort=False)
     ]
     if told:
         faults.append(
             f"images listed for several patients: {listed(told, SHOWN)}; give these rows the same "
             "patient, or leave one patient out with dataset.exclude"
         )
-    repeated = films["image"].duplicated()
-    exclusions.add_rows(films[repeated], "the same file stands in an earlier row")
-    return films[~repeated]
+    repeated = images["image"].duplicated()
+    exclusions.add_rows(images[repeated], "the same file stands in an earlier row")
+    return images[~repeated]
 
 
-def _chosen(films: pd.DataFrame, which: Films, exclusions: Exclusions) -> pd.DataFrame:
-    """Take the films that the setting asks for, in the order of the table."""
+def _chosen(images: pd.DataFrame, which: Selection, exclusions: Exclusions) -> pd.DataFrame:
+    """Take the images that the setting asks for, in the order of the table."""
     if which == "all":
-        return films
-    taken = _taken(films, which)
-    how = "" if films["order"].notna().any() else " (in the order of the table: none is given)"
-    exclusions.add_rows(films[~taken], f"not the {which} film of the patient{how}")
-    return films[taken]
+        return images
+    taken = _taken(images, which)
+    how = "" if images["order"].notna().any() else " (in the order of the table: none is given)"
+    exclusions.add_rows(images[~taken], f"not the {which} image of the patient{how}")
+    return images[taken]
 
 
-def _taken(films: pd.DataFrame, which: Films) -> NDArray[np.bool_]:
-    """Whether each film is the first or last of its patient."""
-    ordered = films.sort_values("order", kind="stable", na_position="last")
+def _taken(images: pd.DataFrame, which: Selection) -> NDArray[np.bool_]:
+    """Whether each image is the first or last of its patient."""
+    ordered = images.sort_values("order", kind="stable", na_position="last")
     if which == "last":
-        ordered = films.sort_values("order", kind="stable", na_position="first")[::-1]
-    taken: NDArray[np.bool_] = films.index.isin(ordered.drop_duplicates("patient_id").index)
+        ordered = images.sort_values("order", kind="stable", na_position="first")[::-1]
+    taken: NDArray[np.bool_] = images.index.isin(ordered.drop_duplicates("patient_id").index)
     return taken
 
 
-def lost_film(which: Films) -> str:
-    """What a reader of the exclusions should know where another film may stand for this one."""
-    return f"it would have been the {which} film of the patient"
+def lost_image(which: Selection) -> str:
+    """What a reader of the exclusions should know where another image may stand for this one."""
+    return f"it would have been the {which} image of the patient"

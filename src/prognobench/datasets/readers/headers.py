@@ -1,4 +1,4 @@
-"""What the header of a DICOM film says, read without its pixels."""
+"""What the header of a DICOM image says, read without its pixels."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from prognobench.imaging.dicom_files import DicomFile, read_dataset
 
-FILM_MODALITIES = ("CR", "DX", "RG")
-"""Computed, digital and film radiography."""
+IMAGE_MODALITIES = ("CR", "DX", "RG")
+"""Computed, digital and image radiography."""
 
 NOT_FRONTAL = r"\bLAT|\b(LL|RL|LLD|RLD|LLO|RLO|LAO|RAO|LPO|RPO)\b|OBLIQUE|DECUB"
 
@@ -38,15 +38,15 @@ class Header:
 
     @property
     def fault(self) -> str:
-        """Why this is no frontal chest film, or nothing.
+        """Why this is no frontal chest X-ray, or nothing.
 
-        A film is frontal unless its view, or without one its series, says otherwise.
+        An image is frontal unless its view, or without one its series, says otherwise.
         """
         return (
-            not_a_film(self.modality)
+            not_a_radiograph(self.modality)
             or not_chest(self.study, self.series, self.body_part)
             or not_frontal(self.view or self.series)
-            or ("a processed copy of another film" if self.refers else "")
+            or ("a processed copy of another image" if self.refers else "")
         )
 
 
@@ -67,17 +67,17 @@ def days_since_1970(text: str, form: str) -> float:
         return float("nan")
 
 
-def not_a_film(modality: str) -> str:
+def not_a_radiograph(modality: str) -> str:
     return (
-        "" if modality.upper() in FILM_MODALITIES else f"modality {modality or '(none)'}, no film"
+        "" if modality.upper() in IMAGE_MODALITIES else f"modality {modality or '(none)'}, no image"
     )
 
 
 def not_chest(*descriptions: str) -> str:
-    """A film that no description calls a chest is none, unless they say nothing at all."""
+    """An image that no description calls a chest is none, unless they say nothing at all."""
     said = " / ".join(filter(None, descriptions))
     known = not said or re.search(r"CHEST|THORA|\bCXR\b", said, re.IGNORECASE)
-    return "" if known else f"not a chest film ({said})"
+    return "" if known else f"not a chest X-ray ({said})"
 
 
 def not_frontal(description: str) -> str:
@@ -92,7 +92,7 @@ def _text(dataset: Any, tag: str) -> str:
 
 
 def _day(dataset: Any) -> float:
-    """The day and time at which the film was taken, as closely as the header says."""
+    """The day and time at which the image was taken, as closely as the header says."""
     days = (days_since_1970(_text(dataset, tag), "%Y%m%d") for tag in DATES)
     day = next((day for day in days if not math.isnan(day)), math.nan)
     clock = next(filter(None, (_text(dataset, tag) for tag in TIMES)), "")

@@ -136,7 +136,7 @@ class ImageFolder:
         return [file for file in below if self._is_image(file)]
 
     def _is_image(self, file: str) -> bool:
-        """Archives give DICOM files any name; their index, DICOMDIR, is no film."""
+        """Archives give DICOM files any name; their index, DICOMDIR, is no image."""
         path = self.root / file
         if path.suffix.lower() in IMAGE_SUFFIXES:
             return True

@@ -92,7 +92,7 @@ def _from_metadata(table: Path, below: str, collection: str) -> list[Series]:
     if strange:
         raise DataError(
             f"{listed(strange, 3)}: expected a date as month-day-year, 01-31-2020, by which a "
-            "patient's films are ordered; write the dates so, or leave the cells blank"
+            "patient's images are ordered; write the dates so, or leave the cells blank"
         )
     return found
 
@@ -112,7 +112,7 @@ def _from_tree(root: Path, home: Path) -> list[Series]:
             header = read_header(files[0])
         except MissingExtraError:
             raise
-        except Exception:  # an unreadable file is reported when its film is wanted
+        except Exception:  # an unreadable file is reported when its image is wanted
             header = Header("CR", "", "", "", "", False, math.nan)
         found.append(
             Series(

@@ -12,7 +12,7 @@ from prognobench.errors import DataError, MissingExtraError
 from prognobench.imaging.dicom_files import DEFLATED_LIMIT, DicomFile, read_dataset
 from prognobench.records import DICOM_SUFFIXES, FORMATS, MAX_PIXELS
 
-# They name no file; what keeps a film from being read is said with its name.
+# They name no file; what keeps an image from being read is said with its name.
 warnings.filterwarnings("ignore", module="pydicom")
 warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
 
@@ -90,7 +90,7 @@ def _content_fault(path: str | Path) -> str:
 
 def _shape_fault(width: int, height: int, frames: int) -> str:
     if frames > 1:
-        return f"holds {frames} frames, a film has one"
+        return f"holds {frames} frames, an image has one"
     return f"has more than {MAX_PIXELS:,} pixels" if width * height > MAX_PIXELS else ""
 
 

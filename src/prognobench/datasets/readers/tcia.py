@@ -1,4 +1,4 @@
-"""Collections of The Cancer Imaging Archive: the chest films of patients with an outcome."""
+"""Collections of The Cancer Imaging Archive: the chest X-rays of patients with an outcome."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from prognobench.datasets.readers.assembly import (
     Exclusions,
     Rules,
     assemble,
-    lost_film,
+    lost_image,
 )
-from prognobench.datasets.readers.headers import not_a_film, not_frontal, read_header
+from prognobench.datasets.readers.headers import not_a_radiograph, not_frontal, read_header
 from prognobench.datasets.readers.image_folder import ImageFolder, existing_folder
 from prognobench.datasets.readers.series import Series, dicom_files, find_below, list_series
 from prognobench.datasets.readers.soundness import unreadable
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from prognobench.records import Cohort
 
 
-Film = tuple[str, str, float, str]
+Image = tuple[str, str, float, str]
 """Key of the patient, path of the file, day, view."""
 
 
 @dataclass(frozen=True)
 class Collection:
-    """A collection of chest films with a table of outcomes, one row per patient.
+    """A collection of chest X-rays with a table of outcomes, one row per patient.
 
     Attributes
     ----------
@@ -85,11 +85,11 @@ class Collection:
         for covariate_name in covariates:
             outcomes[covariate_name] = covariate(outcomes[covariate_name], outcomes["where"])
         exclusions = Exclusions()
-        films = chest_films(
+        images = chest_images(
             root, list_series(root, self.name), outcomes, rules, exclusions, unwanted=self.unwanted
         )
         return assemble(
-            films,
+            images,
             ImageFolder(root),
             tuple(dict.fromkeys(words.values())),
             rules,
@@ -99,7 +99,7 @@ class Collection:
         )
 
 
-def chest_films(
+def chest_images(
     root: Path,
     series: Iterable[Series],
     outcomes: pd.DataFrame,
@@ -108,16 +108,16 @@ def chest_films(
     *,
     unwanted: Callable[[Series], str],
 ) -> pd.DataFrame:
-    """Return the frontal chest films of the patients with an outcome, one a row.
+    """Return the frontal chest X-rays of the patients with an outcome, one a row.
 
     Patients are matched by what follows the last hyphen of their names, leading zeros aside (a
-    spreadsheet may have lost them). Where only the first or last film is wanted, the files of
+    spreadsheet may have lost them). Where only the first or last image is wanted, the files of
     other days are not opened.
 
     Parameters
     ----------
     outcomes
-        ``patient_id``, ``label`` and whatever else shall stand in every film's row.
+        ``patient_id``, ``label`` and whatever else shall stand in every image's row.
     unwanted
         Why a series is to be left out that would otherwise be taken, or nothing.
 
@@ -138,15 +138,15 @@ def chest_films(
             f"{', '.join(outcomes['patient_id'][:3])}, the folders "
             f"{', '.join(group[0].patient for group in list(by_key.values())[:3])}"
         )
-    known, films = set(outcomes["key"]), []
+    known, images = set(outcomes["key"]), []
     for key, group in by_key.items():
         if key in known:
-            films += _patient_films(root, group, rules, exclusions, unwanted)
+            images += _patient_images(root, group, rules, exclusions, unwanted)
         else:
             exclusions.add(f"patient {group[0].patient}", "has no row in the table")
-    taken = pd.DataFrame(films, columns=["key", "image", "order", "view"])
+    taken = pd.DataFrame(images, columns=["key", "image", "order", "view"])
     for row in outcomes[~outcomes["key"].isin(taken["key"])].itertuples():
-        exclusions.add(f"patient {row.patient_id}", f"has no frontal chest film ({row.where})")
+        exclusions.add(f"patient {row.patient_id}", f"has no frontal chest X-ray ({row.where})")
     return taken.merge(outcomes, on="key").drop(columns="key").assign(centre=UNKNOWN_CENTRE)
 
 
@@ -154,37 +154,39 @@ def _key(patient: str) -> str:
     return patient.rpartition("-")[2].lstrip("0")
 
 
-def _patient_films(
+def _patient_images(
     root: Path,
     group: list[Series],
     rules: Rules,
     exclusions: Exclusions,
     unwanted: Callable[[Series], str],
-) -> list[Film]:
+) -> list[Image]:
     by_day: dict[float, list[Series]] = defaultdict(list)
     for one in group:
-        reason = not_a_film(one.modality) or not_frontal(one.series) or unwanted(one)
+        reason = not_a_radiograph(one.modality) or not_frontal(one.series) or unwanted(one)
         if reason:
             exclusions.add(one.folder, reason)
         else:
             by_day[math.inf if math.isnan(one.day) else one.day].append(one)
-    films: list[Film] = []
-    forward = -1 if rules.films == "last" else 1
+    images: list[Image] = []
+    forward = -1 if rules.select == "last" else 1
     for day in sorted(by_day, key=lambda day: (day == math.inf, forward * day)):
-        enough = bool(films) and rules.films != "all"  # of the days before
+        enough = bool(images) and rules.select != "all"  # of the days before
         for one in by_day[day]:
             if enough:
-                exclusions.add(one.folder, f"not of the day of the patient's {rules.films} film")
+                exclusions.add(one.folder, f"not of the day of the patient's {rules.select} image")
             else:
-                lost = f"; {lost_film(rules.films)}" if rules.films != "all" and not films else ""
-                films += _frontal_films(root, one, rules, exclusions, lost)
-    return films
+                lost = (
+                    f"; {lost_image(rules.select)}" if rules.select != "all" and not images else ""
+                )
+                images += _frontal_images(root, one, rules, exclusions, lost)
+    return images
 
 
-def _frontal_films(
+def _frontal_images(
     root: Path, series: Series, rules: Rules, exclusions: Exclusions, lost: str
-) -> Iterator[Film]:
-    """The frontal films of a series; broken ones too where they are to be reported as errors.
+) -> Iterator[Image]:
+    """The frontal images of a series; broken ones too where they are to be reported as errors.
 
     ``lost`` is added to the reason for which a broken one is left out.
     """

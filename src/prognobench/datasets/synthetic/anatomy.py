@@ -1,8 +1,8 @@
-"""The anatomy of a synthetic frontal chest film, as a sum of crude attenuations.
+"""The anatomy of a synthetic frontal chest X-ray, as a sum of crude attenuations.
 
-Coordinates: ``x`` grows to the right of the film, ``y`` downwards, both from -1 to 1; ``u`` is the
-distance from the patient's midline. The patient's left is on the right of the film. Every plane is
-of the film's shape, ``(side, side)``.
+Coordinates: ``x`` grows to the right of the image, ``y`` downwards, both from -1 to 1; ``u`` is the
+distance from the patient's midline. The patient's left is on the right of the image. Every plane is
+of the image's shape, ``(size, size)``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ APEX = -0.74
 
 @dataclass(frozen=True)
 class Body:
-    """A patient's build, the same on all films: lengths in film units, the rest around 0 or 1."""
+    """A patient's build, the same on all images: lengths in image units, the rest around 0 or 1."""
 
     female: bool
     age_score: float
@@ -56,7 +56,7 @@ class Body:
 
 @dataclass(frozen=True)
 class View:
-    """The coordinates of one film, and where the lungs lie on it.
+    """The coordinates of one image, and where the lungs lie on it.
 
     Attributes
     ----------
@@ -76,9 +76,9 @@ class View:
     depth: Plane
 
     @classmethod
-    def of(cls, body: Body, side: int, day: np.random.Generator) -> View:
+    def of(cls, body: Body, image_size: int, day: np.random.Generator) -> View:
         angle, zoom, across, down, breath = normals(day, 0.03, 0.03, 0.03, 0.03, 0.04)
-        ticks = (np.arange(side, dtype=np.float32) + 0.5) * (2 / side) - 1
+        ticks = (np.arange(image_size, dtype=np.float32) + 0.5) * (2 / image_size) - 1
         columns, rows = ticks[None, :] - across, ticks[:, None] - down
         x = (columns + angle * rows) * (1 + zoom)
         y = (rows - angle * columns) * (1 + zoom)
@@ -116,12 +116,12 @@ def disc(x: Plane, y: Plane, width: float, height: float, softness: float = 0.5)
     return ramp(1 - x * x - y * y, softness)
 
 
-def texture(random: np.random.Generator, cells: int, side: int) -> Plane:
+def texture(random: np.random.Generator, cells: int, image_size: int) -> Plane:
     """Smooth random field of about unit variance with ``cells`` grains along a side."""
     import cv2
 
     coarse = random.standard_normal((cells, cells), dtype=np.float32)
-    return cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(coarse, (image_size, image_size), interpolation=cv2.INTER_CUBIC)
 
 
 def soft_tissue(view: View, body: Body) -> Plane:
@@ -203,10 +203,10 @@ def opacity(
     A patient has a fixed field of susceptibility; where it exceeds a threshold that falls with
     severity there is ground glass, and where it exceeds it by far, consolidation.
     """
-    side = len(view.y)
-    field = 0.55 * texture(pattern, 6, side) + 0.35 * texture(pattern, 12, side)
-    grain = 1 + 0.22 * texture(pattern, 24, side)
+    image_size = len(view.y)
+    field = 0.55 * texture(pattern, 6, image_size) + 0.35 * texture(pattern, 12, image_size)
+    grain = 1 + 0.22 * texture(pattern, 24, image_size)
     lean = 0.3 * float(pattern.standard_normal())
-    field += 0.12 * texture(day, 9, side) + lean * np.sign(view.x)
+    field += 0.12 * texture(day, 9, image_size) + lean * np.sign(view.x)
     excess = field + 1.1 * (view.depth - 0.6) + 0.9 * (view.y + 0.1) - (1.3 - 0.9 * severity)
     return view.lungs * grain * (0.20 * ramp(excess, 1.2) + 0.24 * ramp(excess - 1.1, 1.4))

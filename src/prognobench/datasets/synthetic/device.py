@@ -1,4 +1,4 @@
-"""The device that takes a synthetic film: hardware on the patient, exposure, grain and labels."""
+"""The device that takes a synthetic image: hardware on the patient, exposure, grain and labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GLYPHS = {
 
 @dataclass(frozen=True)
 class Device:
-    """How one centre takes, processes and labels its films.
+    """How one centre takes, processes and labels its images.
 
     Attributes
     ----------
@@ -30,9 +30,9 @@ class Device:
     grain
         Standard deviation of the noise, in attenuation.
     blur
-        Width of the point spread in film units.
+        Width of the point spread in image units.
     portable
-        Share of films taken in bed, with leads and tubes on them.
+        Share of images taken in bed, with leads and tubes on them.
     """
 
     gamma: float
@@ -64,9 +64,9 @@ class Device:
         )
 
 
-def hardware(side: int, device: Device, day: np.random.Generator) -> Plane:
-    """The side marker and, on portable films, electrodes with their leads, and tubes."""
-    layer = np.zeros((side, side), np.uint8)
+def hardware(image_size: int, device: Device, day: np.random.Generator) -> Plane:
+    """The side marker and, on portable images, electrodes with their leads, and tubes."""
+    layer = np.zeros((image_size, image_size), np.uint8)
     _mark(layer, device, day)
     along = np.linspace(0, 1, 12)
     portable = day.random() < device.portable
@@ -94,13 +94,13 @@ def _mark(layer: NDArray[np.uint8], device: Device, day: np.random.Generator) ->
     """Stamp the side marker into the upper corner of its side."""
     import cv2
 
-    side = len(layer)
+    image_size = len(layer)
     glyph = np.array([[int(dot) for dot in row] for row in GLYPHS[device.marker]], np.uint8)
-    height = max(6, round(device.marker_height * side / 2))
+    height = max(6, round(device.marker_height * image_size / 2))
     width = round(0.7 * height)
     sign = cv2.resize(glyph * 255, (width, height), interpolation=cv2.INTER_LINEAR)
-    top, edge = (round(side * float(share)) for share in day.uniform(0.04, 0.10, 2))
-    left = side - edge - width if device.marker == "L" else edge
+    top, edge = (round(image_size * float(share)) for share in day.uniform(0.04, 0.10, 2))
+    left = image_size - edge - width if device.marker == "L" else edge
     layer[top : top + height, left : left + width] = sign
 
 
@@ -109,9 +109,9 @@ def _line(
 ) -> None:
     import cv2
 
-    side = len(layer)
-    sixteenths = np.round((np.stack([x, y], 1) + 1) * side * 8).astype(np.int32)
-    thickness = max(1, round(width * side / 96))
+    image_size = len(layer)
+    sixteenths = np.round((np.stack([x, y], 1) + 1) * image_size * 8).astype(np.int32)
+    thickness = max(1, round(width * image_size / 96))
     cv2.polylines(layer, [sixteenths], False, grey, thickness, cv2.LINE_AA, 4)
 
 
@@ -126,34 +126,34 @@ def _electrode(layer: NDArray[np.uint8], x: float, y: float) -> None:
 def expose(
     attenuation: Plane, metal: Plane, fat: float, device: Device, day: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Turn attenuation into the grey values of the centre's device: uint8 ``(side, side)``."""
+    """Turn attenuation into the grey values of the centre's device: uint8 ``(size, size)``."""
     import cv2
 
-    side = len(attenuation)
+    image_size = len(attenuation)
     gain, lift = normals(day, 0.05, 0.03)
-    margin = round(device.border * side * float(day.random()))
+    margin = round(device.border * image_size * float(day.random()))
     gain -= 0.10 * (fat - 1)  # automatic exposure
     haze = 0.12 + 0.05 * fat
     scatter = cv2.resize(attenuation, (8, 8), interpolation=cv2.INTER_AREA)
-    scatter = cv2.resize(scatter, (side, side), interpolation=cv2.INTER_CUBIC)
+    scatter = cv2.resize(scatter, (image_size, image_size), interpolation=cv2.INTER_CUBIC)
     seen = (1 - haze) * attenuation + haze * scatter + 0.5 * metal
-    seen = cv2.GaussianBlur(seen, (0, 0), device.blur * side / 2)
-    seen += device.grain * math.sqrt(fat) * _grain(day, side)
+    seen = cv2.GaussianBlur(seen, (0, 0), device.blur * image_size / 2)
+    seen += device.grain * math.sqrt(fat) * _grain(day, image_size)
     low, high = device.window
     tone = np.clip((seen * (1 + gain) - (low + lift)) * (1 / (high - low)), 0, 1)
     tone = tone ** np.float32(device.gamma)
-    fall = device.vignette * np.linspace(-1, 1, side, dtype=np.float32) ** 2
+    fall = device.vignette * np.linspace(-1, 1, image_size, dtype=np.float32) ** 2
     tone *= 1 - 0.5 * (fall[:, None] + fall[None, :])
     if margin:
         tone[:margin] = tone[-margin:] = 0
         tone[:, :margin] = tone[:, -margin:] = 0
-    film: NDArray[np.uint8] = np.round(tone * 255).astype(np.uint8)
-    return film
+    image: NDArray[np.uint8] = np.round(tone * 255).astype(np.uint8)
+    return image
 
 
-def _grain(day: np.random.Generator, side: int) -> Plane:
+def _grain(day: np.random.Generator, image_size: int) -> Plane:
     """Noise of unit variance, part of it correlated over neighbouring pixels."""
     import cv2
 
-    white = day.standard_normal((side, side), dtype=np.float32)
+    white = day.standard_normal((image_size, image_size), dtype=np.float32)
     return 0.7 * white + 1.6 * cv2.blur(white, (3, 3))

@@ -1,7 +1,7 @@
-"""Synthetic patients and their frontal chest films, drawn from the name of the film alone.
+"""Synthetic patients and their frontal chest X-rays, drawn from the name of the image alone.
 
-Nothing on a film but the opacities follows the patient's latent severity, and neither patient nor
-film depends on how many others there are.
+Nothing on an image but the opacities follows the patient's latent severity, and neither patient nor
+image depends on how many others there are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VERSION = 1
 """Part of every recipe: to be raised whenever the same name would give other pixels."""
 
 DAY_TO_DAY = 0.15
-"""Standard deviation of a film's severity around its patient's, for a latent of unit variance."""
+"""Standard deviation of an image's severity around its patient's, for a latent of unit variance."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Patient:
 
 
 @dataclass(frozen=True)
-class Films:
-    """All synthetic patients of one seed, and their films.
+class ImageGenerator:
+    """All synthetic patients of one seed, and their images.
 
-    Calling it with a film's name, ``"<patient>-<number>"``, draws the film: uint8
-    ``(side, side)``. The same seed gives the same film at any ``side``, up to the grain.
+    Calling it with an image's name, ``"<patient>-<number>"``, draws the image: uint8
+    ``(size, size)``. The same seed gives the same image at any ``image_size``, up to the grain.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ class Films:
     """
 
     seed: int
-    side: int = 96
+    image_size: int = 96
     centres: int = 6
     centre_effect: float = 1.0
     namespace: str = "cohort"
@@ -78,7 +78,7 @@ class Films:
     @property
     def recipe(self) -> str:
         return (
-            f"films v{VERSION} namespace={self.namespace} seed={self.seed} side={self.side} "
+            f"films v{VERSION} namespace={self.namespace} seed={self.seed} side={self.image_size} "
             f"centres={self.centres} centre_effect={self.centre_effect:g}"
         )
 
@@ -117,12 +117,12 @@ class Films:
             habitus=float(habitus),
         )
 
-    def __call__(self, film: str) -> NDArray[np.uint8]:
-        patient = self.patient(film.rpartition("-")[0])
-        return self.draw(patient, film)
+    def __call__(self, image: str) -> NDArray[np.uint8]:
+        patient = self.patient(image.rpartition("-")[0])
+        return self.draw(patient, image)
 
-    def draw(self, patient: Patient, film: str) -> NDArray[np.uint8]:
-        """Draw a film of a patient: uint8 ``(side, side)``."""
+    def draw(self, patient: Patient, image: str) -> NDArray[np.uint8]:
+        """Draw an image of a patient: uint8 ``(size, size)``."""
         body = anatomy.Body.of(
             female=patient.female,
             age_score=patient.age_score,
@@ -130,12 +130,12 @@ class Films:
             random=self._random("body", patient.name),
         )
         device = Device.of(self._random("device", patient.centre), self.centre_effect)
-        day, pattern = self._random("film", film), self._random("pattern", patient.name)
+        day, pattern = self._random("film", image), self._random("pattern", patient.name)
         severity = patient.severity + DAY_TO_DAY * float(day.standard_normal())
-        view = anatomy.View.of(body, self.side, day)
+        view = anatomy.View.of(body, self.image_size, day)
         attenuation = anatomy.soft_tissue(view, body)
         attenuation += anatomy.bones(view, body)
         attenuation += anatomy.mediastinum(view, body, pattern)
         attenuation += anatomy.opacity(view, severity, pattern, day)
-        metal = hardware(self.side, device, day)
+        metal = hardware(self.image_size, device, day)
         return expose(attenuation, metal, body.fat, device, day)

@@ -31,14 +31,14 @@ class NetworkEncoder(nn.Module):
     ----------
     network
         timm's own module; names in ``roles`` and ``blocks`` begin with ``network.``.
-    taps
+    layers
         Name -> width, the pooled feature first.
     """
 
-    def __init__(self, network: nn.Module, taps: dict[str, int]) -> None:
+    def __init__(self, network: nn.Module, layers: dict[str, int]) -> None:
         super().__init__()
         self.network: Any = network
-        self.taps = taps
+        self.layers = layers
 
     @property
     def roles(self) -> dict[str, tuple[str, ...]]:
@@ -50,7 +50,7 @@ class NetworkEncoder(nn.Module):
 
 
 class MapEncoder(NetworkEncoder):
-    """A network of feature maps (CNNs, Swin): one tap, the globally pooled features.
+    """A network of feature maps (CNNs, Swin): one layer, the globally pooled features.
 
     Its patch tokens are the positions of the last map.
     """
@@ -70,8 +70,8 @@ class MapEncoder(NetworkEncoder):
             maps = maps.flatten(2).mT if channels_first else maps.flatten(1, 2)
         return Tokens(None, maps)
 
-    def features(self, images: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
-        return {"last1": self(images)} if taps else {}
+    def features(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        return {"last1": self(images)} if layers else {}
 
 
 class TokenEncoder(NetworkEncoder):
@@ -88,10 +88,10 @@ class TokenEncoder(NetworkEncoder):
         width = int(network.num_features)
         super().__init__(network, {})
         self.own = pooling == "own" or getattr(network, "cls_token", None) is None
-        self.taps["last1"] = width
+        self.layers["last1"] = width
         if not self.own and len(self.network.blocks) >= 4:
-            self.taps["last4"] = 4 * width
-        self.taps |= {f"{tap}+avg": size + width for tap, size in self.taps.items()}
+            self.layers["last4"] = 4 * width
+        self.layers |= {f"{layer}+avg": size + width for layer, size in self.layers.items()}
 
     def forward(self, images: Tensor) -> Tensor:
         return self._pool(self.network.forward_features(images))
@@ -114,8 +114,8 @@ class TokenEncoder(NetworkEncoder):
     def _prefix(self) -> int:
         return int(self.network.num_prefix_tokens)
 
-    def features(self, images: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
-        depth = 4 if any(tap.startswith("last4") for tap in taps) else 1
+    def features(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+        depth = 4 if any(layer.startswith("last4") for layer in layers) else 1
         blocks = self.network.forward_intermediates(
             images,
             indices=depth,
@@ -130,8 +130,8 @@ class TokenEncoder(NetworkEncoder):
         if depth == 4:
             pooled["last4"] = torch.cat([self._pool(tokens) for tokens in blocks], -1)
         mean = blocks[-1][:, self._prefix :].mean(1)
-        pooled |= {f"{tap}+avg": torch.cat((x, mean), -1) for tap, x in pooled.items()}
-        return {tap: pooled[tap] for tap in taps}
+        pooled |= {f"{layer}+avg": torch.cat((x, mean), -1) for layer, x in pooled.items()}
+        return {layer: pooled[layer] for layer in layers}
 
 
 def encoder(network: Any, pooling: Pooling = "auto") -> MapEncoder | TokenEncoder:

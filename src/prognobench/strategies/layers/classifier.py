@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Classifier(nn.Module):
-    """Normalised images ``(batch, channels, side, side)`` -> logits ``(batch, classes)``.
+    """Normalised images ``(batch, channels, size, size)`` -> logits ``(batch, classes)``.
 
     Parameters
     ----------
