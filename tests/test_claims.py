@@ -120,7 +120,7 @@ def test_the_studys_file_is_sound():
     [
         (("kind: better,", "kind: bettr,"), "kind"),
         (("first: [cnn]", "first: [cnns]"), "unknown group 'cnns'"),
-        (("metric: brier", "metric: brierr"), "did you mean 'brier'"),
+        (("metric: brier", "metric: brierr"), "Did you mean 'brier'"),
         (("says: CNNs win", "sayz: CNNs win"), "sayz"),
     ],
 )

@@ -87,16 +87,16 @@ def test_a_run_ends_with_its_table(prognobench: Command, results: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "fault"),
     [
-        (["dataset=mortalty"], "unknown dataset 'mortalty', did you mean 'mortality'"),
-        (["model=vitt"], "unknown model 'vitt', did you mean 'vit'"),
-        (["strategy=lorra"], "unknown strategy 'lorra', did you mean 'lora'"),
-        (["strategy=lora", "strategy.rnk=2"], "unknown key 'strategy.rnk', did you mean 'rank'"),
+        (["dataset=mortalty"], "unknown dataset 'mortalty'. Did you mean 'mortality'"),
+        (["model=vitt"], "unknown model 'vitt'. Did you mean 'vit'"),
+        (["strategy=lorra"], "unknown strategy 'lorra'. Did you mean 'lora'"),
+        (["strategy=lora", "strategy.rnk=2"], "unknown key 'strategy.rnk'. Did you mean 'rank'"),
         (["dataset=cxr_icu"], "dataset.root is missing"),
         (["dataset=cxr_icu", "dataset.root=nowhere"], "nowhere"),
         (["model.weights=nowhere.safetensors"], "nowhere.safetensors"),
         (["cv.folds=30", "dataset.patients=20"], "cv.folds=30 needs at least as many"),
         (["device=abacus"], "device=abacus"),
-        (["device=meta"], "device=meta is none of auto, cpu"),
+        (["device=meta"], "device=meta must be auto, cpu or cuda"),
         (
             ["strategy=linear_probe", "strategy.views=2", "train.augmentation=none"],
             "strategy.views=2 are augmented",
@@ -133,7 +133,7 @@ def test_tables_go_to_files_and_stdout(prognobench: Command, results: Path) -> N
     }
     said = prognobench("table", "--metric", "mmc")
     assert said.code == 2
-    assert "did you mean 'mcc'" in said.err
+    assert "Did you mean 'mcc'" in said.err
 
 
 def test_scores_are_made_anew(prognobench: Command, results: Path) -> None:
@@ -285,7 +285,7 @@ def test_listing_reads_configs_alone(prognobench: Command) -> None:
     assert "lora" in prognobench("list", "strategies").out
     assert "resnet18" in prognobench("list", "models").out
     assert "mcc" in prognobench("list", "metrics").out
-    assert "did you mean 'models'" in prognobench("list", "modles").err
+    assert "Did you mean 'models'" in prognobench("list", "modles").err
 
 
 @pytest.mark.parametrize("columns", [80, 140])

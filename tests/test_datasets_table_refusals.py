@@ -24,7 +24,7 @@ def test_missing_table_folder_and_columns(tmp_path: Path) -> None:
     faults = fails(
         tmp_path,
         rows,
-        "expected a column 'outcom', did you mean 'outcome'?",
+        "expected a column 'outcom'. Did you mean 'outcome'?",
         "its columns are patient, image, outcome",
         "set dataset.centre",
         label="outcom",

@@ -202,10 +202,10 @@ def test_union_reports_all_faults_of_all_parts(tmp_path: Path) -> None:
     one, two = small_table(tmp_path / "one"), small_table(tmp_path / "two", ("no", "yes"))
     fails("a: alive, dead; b: no, yes", "dataset.classes", parts={"a": one, "b": two})
     told = fails(
-        "unknown key 'dataset.parts.a.lable', did you mean",
+        "unknown key 'dataset.parts.a.lable'. Did you mean",
         "dataset.parts.a.label is missing",
         "dataset.parts.b.builder",
-        "did you mean 'table'",
+        "Did you mean 'table'",
         parts={
             "a": {key.replace("label", "lable"): value for key, value in one.items()},
             "b": {"builder": "tabel"},

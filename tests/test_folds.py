@@ -314,7 +314,7 @@ def test_external_trains_on_one_source_and_tests_on_another() -> None:
         replace(folders, table=table.assign(source=half)), "external", test=("theirs",)
     )
     assert np.array_equal(whole.test, fold.test)
-    with pytest.raises(DataError, match="'their', did you mean 'theirs'"):
+    with pytest.raises(DataError, match=r"'their'. Did you mean 'theirs'"):
         split(union, "external", test=("their",))
     with pytest.raises(DataError, match="leaves no source to train on"):
         split(union, "external", test=("theirs", "ours"))

@@ -218,5 +218,5 @@ def test_metrics_are_found_by_name_or_title():
 
 
 def test_an_unknown_metric_names_near_ones():
-    with pytest.raises(ConfigError, match=r"unknown metric 'mc', did you mean 'mcc'"):
+    with pytest.raises(ConfigError, match=r"unknown metric 'mc'. Did you mean 'mcc'"):
         find_metric("mc")

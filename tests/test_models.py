@@ -274,8 +274,8 @@ def test_a_frozen_pass_keeps_nothing_for_gradients(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        ("resnet19", "timm has no 'resnet19', did you mean 'resnet18'"),
-        ("resnet18.a7_in1k", "timm's resnet18 has no weights 'a7_in1k', did you mean"),
+        ("resnet19", "timm has no 'resnet19'. Did you mean 'resnet18'"),
+        ("resnet18.a7_in1k", "timm's resnet18 has no weights 'a7_in1k'. Did you mean"),
     ],
 )
 def test_an_unknown_architecture(architecture: str, message: str) -> None:

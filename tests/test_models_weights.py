@@ -183,7 +183,7 @@ def test_fingerprint_is_of_content_and_shape(file: Path, tmp_path: Path) -> None
 
 
 def test_a_missing_file_names_near_ones(file: Path) -> None:
-    with pytest.raises(WeightsError, match=r"no file .*, did you mean 'vit.safetensors'"):
+    with pytest.raises(WeightsError, match=r"no file .*. Did you mean 'vit.safetensors'"):
         source(file.with_name("vti.safetensors"))
 
 

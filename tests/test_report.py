@@ -137,7 +137,7 @@ def test_figures_as_files(tmp_path):
 def test_nothing_to_report_and_unknown_metrics(results, tmp_path):
     with pytest.raises(StoreError, match="prognobench run"):
         report(tmp_path)
-    with pytest.raises(ConfigError, match="did you mean"):
+    with pytest.raises(ConfigError, match="Did you mean"):
         report(results, metric="mccc")
 
 

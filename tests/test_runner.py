@@ -306,7 +306,7 @@ def test_what_strategies_refuse_of_any_backbone_comes_before_anything_starts(
     with pytest.raises(ConfigError, match="no feature last9 in this backbone; it has last1"):
         run_sweep("model=vit", "strategy=knn", "strategy.layer=last9", *here)
     naive_bayes = ("strategy.classifier=GaussianNB", "+strategy.parameters.priorz=1")
-    with pytest.raises(ConfigError, match="GaussianNB has no 'priorz', did you mean 'priors'"):
+    with pytest.raises(ConfigError, match=r"GaussianNB has no 'priorz'. Did you mean 'priors'"):
         run_sweep("model=vit", "strategy=sklearn", *naive_bayes, *here)
     other = tmp_path / "other.safetensors"
     save_file({"conv1.weight": torch.zeros(2, 2)}, other)

@@ -136,7 +136,7 @@ def test_subgroups_have_counts_and_add_up(scores):
 
 
 def test_an_unknown_subgroup_lists_the_columns(results):
-    with pytest.raises(ConfigError, match=r"no column 'sexx'.*did you mean 'sex'"):
+    with pytest.raises(ConfigError, match=r"no column 'sexx'.*Did you mean 'sex'"):
         score(results, settings=Settings(by={"sexx": ()}))
 
 

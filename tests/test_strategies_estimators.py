@@ -161,7 +161,7 @@ def test_every_listed_classifier_can_be_named() -> None:
 def test_other_classifiers_and_parameters_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"strategy\.classifier"):
         compose(["strategy=sklearn", "strategy.classifier=os.system"])
-    with pytest.raises(ConfigError, match="did you mean 'n_neighbors'"):
+    with pytest.raises(ConfigError, match="Did you mean 'n_neighbors'"):
         STRATEGIES["sklearn"](classifier="KNeighborsClassifier", parameters={"n_neighbor": 3})
     estimator: Estimator = STRATEGIES["sklearn"](
         classifier="KNeighborsClassifier", parameters={"n_neighbors": 3}

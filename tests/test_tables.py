@@ -195,15 +195,15 @@ def test_unknown_names_are_refused_together(results, scored):
     with pytest.raises(ConfigError) as error:
         make_table(results, scored=scored, rows=("modell",), columns="strateg", formats=("pdff",))
     assert len(error.value.faults) == 3
-    assert "did you mean 'model'" in str(error.value)
+    assert "Did you mean 'model'" in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        ({"metrics": ("mc",)}, "did you mean 'mcc'"),
-        ({"where": {"dataset": ["toyy"]}}, r"no run with dataset=toyy, did you mean 'toy'"),
-        ({"where": {"datset": ["toy"]}}, "did you mean 'dataset'"),
+        ({"metrics": ("mc",)}, "Did you mean 'mcc'"),
+        ({"where": {"dataset": ["toyy"]}}, r"no run with dataset=toyy. Did you mean 'toy'"),
+        ({"where": {"datset": ["toy"]}}, "Did you mean 'dataset'"),
         ({"threshold": "0.7"}, "no scores at threshold '0.7'"),
         ({"rows": ("model", "model")}, "different dimensions"),
     ],
@@ -427,7 +427,7 @@ def test_nothing_to_compare_and_unknown_names(results, tmp_path):
     make_run(tmp_path)
     with pytest.raises(ConfigError, match="no two runs"):
         compare(tmp_path)
-    with pytest.raises(ConfigError, match="did you mean 'strategy'"):
+    with pytest.raises(ConfigError, match="Did you mean 'strategy'"):
         compare(results, Question(by="strateg"))
 
 

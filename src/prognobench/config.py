@@ -214,7 +214,7 @@ def _fault(where: str, schema: Schema, details: Any) -> str:
     key = ".".join(filter(None, [where, *location]))
     if details["type"] == "extra_forbidden":
         known = sorted(schema.fields)
-        listed = f"known: {', '.join(known)}" if known else "it has no settings"
+        listed = f"allowed keys: {', '.join(known)}" if known else "it has no settings"
         return f"unknown key '{key}'{near(location[-1], known)} ({listed})"
     if details["type"] == "missing":
         return f"{key} is missing: give it as {key}=VALUE"

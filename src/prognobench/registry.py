@@ -29,9 +29,9 @@ ENTRY_POINT_GROUP = "prognobench.components"
 
 
 def near(name: str, known: Iterator[str] | Mapping[str, Any] | list[str]) -> str:
-    """Return ", did you mean 'a' or 'b'?" for a mistyped name, or an empty string."""
+    """Return ". Did you mean 'a' or 'b'?" for a mistyped name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f", did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
+    return f". Did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
 
 
 @dataclass(frozen=True)

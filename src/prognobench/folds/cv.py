@@ -178,7 +178,7 @@ def external(
     if unknown := [name for name, sources in asked.items() if not sources]:
         raise DataError(
             f"{cohort.name}: cv.test names no source {', '.join(map(repr, unknown))}"
-            f"{near(unknown[0], known)}; the cohort's are {', '.join(known)}"
+            f"{near(unknown[0], known)} (the cohort's are: {', '.join(known)})"
         )
     tested_sources = {source for sources in asked.values() for source in sources}
     if tested_sources == set(known):

@@ -33,7 +33,9 @@ def resolve_device(name: str) -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
-        raise ConfigError(f"device={name} is none of auto, cpu, cuda, cuda:0 (and so on), mps")
+        raise ConfigError(
+            f"device={name} must be auto, cpu or cuda (or one GPU as in cuda:1, or mps)"
+        )
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -122,7 +122,7 @@ class Sheet:
                 return places[0]
         wanted = " or ".join(repr(name) for name in names)
         advice = f"; set dataset.{new} to the one that is meant" if settings else ""
-        faults.append(f"{self.path}: expected a column {wanted}{near(names[0], columns)}{advice}")
+        faults.append(f"{self.path}: expected a column {wanted}{advice}{near(names[0], columns)}")
         return None
 
 
