@@ -116,6 +116,7 @@ def make_run(
             **{"regime": regime["name"], "cv": "five_fold", "loss": "cross_entropy", "seed": seed},
             "classes": list(classes),
             "synthetic": risk,
+            "reads": {"metadata": ["covariates"], "prior": []}.get(strategy, ["image"]),
             "cells": [name for name, _, _ in cells],
             "weights": f"random ({model})",
             "warnings": ["two images are the same"],

@@ -222,7 +222,7 @@ def test_every_group_lists_its_choices() -> None:
         ({}, "dataset is missing"),
         ({"dataset": {"name": "x"}}, "dataset.builder is missing"),
         ({"train": 3}, "train is a group of settings, not 3"),
-        ({"lora": "yes"}, "lora is true or false"),
+        ({"lora": "yes"}, "lora must be true or false"),
     ],
 )
 def test_a_mapping_of_the_wrong_form_is_refused(mapping: dict[str, Any], fault: str) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prognobench.errors import ConfigError, DataError, MissingExtraError
-from prognobench.registry import GROUPS, Registry, load_components
+from prognobench.registry import GROUPS, STRATEGIES, Location, Registry, load_components
 from prognobench.seeds import derive, generator
 
 axes = st.lists(st.one_of(st.integers(), st.text()), min_size=1, max_size=5)
@@ -65,6 +65,27 @@ def test_settings_are_the_keyword_only_parameters() -> None:
     assert part.annotations["rank"] == Annotated[int, Gt(0)]
     assert part.produces == "None"
     assert part.summary == "Scale it. More text."
+
+
+def test_a_part_declares_facts_and_the_rest_holds_for_the_others() -> None:
+    registry = Registry("strategy", "prognobench.strategies", facts={"shorthand": False})
+    registry.register("short", shorthand=True)(lambda: None)
+    registry.register("plain")(lambda: None)
+    assert registry["short"].facts == {"shorthand": True}
+    assert registry["plain"].facts == {"shorthand": False}
+    with pytest.raises(ConfigError, match="'odd' declares colour; a strategy can declare shorth"):
+        registry.register("odd", colour="red")
+    assert STRATEGIES.declaring("shorthand") == ("lora",)
+
+
+def test_a_setting_can_say_that_it_is_a_location() -> None:
+    registry = Registry("model", "prognobench.models")
+
+    @registry.register("mine")
+    def mine(*, weights: Annotated[str, Location()], rank: Annotated[int, Gt(0)] = 1) -> None:
+        """Mine."""
+
+    assert registry["mine"].locations == ("weights",)
 
 
 @pytest.mark.parametrize("kind", sorted(GROUPS))

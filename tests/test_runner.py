@@ -66,6 +66,7 @@ def test_a_sweep_stores_every_cell_and_is_found_done(here: tuple[str, ...]) -> N
         assert not outcome.failed
         folder = outcome.folder
         assert folder.meta["synthetic"] is True
+        assert folder.meta["reads"] == ["image"]
         tested = []
         for cell in folder.cells:
             table = folder.predictions(cell)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from prognobench.errors import ConfigError
 from prognobench.records import Checks, Component, ImageOptions, Paths, RunConfig, Train
-from prognobench.registry import GROUPS, Part, near
+from prognobench.registry import GROUPS, STRATEGIES, Part, near
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -36,7 +36,8 @@ def from_mapping(composed: Mapping[str, Any]) -> RunConfig:
         of bounds, unknown builders.
     """
     faults: list[str] = []
-    known = {*SECTIONS, *_PLAIN.fields, "lora"}
+    shorthands = STRATEGIES.declaring("shorthand")
+    known = {*SECTIONS, *_PLAIN.fields, *shorthands}
     faults += [
         f"unknown key '{key}'{near(key, sorted(known))}" for key in composed if key not in known
     ]
@@ -51,7 +52,8 @@ def from_mapping(composed: Mapping[str, Any]) -> RunConfig:
         "image": _record("dataset.pixels", ImageOptions, pixels, faults),
         "paths": _paths(composed.get("paths", {}), faults),
     }
-    _check_lora(composed.get("lora"), components["strategy"], faults)
+    for name in shorthands:
+        faults += _contradictions(name, composed.get(name), components["strategy"])
     if faults:
         raise ConfigError(faults)
     components["strategy"] = _named_with_loss(components["strategy"], components["loss"])
@@ -86,13 +88,15 @@ def _pick(composed: Mapping[str, Any]) -> dict[str, Any]:
     return {key: composed[key] for key in _PLAIN.fields if key in composed}
 
 
-def _check_lora(lora: Any, strategy: Component, faults: list[str]) -> None:
-    """``lora`` is a short form that must not contradict the strategy that was composed."""
-    if lora is not None and not isinstance(lora, bool):
-        faults.append(f"lora is true or false, not {lora!r}")
-    elif lora is not None and strategy.builder and lora != (strategy.builder == "lora"):
-        faults.append(
-            f"lora={str(lora).lower()} contradicts strategy={strategy.name}: give one of them"
+def _contradictions(name: str, value: Any, strategy: Component) -> Iterator[str]:
+    """Yield what is wrong with a shorthand (``lora=true``), beside the strategy as composed."""
+    if value is None:
+        return
+    if not isinstance(value, bool):
+        yield f"{name} must be true or false, not {value!r}"
+    elif strategy.builder and value != (strategy.builder == name):
+        yield (
+            f"{name}={str(value).lower()} contradicts strategy={strategy.name}: give one of them"
         )
 
 

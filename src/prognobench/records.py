@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 from annotated_types import Ge, Gt, Lt
 
@@ -296,6 +296,8 @@ class Probe:
     views: int = 0
     strengths: tuple[float, ...] = ()
 
+    reads: ClassVar[tuple[str, ...]] = ("image",)
+
 
 @dataclass(frozen=True)
 class Estimator:
@@ -315,6 +317,13 @@ class Estimator:
     inputs: Literal["features", "covariates", "both", "none"]
     candidates: Mapping[str, Callable[[int], Any]]
     layer: str = ""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What of a patient it looks at: ``image``, ``covariates``, both, or nothing."""
+        image = ("image",) if self.inputs in ("features", "both") else ()
+        covariates = ("covariates",) if self.inputs in ("covariates", "both") else ()
+        return image + covariates
 
 
 # ------------------------------------------------------------------ training

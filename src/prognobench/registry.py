@@ -1,7 +1,8 @@
 """Named parts that a config can choose: datasets, models, strategies, and the rest.
 
 A part is one builder function. Its keyword-only parameters are the settings that its YAML may
-carry; its positional parameters are handed over by the runner.
+carry; its positional parameters are handed over by the runner. What other modules need to know of
+a part, it declares as a fact where it is registered: nobody else asks for it by name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pkgutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -35,12 +36,21 @@ def near(name: str, known: Iterator[str] | Mapping[str, Any] | list[str]) -> str
 
 
 @dataclass(frozen=True)
+class Location:
+    """Marks a setting that says where content is found, as in ``Annotated[str, Location()]``.
+
+    A run is known by the fingerprint of the content instead, so that a moved file is the same run.
+    """
+
+
+@dataclass(frozen=True)
 class Part:
-    """One registered builder."""
+    """One registered builder, and the facts that it declares."""
 
     kind: str
     name: str
     builder: Callable[..., Any]
+    facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
         return self.builder(*args, **settings)
@@ -61,6 +71,12 @@ class Part:
         return get_type_hints(holder, globalns=names, include_extras=True)
 
     @cached_property
+    def locations(self) -> tuple[str, ...]:
+        """Names of the settings that are marked as a :class:`Location`."""
+        marks = {name: getattr(a, "__metadata__", ()) for name, a in self.annotations.items()}
+        return tuple(n for n, of in marks.items() if any(isinstance(m, Location) for m in of))
+
+    @cached_property
     def produces(self) -> str:
         """The name of the record that the builder returns, by its return annotation."""
         produced = inspect.signature(self.builder).return_annotation
@@ -73,25 +89,51 @@ class Part:
 
 
 class Registry(Mapping[str, Part]):
-    """The parts of one kind, found by importing the module or folder that holds them."""
+    """The parts of one kind, found by importing the module or folder that holds them.
 
-    def __init__(self, kind: str, home: str) -> None:
+    Parameters
+    ----------
+    kind
+        As the config group is called.
+    home
+        The module or folder that holds the parts.
+    facts
+        What a part of this kind may declare of itself, with what holds for one that does not.
+    """
+
+    def __init__(self, kind: str, home: str, facts: Mapping[str, Any] | None = None) -> None:
         self.kind = kind
         self._home = home
+        self._facts = dict(facts or {})
         self._parts: dict[str, Part] = {}
         self._loaded = False
         self._loading = threading.RLock()
 
-    def register(self, name: str) -> Callable[[Builder], Builder]:
-        """Decorate a builder; a second builder of the same name is refused."""
+    def register(self, name: str, **facts: Any) -> Callable[[Builder], Builder]:
+        """Decorate a builder; a second builder of the same name is refused.
+
+        Parameters
+        ----------
+        facts
+            What the part declares of itself, as in ``register("lora", shorthand=True)``.
+        """
+        if unknown := facts.keys() - self._facts.keys():
+            raise ConfigError(
+                f"{self.kind} builder {name!r} declares {', '.join(sorted(unknown))}; a "
+                f"{self.kind} can declare {', '.join(self._facts) or 'nothing'}"
+            )
 
         def add(builder: Builder) -> Builder:
             if name in self._parts:
                 raise ConfigError(f"two {self.kind} builders are called {name!r}; rename one")
-            self._parts[name] = Part(self.kind, name, builder)
+            self._parts[name] = Part(self.kind, name, builder, {**self._facts, **facts})
             return builder
 
         return add
+
+    def declaring(self, fact: str) -> tuple[str, ...]:
+        """Return the names of the parts for which a fact holds."""
+        return tuple(name for name, part in self.items() if part.facts[fact])
 
     def _load(self) -> None:
         with self._loading:  # so that another thread waits until all parts are there
@@ -128,7 +170,8 @@ class Registry(Mapping[str, Part]):
 
 DATASETS = Registry("dataset", "prognobench.datasets")
 MODELS = Registry("model", "prognobench.models")
-STRATEGIES = Registry("strategy", "prognobench.strategies")
+STRATEGIES = Registry("strategy", "prognobench.strategies", facts={"shorthand": False})
+"""``shorthand``: ``NAME=true`` on the command line stands for ``strategy=NAME``."""
 LOSSES = Registry("loss", "prognobench.losses")
 METRICS = Registry("metric", "prognobench.metrics")
 CVS = Registry("cv", "prognobench.folds")

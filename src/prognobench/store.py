@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from prognobench.errors import NotApplicableError, PrognobenchError, StoreError
 from prognobench.files import json_form, read_json, read_table, write_json, write_table
 from prognobench.records import Component, RunConfig
+from prognobench.registry import GROUPS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,9 +36,6 @@ NUMBERS = 3
 """Part of every run's name: raised when the same config would give other numbers, such as after an
 error in training was mended, so that old results are not taken for new ones.
 """
-
-WHERE_WEIGHTS_ARE = ("weights", "hub", "package", "obtain")
-"""Settings of models that say where weights lie; which they are, the fingerprint says."""
 
 
 # ------------------------------------------------------------------ identity
@@ -73,18 +71,22 @@ def run_key(config: RunConfig, cohort: str, folds: str, weights: str) -> str:
         "train": train,
         "seed": plain["seed"],
         **{
-            group: _choice(getattr(config, group))
+            group: _choice(group, getattr(config, group))
             for group in ("model", "strategy", "regime", "cv", "loss")
         },
     }
-    for setting in WHERE_WEIGHTS_ARE:
-        identity["model"]["settings"].pop(setting, None)
     text = json.dumps(json_form(identity), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _choice(component: Component) -> dict[str, Any]:
-    settings = {k: v for k, v in component.settings.items() if not isinstance(v, Path)}
+def _choice(group: str, component: Component) -> dict[str, Any]:
+    """Return what a component computes with; where its content lies does not matter."""
+    locations = GROUPS[group][component.builder].locations
+    settings = {
+        name: value
+        for name, value in component.settings.items()
+        if name not in locations and not isinstance(value, Path)
+    }
     return {"builder": component.builder, "settings": settings}
 
 

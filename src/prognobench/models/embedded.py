@@ -14,7 +14,7 @@ from prognobench.models.image_sizes import check_image_size
 from prognobench.models.source import backbone_source
 from prognobench.models.weights import locate
 from prognobench.records import BackboneSource, Preprocessing
-from prognobench.registry import MODELS
+from prognobench.registry import MODELS, Location
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,7 @@ IMAGE_SIZE, MEAN, STD = 64, (0.45,), (0.25,)
 def embedded(
     *,
     network: Literal["vit", "cnn"],
-    weights: str = "embedded",
+    weights: Annotated[str, Location()] = "embedded",
     image_size: Annotated[int, Ge(32)] = IMAGE_SIZE,
     seed: Annotated[int, Ge(0)] = 0,
 ) -> BackboneSource:

@@ -12,7 +12,7 @@ from prognobench.models.image_sizes import check_image_size
 from prognobench.models.source import backbone_source
 from prognobench.models.weights import locate
 from prognobench.records import BackboneSource, Preprocessing
-from prognobench.registry import MODELS, near
+from prognobench.registry import MODELS, Location, near
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,10 +24,10 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
 def timm(
     *,
     architecture: str,
-    weights: str = "hub",
-    hub: str = "",
-    package: str = "",
-    obtain: str = "",
+    weights: Annotated[str, Location()] = "hub",
+    hub: Annotated[str, Location()] = "",
+    package: Annotated[str, Location()] = "",
+    obtain: Annotated[str, Location()] = "",
     image_size: Annotated[int, Ge(32)] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,

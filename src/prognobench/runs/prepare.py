@@ -58,6 +58,11 @@ class Prepared:
         return spec
 
     @property
+    def reads(self) -> tuple[str, ...]:
+        """What of a patient the strategy looks at: ``image``, ``covariates``."""
+        return ("image",) if self.produces == "Adapted" else self.classifier.reads
+
+    @property
     def key(self) -> str:
         return self.folder.path.name
 
@@ -282,6 +287,7 @@ def run_meta(run: Prepared) -> dict[str, Any]:
         "seed": config.seed,
         "classes": list(run.cohort.classes),
         "synthetic": run.cohort.synthetic,
+        "reads": list(run.reads),
         "cells": [fold.name for fold in run.folds],
         "weights": run.source.origin,
         "warnings": list(run.warnings),

@@ -12,7 +12,7 @@ from prognobench.strategies.peft_adapting import adapt_with_peft, check_rank, pa
 from prognobench.strategies.settings import Fraction, Positive, PositiveNumber, Rate, Target
 
 
-@STRATEGIES.register("lora")
+@STRATEGIES.register("lora", shorthand=True)
 def lora(
     backbone: Backbone,
     num_classes: int,
