@@ -34,7 +34,7 @@ def test_threads_give_the_same_as_one_after_the_other(image):
         found = list(pool.map(lambda seed: augmentation(image, seed), seeds))
 
     assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
-    assert len({image.tobytes() for image in found}) > 35
+    assert len({one.tobytes() for one in found}) > 35
 
 
 def test_none_returns_the_image_itself(image):
@@ -58,15 +58,15 @@ def test_images_are_never_upside_down_and_mirrored_only_if_asked(image):
 
     assert all(brighter_below(mirrored(image, seed)) for seed in range(60))
     assert all(brighter_right(kept(steps, seed)) for seed in range(60))
-    image_sizes = [brighter_right(mirrored(steps, seed)) for seed in range(60)]
-    assert 15 < sum(image_sizes) < 45
+    sides = [brighter_right(mirrored(steps, seed)) for seed in range(60)]
+    assert 15 < sum(sides) < 45
 
 
 def test_strong_changes_more_than_light(image):
     def change(level) -> float:
         augmentation = Augmentation(level)
         changed = [augmentation(image, seed).astype(float) for seed in range(40)]
-        return float(np.mean([np.abs(image - image).mean() for image in changed]))
+        return float(np.mean([np.abs(one - image).mean() for one in changed]))
 
     assert change("strong") > 1.5 * change("light") > 0
 

@@ -297,7 +297,7 @@ def test_the_table_of_models_cuts_nothing_off(
     table = prognobench("list", "models").out
     assert max(map(len, table.splitlines())) <= columns
     assert "…" not in table
-    assert " medmae_densenet121  7.0       224   no " in table
+    assert " medmae_densenet121  7.0       224    no " in table
     whole = "".join(line[52:].strip() for line in table.splitlines())
     assert "microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224" in whole
 

@@ -101,7 +101,7 @@ def test_the_same_image_in_another_process():
     images = ImageGenerator(seed=5, image_size=48)
     code = (
         "import hashlib; from prognobench.datasets.synthetic.patients import ImageGenerator; "
-        "print(hashlib.sha256(ImageGenerator(seed=5, side=48)('P00007-2').tobytes()).hexdigest())"
+        "print(hashlib.sha256(ImageGenerator(seed=5, image_size=48)('P00007-2').tobytes()).hexdigest())"
     )
     there = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

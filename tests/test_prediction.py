@@ -160,7 +160,7 @@ def test_what_cannot_be_predicted_says_why(images: Path, tmp_path: Path) -> None
     with pytest.raises(DataError) as error:
         predict_images(run.path, table, folder=images, **given)
     assert len(error.value.faults) == 2
-    table.write_text("image\na.png\n")
+    table.write_text("photo\na.png\n")
     with pytest.raises(DataError, match="expected a column 'image'"):
         predict_images(run.path, table, folder=images, **given)
     frozen = store_run(tmp_path / "results", "logistic")

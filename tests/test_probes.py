@@ -197,7 +197,7 @@ def test_a_layer_that_the_backbone_lacks_is_left_out(task):
     probe = replace(PROBE, layers=("last1", "last4", "last4+avg"))
 
     same(fit_probes([task(probe=probe)])[0], fit_probes([task()])[0])
-    with pytest.raises(TrainingError, match=r"r0-f0.*none of the layers last9"):
+    with pytest.raises(TrainingError, match=r"r0-f0.*none of the feature layers last9"):
         fit_probes([task(probe=replace(PROBE, layers=("last9",)))])
 
 

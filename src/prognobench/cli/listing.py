@@ -84,7 +84,7 @@ def _models(documents: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
                 card.get("source", ""),
             ]
         )
-    return ["model", "size (M)", "image_size", "here", "licence", "source"], rows
+    return ["model", "size (M)", "image", "here", "licence", "source"], rows
 
 
 def _metrics() -> tuple[list[str], list[list[Any]]]:
