@@ -101,7 +101,8 @@ def test_the_same_image_in_another_process():
     images = ImageGenerator(seed=5, image_size=48)
     code = (
         "import hashlib; from prognobench.datasets.synthetic.patients import ImageGenerator; "
-        "print(hashlib.sha256(ImageGenerator(seed=5, image_size=48)('P00007-2').tobytes()).hexdigest())"
+        "image = ImageGenerator(seed=5, image_size=48)('P00007-2'); "
+        "print(hashlib.sha256(image.tobytes()).hexdigest())"
     )
     there = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
