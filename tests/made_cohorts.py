@@ -35,23 +35,54 @@ def write_xlsx(path: Path, rows: Iterable[Sequence[Any]]) -> Path:
 
 
 def write_xls(path: Path, rows: Iterable[Sequence[str | float | bool]]) -> Path:
-    """Write the oldest Excel format (BIFF 2), which needs no library."""
+    """Write an old Excel file (BIFF 8 in a compound file), which needs no library."""
 
     def record(kind: int, content: bytes = b"") -> bytes:
         return struct.pack("<HH", kind, len(content)) + content
 
-    records = [record(0x0009, struct.pack("<HH", 2, 0x0010))]
-    for row, cells in enumerate(rows):
-        for column, cell in enumerate(cells):
-            place = struct.pack("<HH3x", row, column)
-            if isinstance(cell, bool):
-                records.append(record(0x0005, place + bytes((cell, 0))))
-            elif isinstance(cell, str):
-                text = cell.encode("ascii")
-                records.append(record(0x0004, place + bytes((len(text),)) + text))
+    cells = [record(0x0809, struct.pack("<HHHHII", 0x0600, 0x0010, 0, 0, 0, 0))]
+    for row, values in enumerate(rows):
+        for column, value in enumerate(values):
+            place = struct.pack("<HHH", row, column, 0)
+            if isinstance(value, bool):
+                cells.append(record(0x0205, place + bytes((value, 0))))
+            elif isinstance(value, str):
+                text = struct.pack("<HB", len(value), 1) + value.encode("utf-16-le")
+                cells.append(record(0x0204, place + text))
             else:
-                records.append(record(0x0003, place + struct.pack("<d", cell)))
-    path.write_bytes(b"".join([*records, record(0x000A)]))
+                cells.append(record(0x0203, place + struct.pack("<d", value)))
+    start = record(0x0809, struct.pack("<HHHHII", 0x0600, 0x0005, 0, 0, 0, 0))
+    offset = len(start) + 4 + 14 + 4
+    sheet = record(0x0085, struct.pack("<IBBBB", offset, 0, 0, 6, 0) + b"Sheet1")
+    stream = b"".join([start, sheet, record(0x000A), *cells, record(0x000A)])
+    return _write_compound_file(path, "Workbook", stream)
+
+
+def _write_compound_file(path: Path, name: str, stream: bytes) -> Path:
+    """Write one stream: a header, a table of sectors, a directory, the stream's sectors."""
+    stream = stream.ljust(max(4096, -(-len(stream) // 512) * 512), b"\0")
+    count = len(stream) // 512
+    last, table, none = 0xFFFFFFFE, 0xFFFFFFFD, 0xFFFFFFFF
+    links = [table, last, *range(3, count + 2), last]
+    assert len(links) <= 128
+
+    def entry(named: str, kind: int, child: int, first: int, size: int) -> bytes:
+        text = named.encode("utf-16-le")
+        head = struct.pack(
+            "<64sHBBIII", text, len(text) + 2 * bool(text), kind, 1, none, none, child
+        )
+        return head + bytes(36) + struct.pack("<IQ", first, size)
+
+    header = struct.pack(
+        "<8s16xHHHHH6xIII4xIIIII",
+        *(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", 0x3E, 3, 0xFFFE, 9, 6),
+        *(0, 1, 1, 4096, last, 0, last, 0),
+    )
+    content = header + struct.pack("<109I", 0, *[none] * 108)
+    content += struct.pack("<128I", *links, *[none] * (128 - len(links)))
+    content += entry("Root Entry", 5, 1, last, 0) + entry(name, 2, none, 2, len(stream))
+    content += 2 * entry("", 0, none, 0, 0)
+    path.write_bytes(content + stream)
     return path
 
 

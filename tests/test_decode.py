@@ -29,11 +29,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from prognobench.datasets.readers.headers import read_header
-from prognobench.datasets.readers.soundness import unreadable
+from prognobench.datasets.readers.dicom_header import read_header
 from prognobench.errors import DataError, MissingExtraError
 from prognobench.imaging.decode import read_image
 from prognobench.imaging.dicom import codestream_size
+from prognobench.imaging.verify import find_fault
 from prognobench.records import MAX_PIXELS
 
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -479,10 +479,10 @@ def test_truncated_files(tmp_path: Path, suffix: str) -> None:
 def test_truncated_dicom(tmp_path: Path) -> None:
     for name, settings in {"raw": {}, "rle": {"syntax": RLELossless}}.items():
         path = write_dicom(tmp_path / f"{name}.dcm", image(image_size=64), bits=12, **settings)
-        assert unreadable(path) == ""
+        assert find_fault(path) == ""
         path.write_bytes(path.read_bytes()[:-2000])
         refused(path, "dataset.exclude")
-        assert unreadable(path) == "is truncated"
+        assert find_fault(path) == "is truncated"
 
 
 def test_dicom_without_pixels_and_with_many_frames(tmp_path: Path) -> None:
@@ -532,10 +532,10 @@ def test_deflated_bombs_are_not_inflated_for_their_header(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = deflated_bomb(tmp_path / "bomb.dcm")
-    assert unreadable(path) == ""
+    assert find_fault(path) == ""
     assert read_header(path).modality == "CR"
     monkeypatch.setattr("prognobench.imaging.dicom_files.DEFLATED_LIMIT", 1 << 20)
-    assert "deflated content is larger than" in unreadable(path)
+    assert "deflated content is larger than" in find_fault(path)
     with pytest.raises(DataError, match=r"bomb\.dcm: its deflated content is larger than"):
         read_header(path)
 
@@ -552,7 +552,7 @@ def test_deflated_bombs_in_disguise(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         path = tmp_path / name
         path.write_bytes(content)
         refused(path, "its deflated content is larger than")
-        assert "deflated content is larger than" in unreadable(path)
+        assert "deflated content is larger than" in find_fault(path)
 
 
 def test_sizes_announced_by_codestreams(tmp_path: Path) -> None:

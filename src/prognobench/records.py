@@ -25,6 +25,12 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 MAX_PIXELS = 80_000_000
 """The largest image that is decoded; a mammogram at full resolution has 25 million pixels."""
 
+UNKNOWN_CENTRE = "unknown"
+"""The centre of patients of whom none is known."""
+
+PARTS = ("train", "validation", "test")
+"""The parts of a fold, in the order in which they are used."""
+
 
 @dataclass(frozen=True)
 class Files:
@@ -74,6 +80,10 @@ class Cohort:
         True class probabilities ``(images, classes)`` where a generator knows them.
     synthetic
         True when no patient stands behind the images.
+    tables
+        The folder of the tables that the column ``where`` names, if there are any.
+    distinct_spellings
+        Whether ids that differ only in how they are written belong to different patients.
     """
 
     name: str
@@ -84,6 +94,8 @@ class Cohort:
     exclusions: pd.DataFrame | None = None
     risk: NDArray[np.float64] | None = None
     synthetic: bool = False
+    tables: Path | None = None
+    distinct_spellings: bool = False
 
     def __len__(self) -> int:
         return len(self.table)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prognobench.datasets.readers.assembly import without_row
+from prognobench.datasets.readers.rules import strip_row
 from prognobench.errors import listed
 
 if TYPE_CHECKING:
@@ -85,5 +85,5 @@ def left_out(cohort: Cohort) -> pd.DataFrame:
 
     if cohort.exclusions is None:
         return pd.DataFrame({"reason": [], "count": []})
-    reasons = cohort.exclusions["reason"].map(without_row)
+    reasons = cohort.exclusions["reason"].map(strip_row)
     return reasons.value_counts().rename_axis("reason").reset_index()

@@ -5,19 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prognobench.datasets.readers.assembly import (
-    UNKNOWN_CENTRE,
-    Exclusions,
-    OnConflict,
-    OnMissing,
-    Rules,
-    assemble,
-    collecting,
-)
+from prognobench.datasets.readers.assembly import assemble
 from prognobench.datasets.readers.image_folder import ImageFolder, existing_folder
+from prognobench.datasets.readers.rules import Exclusions, OnConflict, OnMissing, Rules, collecting
 from prognobench.datasets.readers.spreadsheet import read_sheet
-from prognobench.datasets.readers.values import covariate, decoded
+from prognobench.datasets.readers.values import covariate, translate
 from prognobench.errors import DataError
+from prognobench.records import UNKNOWN_CENTRE
 from prognobench.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -84,7 +78,7 @@ def aiforcovid(
     covariates
         Columns of the tables for metadata baselines.
     on_missing, on_conflict, exclude
-        See :class:`.assembly.Rules`.
+        See :class:`.rules.Rules`.
 
     Raises
     ------
@@ -115,6 +109,7 @@ def aiforcovid(
         Rules("all", on_missing, "drop", on_conflict, exclude),
         exclusions,
         name=f"afc_{task}",
+        tables=root,
         covariates=covariates,
     )
 
@@ -139,7 +134,7 @@ def _release(
             **{name: name for name in covariates},
         }
     )
-    rows["label"] = decoded(rows["label"], f"{table}, column {column!r}", words)
+    rows["label"] = translate(rows["label"], f"{table}, column {column!r}", words)
     rows["centre"] = rows["centre"].str.upper().replace("", UNKNOWN_CENTRE)
     rows["patient_id"] = rows["image"].str.replace(r"\.\w+$", "", regex=True)
     if images and (table.parent / images).is_dir():

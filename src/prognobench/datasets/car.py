@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prognobench.datasets.readers.assembly import OnConflict, OnMissing, Rules, Selection
-from prognobench.datasets.readers.series import Series
+from prognobench.datasets.readers.rules import OnConflict, OnMissing, Rules, Selection
 from prognobench.datasets.readers.tcia import Collection
+from prognobench.datasets.readers.tcia_series import Series
 from prognobench.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def covid_19_ar(
     covariates
         Columns of the table for metadata baselines.
     on_missing, on_conflict, exclude
-        See :class:`.assembly.Rules`.
+        See :class:`.rules.Rules`.
 
     Raises
     ------

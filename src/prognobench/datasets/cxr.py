@@ -6,17 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prognobench.datasets.readers.assembly import (
-    UNKNOWN_CENTRE,
-    Exclusions,
-    OnMissing,
-    Rules,
-    Selection,
-    assemble,
-)
+from prognobench.datasets.readers.assembly import assemble
+from prognobench.datasets.readers.dates import positions
 from prognobench.datasets.readers.image_folder import ImageFolder, existing_folder
+from prognobench.datasets.readers.rules import Exclusions, OnMissing, Rules, Selection
 from prognobench.datasets.readers.spreadsheet import read_sheet
-from prognobench.datasets.readers.values import covariate, positions
+from prognobench.datasets.readers.values import covariate
+from prognobench.records import UNKNOWN_CENTRE
 from prognobench.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -30,14 +26,22 @@ FRONTAL = ("PA", "AP", "AP Supine", "")
 
 @dataclass(frozen=True)
 class Task:
-    """Where an outcome stands: its column, the two words for it, and the column that says that a
-    image was taken when it had come true already.
+    """Where an outcome stands in the table, and which images show it.
+
+    Attributes
+    ----------
+    column, negative, positive
+        Its column and the two values that count.
+    words
+        What the classes are called.
+    present
+        The column that says that it had come true when the image was taken.
     """
 
     column: str
     negative: str
     positive: str
-    words: tuple[str, str] = ("no", "yes")
+    words: tuple[str, str]
     present: str | None = None
 
 
@@ -49,7 +53,7 @@ TASKS = {
 
 
 SAME_PATIENT = {"178": "97", "196": "192"}
-"""Patient numbers that stand for another's: the pictures are the same."""
+"""Patient number -> the one under which the same images stand, too."""
 
 
 @DATASETS.register("covid_chestxray")
@@ -86,7 +90,7 @@ def covid_chestxray(
         Leave out images taken when the outcome had come true already (``in_icu`` or
         ``intubation_present`` is Y): the tube is visible on them.
     on_missing, exclude
-        See :class:`.assembly.Rules`.
+        See :class:`.rules.Rules`.
 
     Raises
     ------
@@ -99,11 +103,8 @@ def covid_chestxray(
     columns = {
         **{"patient_id": "patientid", "image": "filename", "centre": "location"},
         **{"order": "offset", "label": outcome.column, "age": "age", "sex": "sex"},
-        **{
-            "view": "view",
-            "modality": "modality",
-            **({"present": outcome.present} if outcome.present else {}),
-        },
+        **{"view": "view", "modality": "modality"},
+        **({"present": outcome.present} if outcome.present else {}),
     }
     rows = sheet.select(columns)
     rows["centre"] = rows["centre"].replace("", UNKNOWN_CENTRE)
@@ -113,7 +114,7 @@ def covid_chestxray(
     rows["label"] = rows["label"].replace(words)
     exclusions = Exclusions()
     rows["patient_id"] = rows["patient_id"].replace(SAME_PATIENT)
-    rows = _images(rows, outcome, exclusions, before_outcome)
+    rows = _drop_rows(rows, outcome, exclusions, before_outcome)
     return assemble(
         rows.drop(columns=["modality", "present"], errors="ignore"),
         ImageFolder(root / "images", thorough=on_missing == "drop"),
@@ -121,11 +122,12 @@ def covid_chestxray(
         Rules(select, on_missing, "drop", exclude=exclude),
         exclusions,
         name=f"cxr_{task}",
+        tables=root,
         covariates=("age", "sex"),
     )
 
 
-def _images(
+def _drop_rows(
     rows: pd.DataFrame, outcome: Task, exclusions: Exclusions, before_outcome: bool
 ) -> pd.DataFrame:
     """Leave out what is no frontal image, repeats an image, or shows the outcome."""

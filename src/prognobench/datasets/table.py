@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
 
-from prognobench.datasets.readers.assembly import (
-    COLUMNS,
-    UNKNOWN_CENTRE,
+from prognobench.datasets.readers.assembly import COLUMNS, assemble
+from prognobench.datasets.readers.dates import positions
+from prognobench.datasets.readers.image_folder import ImageFolder
+from prognobench.datasets.readers.rules import (
     Exclusions,
     OnConflict,
     OnMissing,
     OnUnknownLabel,
     Rules,
     Selection,
-    assemble,
     collecting,
 )
-from prognobench.datasets.readers.image_folder import ImageFolder
-from prognobench.datasets.readers.spreadsheet import read_sheet
+from prognobench.datasets.readers.spreadsheet import Names, Sheet, read_sheet
 from prognobench.datasets.readers.values import (
     NAMELESS,
     Label,
     as_names,
     covariate,
     labels_and_classes,
-    positions,
 )
 from prognobench.errors import DataError
-from prognobench.records import Cohort
+from prognobench.records import UNKNOWN_CENTRE, Cohort
 from prognobench.registry import DATASETS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PATIENT_NAMES = ("patient_id", "patient", "subject_id", "subject", "participant_id", "pid")
-"""None that might count rows or images: patients with several images would be torn apart."""
+"""Names of the column of patients, if none is given. Without those that may count rows or images
+(``id``, ``case``): they would tear patients with several images apart.
+"""
 
 IMAGE_NAMES = (
     *("image", "image_file", "filename", "file", "image_path", "path", "file_path"),
-    *("image_name", "image_id", "image", "dicom", "img"),
+    *("image_name", "image_id", "dicom", "img"),
 )
 
 
@@ -95,7 +96,7 @@ def table(
         ``all`` images of a patient, or the ``first`` or ``last`` by ``order``. Where severe
         patients have more or later images, ``first`` keeps that from telling the outcome.
     on_missing, on_unknown_label, on_conflict, exclude
-        What leaves the cohort instead of being an error; see :class:`.assembly.Rules`.
+        What leaves the cohort instead of being an error; see :class:`.rules.Rules`.
     distinct_spellings
         Patients and centres whose names differ only in case, spaces, dashes, underscores, dots or
         leading zeros are different ones, instead of an error.
@@ -109,31 +110,12 @@ def table(
     faults: list[str] = []
     with collecting(faults):
         folder = ImageFolder(images, "dataset.images", thorough=on_missing == "drop")
-    columns = {
-        "patient": patient or PATIENT_NAMES,
-        "image": image or IMAGE_NAMES,
-        "label": label,
-        **({"centre": centre} if centre else {}),
-        **({"order": order} if order else {}),
-    }
-    lacking: list[str] = []
-    with collecting(lacking):
-        rows = sheet.select(columns, settings=True).rename(columns={"patient": "patient_id"})
-    with collecting(lacking):
-        carried = sheet.select({name: name for name in (*covariates, *keep)})
-    if lacking:
-        raise DataError(dict.fromkeys([*faults, *lacking]))
-    faults += _carried_faults(carried.drop(columns="where"), label)
-    faults += [
-        f"dataset.codes names column {name!r}, which is none of dataset.covariates"
-        for name in codes
-        if name not in covariates
-    ]
-    for name in covariates:
-        with collecting(faults):
-            cells = carried[name]
-            known = as_names(cells) if name in codes else covariate(cells, carried["where"])
-            carried[name] = known
+    columns = {"patient": patient or PATIENT_NAMES, "image": image or IMAGE_NAMES, "label": label}
+    optional = {"centre": centre, "order": order}
+    columns |= {name: column for name, column in optional.items() if column}
+    rows, carried = _select_columns(sheet, columns, (*covariates, *keep), faults)
+    faults += _carried_faults(carried.columns.drop("where"), label)
+    _read_covariates(carried, covariates, codes, faults)
     place = f"{sheet.path}, column"
     found: tuple[str, ...] = ()
     with collecting(faults):
@@ -142,19 +124,13 @@ def table(
         )
     with collecting(faults):
         rows["order"] = positions(rows["order"], f"{place} {order!r}") if order else float("nan")
-    rounded = rows[_rounded(rows["patient_id"])]
-    if len(rounded):
-        first = rounded.iloc[0]
-        faults.append(
-            f"{first['where']}: patient {first['patient_id']!r} is a number that a spreadsheet "
-            f"rounded ({len(rounded)} rows); save the ids as text, from where they are whole"
-        )
+    faults += _rounded_faults(rows)
     if faults:
         raise DataError(faults)
-    rows["patient_id"] = _filled(patient_ids(rows["patient_id"]))
+    rows["patient_id"] = _blank_nameless(patient_ids(rows["patient_id"]))
     if not centre:
         rows["centre"] = UNKNOWN_CENTRE
-    rows["centre"] = _filled(rows["centre"]).replace("", UNKNOWN_CENTRE)
+    rows["centre"] = _blank_nameless(rows["centre"]).replace("", UNKNOWN_CENTRE)
     for name in (*covariates, *keep):
         rows[name] = carried[name]
     return assemble(
@@ -164,24 +140,26 @@ def table(
         Rules(select, on_missing, on_unknown_label, on_conflict, exclude, distinct_spellings),
         Exclusions(),
         name=sheet.path.stem,
+        tables=sheet.path.parent,
         covariates=covariates,
     )
 
 
-def _rounded(ids: pd.Series[str]) -> pd.Series[bool]:
-    """Which numbers lost digits: those with an exponent, and long ones if all end in zeros."""
-    with_exponent = ids.str.fullmatch(r"\d([.,]\d+)?E\+\d+", case=False)
-    long = ids.str.fullmatch(r"\d{16,}")
-    cut = long & ids.str[15:].str.fullmatch("0+")  # spreadsheets keep 15 digits
-    return with_exponent | (cut if cut.sum() > 1 and (cut == long).all() else False)
+def _select_columns(
+    sheet: Sheet, columns: Mapping[str, Names], carried: Sequence[str], faults: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The columns of the settings and those carried along; raises all faults up to here."""
+    lacking: list[str] = []
+    with collecting(lacking):
+        rows = sheet.select(columns, settings=True).rename(columns={"patient": "patient_id"})
+    with collecting(lacking):
+        others = sheet.select({name: name for name in carried})
+    if lacking:
+        raise DataError(dict.fromkeys([*faults, *lacking]))
+    return rows, others
 
 
-def _filled(cells: pd.Series[str]) -> pd.Series[str]:
-    """Blank what people and programs write where nothing is known."""
-    return cells.mask(cells.str.casefold().isin(NAMELESS), "")
-
-
-def _carried_faults(carried: pd.DataFrame, label: str) -> list[str]:
+def _carried_faults(carried: Iterable[str], label: str) -> list[str]:
     return [
         f"column {name!r} is the outcome itself; leave it out of dataset.covariates and keep"
         if name == label
@@ -189,6 +167,50 @@ def _carried_faults(carried: pd.DataFrame, label: str) -> list[str]:
         for name in carried
         if name == label or name in (*COLUMNS, "where")
     ]
+
+
+def _read_covariates(
+    carried: pd.DataFrame, covariates: Sequence[str], codes: Sequence[str], faults: list[str]
+) -> None:
+    """Turn covariates into numbers or names, in place."""
+    faults += [
+        f"dataset.codes names column {name!r}, which is none of dataset.covariates; add it there"
+        for name in codes
+        if name not in covariates
+    ]
+    for name in covariates:
+        with collecting(faults):
+            cells = carried[name]
+            known = as_names(cells) if name in codes else covariate(cells, carried["where"])
+            carried[name] = known
+
+
+def _rounded_faults(rows: pd.DataFrame) -> list[str]:
+    """Refuse patient numbers that lost digits: two patients may have become one."""
+    rounded = rows[_mark_rounded(rows["patient_id"])]
+    if rounded.empty:
+        return []
+    first = rounded.iloc[0]
+    return [
+        f"{first['where']}: patient {first['patient_id']!r} is a number that a spreadsheet "
+        f"rounded ({len(rounded)} rows); save the ids as text, from where they are whole"
+    ]
+
+
+def _mark_rounded(ids: pd.Series[str]) -> pd.Series[bool]:
+    """Which numbers lost digits: those with an exponent, and long ones if all end in zeros.
+
+    One long number may end in zeros by chance.
+    """
+    with_exponent = ids.str.fullmatch(r"\d([.,]\d+)?E\+\d+", case=False)
+    long = ids.str.fullmatch(r"\d{16,}")
+    cut = long & ids.str[15:].str.fullmatch("0+")  # spreadsheets keep 15 digits
+    return with_exponent | (cut if cut.sum() > 1 and (cut == long).all() else False)
+
+
+def _blank_nameless(cells: pd.Series[str]) -> pd.Series[str]:
+    """Blank what people and programs write where nothing is known."""
+    return cells.mask(cells.str.casefold().isin(NAMELESS), "")
 
 
 def patient_ids(cells: pd.Series[str]) -> pd.Series[str]:

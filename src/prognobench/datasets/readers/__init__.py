@@ -1,4 +1,4 @@
-"""What cohorts are handed out as: tables, values, trees of DICOM series, and the common rules.
+"""What cohorts have in common: tables, cells, image folders, TCIA trees, and the rules for gaps.
 
-A cohort of its own is one file in ``datasets``.
+A cohort of its own is one file in ``datasets``; decoding is in ``imaging``.
 """

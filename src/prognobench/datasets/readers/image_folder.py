@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from prognobench.datasets.readers.soundness import unreadable
 from prognobench.datasets.readers.spelling import composed
 from prognobench.errors import DataError
 from prognobench.imaging.dicom_files import has_dicom_mark
+from prognobench.imaging.verify import find_fault
 from prognobench.records import DICOM_SUFFIXES
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".j2k")
@@ -53,7 +53,7 @@ class ImageFolder:
     key
         The setting that gave the folder, for messages.
     thorough
-        See :func:`.soundness.unreadable`; worth its time where broken files are left out.
+        See :func:`.verify.find_fault`; worth its time where broken files are left out.
 
     Raises
     ------
@@ -152,7 +152,7 @@ class ImageFolder:
                     "there, or leave it out with dataset.exclude"
                 )
         for name in candidates:
-            if fault := unreadable(os.path.join(self.root, name), self.thorough):
+            if fault := find_fault(os.path.join(self.root, name), self.thorough):
                 return Found(problem=f"{name} {fault}", reason=fault)
         return Found(images=tuple(candidates))
 

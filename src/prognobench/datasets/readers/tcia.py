@@ -9,20 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prognobench.datasets.readers.assembly import (
-    UNKNOWN_CENTRE,
-    Exclusions,
-    Rules,
-    assemble,
-    lost_image,
-)
-from prognobench.datasets.readers.headers import not_a_radiograph, not_frontal, read_header
+from prognobench.datasets.readers.assembly import assemble
+from prognobench.datasets.readers.dicom_header import not_a_radiograph, not_frontal, read_header
 from prognobench.datasets.readers.image_folder import ImageFolder, existing_folder
-from prognobench.datasets.readers.series import Series, dicom_files, find_below, list_series
-from prognobench.datasets.readers.soundness import unreadable
+from prognobench.datasets.readers.rules import Exclusions, Rules, name_lost_image
 from prognobench.datasets.readers.spreadsheet import read_sheet
-from prognobench.datasets.readers.values import covariate, decoded
+from prognobench.datasets.readers.tcia_series import Series, dicom_files, find_below, list_series
+from prognobench.datasets.readers.values import covariate, translate
 from prognobench.errors import DataError
+from prognobench.imaging.verify import find_fault
+from prognobench.records import UNKNOWN_CENTRE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,11 +77,11 @@ class Collection:
         outcomes = sheet.select(
             {"patient_id": self.patient, "label": column, **{name: name for name in covariates}}
         )
-        outcomes["label"] = decoded(outcomes["label"], f"{sheet.path}, column {column!r}", words)
+        outcomes["label"] = translate(outcomes["label"], f"{sheet.path}, column {column!r}", words)
         for covariate_name in covariates:
             outcomes[covariate_name] = covariate(outcomes[covariate_name], outcomes["where"])
         exclusions = Exclusions()
-        images = chest_images(
+        images = _chest_images(
             root, list_series(root, self.name), outcomes, rules, exclusions, unwanted=self.unwanted
         )
         return assemble(
@@ -95,11 +91,12 @@ class Collection:
             rules,
             exclusions,
             name=name,
+            tables=sheet.path.parent,
             covariates=covariates,
         )
 
 
-def chest_images(
+def _chest_images(
     root: Path,
     series: Iterable[Series],
     outcomes: pd.DataFrame,
@@ -110,8 +107,7 @@ def chest_images(
 ) -> pd.DataFrame:
     """Return the frontal chest X-rays of the patients with an outcome, one a row.
 
-    Patients are matched by what follows the last hyphen of their names, leading zeros aside (a
-    spreadsheet may have lost them). Where only the first or last image is wanted, the files of
+    Where only the first or last image is wanted, the files of
     other days are not opened.
 
     Parameters
@@ -151,6 +147,9 @@ def chest_images(
 
 
 def _key(patient: str) -> str:
+    """What table and folders have in common of a patient's name: what follows the last hyphen,
+    without the leading zeros that a spreadsheet may have lost.
+    """
     return patient.rpartition("-")[2].lstrip("0")
 
 
@@ -161,6 +160,7 @@ def _patient_images(
     exclusions: Exclusions,
     unwanted: Callable[[Series], str],
 ) -> list[Image]:
+    """The images of one patient's series, of the wanted days."""
     by_day: dict[float, list[Series]] = defaultdict(list)
     for one in group:
         reason = not_a_radiograph(one.modality) or not_frontal(one.series) or unwanted(one)
@@ -169,17 +169,18 @@ def _patient_images(
         else:
             by_day[math.inf if math.isnan(one.day) else one.day].append(one)
     images: list[Image] = []
+    select_one = rules.select != "all"
+    # From the wanted end of time on; series without a date come last in either direction.
     forward = -1 if rules.select == "last" else 1
     for day in sorted(by_day, key=lambda day: (day == math.inf, forward * day)):
-        enough = bool(images) and rules.select != "all"  # of the days before
+        enough = select_one and bool(images)  # not within a day: only headers know the time
         for one in by_day[day]:
             if enough:
                 exclusions.add(one.folder, f"not of the day of the patient's {rules.select} image")
-            else:
-                lost = (
-                    f"; {lost_image(rules.select)}" if rules.select != "all" and not images else ""
-                )
-                images += _frontal_images(root, one, rules, exclusions, lost)
+                continue
+            first = select_one and not images
+            lost = f"; {name_lost_image(rules.select)}" if first else ""
+            images += _frontal_images(root, one, rules, exclusions, lost)
     return images
 
 
@@ -195,7 +196,7 @@ def _frontal_images(
     broken = {series.folder: "holds no DICOM file"} if not files else {}
     for path in files:
         name = path.relative_to(root).as_posix()
-        if fault := unreadable(path):
+        if fault := find_fault(path):
             broken[name] = fault
             continue
         header = read_header(path)

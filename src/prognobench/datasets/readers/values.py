@@ -1,11 +1,10 @@
-"""Cells of text become outcomes, positions in time, and covariates."""
+"""Cells of text become outcomes and covariates."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from prognobench.datasets.readers.spelling import composed
@@ -18,7 +17,10 @@ Label = str | int | float | bool
 """A value of an outcome, as a config gives it."""
 
 MOST_CLASSES = 20
-"""More values than that are taken for a number or a name, unless they are declared."""
+"""A column with more values is taken for numbers or names, unless its classes are declared."""
+
+ORDERED_PAIRS = (["0", "1"], ["false", "true"])
+"""Two values of which everybody knows which is the positive one."""
 
 ERRORS = ("#n/a", "#ref!", "#value!", "#div/0!", "#name?", "#num!", "#null!")
 BLANKS = frozenset(("", "?", "na", "n/a", "nan", "nat", "null", "<na>", *ERRORS))
@@ -26,16 +28,6 @@ BLANKS = frozenset(("", "?", "na", "n/a", "nan", "nat", "null", "<na>", *ERRORS)
 
 NAMELESS = BLANKS | {"none", "-", "--", "unknown"}
 """What stands for no patient and no centre; an outcome may be called so."""
-
-DATES = (
-    *("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"),
-    *("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%B %d, %Y", "%b %d, %Y", "%d-%b-%Y", "%d %B %Y"),
-)
-TIMES = (
-    *("", " %H:%M:%S", " %H:%M", " %H:%M:%S.%f", " %I:%M:%S %p", " %I:%M %p"),
-    *(" %H:%M:%S%z", " %H:%M:%S.%f%z"),
-)
-FORMS = tuple(date + time for date in DATES for time in TIMES)
 
 
 def canonical(value: Label) -> str:
@@ -76,49 +68,57 @@ def labels_and_classes(
         raise DataError(f"dataset.classes names a class twice: {', '.join(classes)}")
     if not classes:
         labels = labels.where(~labels.str.casefold().isin(BLANKS), "")
-        found = sorted(set(labels) - {""}, key=_by_number)
-        classes = found
-    told = [f"{str(v) or '(blank)'!r} ({n})" for v, n in labels.value_counts().items()]
-    counts = listed(told, MOST_CLASSES)
-    if declared is None and len(classes) > MOST_CLASSES:
+        classes = sorted(set(labels) - {""}, key=_number_first)
+    named = [f"{str(v) or '(blank)'!r} ({n})" for v, n in labels.value_counts().items()]
+    counts = listed(named, MOST_CLASSES)
+    if declared is None:
+        _refuse_odd_classes(classes, counts, where)
+    if positive is not None:
+        return labels, _binary_classes(classes, counts, where, positive, declared is not None)
+    if declared is None and len(classes) == 2 and classes not in ORDERED_PAIRS:
+        raise DataError(
+            f"{where}: found {counts}; say which is the positive one, as in "
+            f"dataset.positive={classes[1]!r}"
+        )
+    if len(classes) == 1:
+        raise DataError(f"{where}: one value only, {counts}; there is nothing to predict")
+    return labels, tuple(classes)
+
+
+def _refuse_odd_classes(classes: Sequence[str], counts: str, where: str) -> None:
+    """Refuse values found in a column that cannot be meant as classes."""
+    if len(classes) > MOST_CLASSES:
         raise DataError(
             f"{where}: found {len(classes)} values, {listed(classes, 5)}; an outcome has a few "
             "classes: is this the right column? If so, declare them with dataset.classes"
         )
     folded = Counter(value.casefold() for value in classes)
-    if declared is None and (alike := [v for v in classes if folded[v.casefold()] > 1]):
+    if alike := [value for value in classes if folded[value.casefold()] > 1]:
         raise DataError(
             f"{where}: {' and '.join(map(repr, alike))} differ only in case ({counts}); write them "
             "alike in the table"
         )
-    if positive is None:
-        if (
-            declared is None
-            and len(classes) == 2
-            and classes not in (["0", "1"], ["false", "true"])
-        ):
-            raise DataError(
-                f"{where}: found {counts}; say which is the positive one, as in "
-                f"dataset.positive={classes[1]!r}"
-            )
-        if len(classes) == 1:
-            raise DataError(f"{where}: one value only, {counts}; there is nothing to predict")
-        return labels, tuple(classes)
+
+
+def _binary_classes(
+    classes: Sequence[str], counts: str, where: str, positive: Label, declared: bool
+) -> tuple[str, str]:
+    """The negative and the positive class."""
     chosen = canonical(positive)
     if chosen not in classes:
         raise DataError(f"{where}: dataset.positive={positive!r} is not among {counts}")
     others = [value for value in classes if value != chosen]
     if len(others) != 1:
-        kind = f"found {counts}" if declared is None else f"declared {', '.join(classes)}"
+        kind = f"declared {', '.join(classes)}" if declared else f"found {counts}"
         raise DataError(
             f"{where}: {kind}; a binary outcome has two values. Declare them, as in "
             f"dataset.classes=[NEGATIVE,{chosen}] (with dataset.on_unknown_label=drop the others "
             "are left out), or leave out dataset.positive for several classes"
         )
-    return labels, (others[0], chosen)
+    return others[0], chosen
 
 
-def decoded(cells: pd.Series[str], where: str, words: Mapping[str, str]) -> pd.Series[str]:
+def translate(cells: pd.Series[str], where: str, words: Mapping[str, str]) -> pd.Series[str]:
     """Replace the words of a known table by the names of classes, blanks by nothing.
 
     Parameters
@@ -142,83 +142,6 @@ def decoded(cells: pd.Series[str], where: str, words: Mapping[str, str]) -> pd.S
             "the words are settings"
         )
     return labels.replace(dict(words))
-
-
-def positions(cells: pd.Series[str], where: str) -> pd.Series[float]:
-    """Return positions in time, NaN where blank: numbers as they are, dates as days.
-
-    Raises
-    ------
-    DataError
-        If cells are neither, or day and month could be exchanged.
-    """
-    import pandas as pd
-
-    filled = cells[~cells.str.casefold().isin(BLANKS)]
-    result = pd.Series(float("nan"), index=cells.index, dtype=float)
-    days = _days(filled, where)
-    if days is None:
-        days = pd.to_numeric(filled, errors="coerce")
-        days = days.where(days.abs() < float("inf"))
-    if days.isna().any():
-        wrong = filled[~_of_the_usual_form(filled, days.notna())]
-        told = [f"{value!r} in row {row}" for row, value in wrong.items()]
-        raise DataError(
-            f"{where}: neither all numbers nor all dates of one form: {listed(told, 5)}; "
-            "write dates as 2020-03-31"
-        )
-    result[days.index] = days
-    return result
-
-
-def _of_the_usual_form(cells: pd.Series[str], numbers: pd.Series[bool]) -> pd.Series[bool]:
-    """Which cells are written as most are: as numbers, or as dates of one form; if not all are."""
-    usual = numbers
-    texts = _plain_dates(cells)
-    for form in FORMS:
-        fitting = texts.map(lambda text, form=form: _moment(text, form) is not None)
-        if fitting.sum() > usual.sum():
-            usual = fitting
-    return usual
-
-
-def _plain_dates(cells: pd.Series[str]) -> pd.Series[str]:
-    texts = cells.str.replace(r"(?<=\d)T(?=\d)", " ", regex=True)
-    texts = texts.str.replace(r"(\.\d{6})\d+", r"\1", regex=True)
-    if texts.str.contains(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d").any():  # a day is its midnight
-        texts = texts.str.replace(r"^(\d{4}-\d\d-\d\d)$", r"\1 00:00:00", regex=True)
-    if texts.str.contains(r":\d\d\.\d").any():  # programs write no fraction where it is zero
-        texts = texts.str.replace(r"(:\d\d:\d\d)(?![\d.])", r"\1.0", regex=True)
-    return texts.str.replace(r"^(\d{4})(\d\d)(\d\d)$", r"\1-\2-\3", regex=True)
-
-
-def _moment(text: str, form: str) -> datetime | None:
-    """Read a date and time, in UTC where it has a zone; None if it is of another form."""
-    try:
-        moment = datetime.strptime(text, form)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo is None else moment.astimezone(UTC).replace(tzinfo=None)
-
-
-def _days(cells: pd.Series[str], where: str) -> pd.Series[float] | None:
-    """Read dates by the one form that fits all of them; None if none does."""
-    texts = _plain_dates(cells)
-    readings: dict[str, pd.Series[float]] = {}
-    for form in FORMS:
-        days = []
-        for text in texts:
-            if (moment := _moment(text, form)) is None:
-                break
-            days.append((moment - datetime(1970, 1, 1)).total_seconds() / 86400)
-        else:
-            readings.setdefault(str(days), cells.map(dict(zip(cells, days, strict=True))))
-    if len(readings) > 1:
-        raise DataError(
-            f"{where}: day and month cannot be told apart, as in {cells.iloc[0]!r}; "
-            "write dates as 2020-03-31"
-        )
-    return next(iter(readings.values()), None) if len(cells) else None
 
 
 def covariate(cells: pd.Series[str], places: pd.Series[str]) -> pd.Series[float] | pd.Series[str]:
@@ -245,9 +168,9 @@ def covariate(cells: pd.Series[str], places: pd.Series[str]) -> pd.Series[float]
     mostly_numbers = 2 * (numbers.notna() | with_comma).sum() > (~blank).sum()
     wrong = infinite | words if mostly_numbers else infinite
     if wrong.any():
-        told = [f"{v!r} in {at}" for v, at in zip(cells[wrong], places[wrong], strict=True)]
+        found = [f"{v!r} in {at}" for v, at in zip(cells[wrong], places[wrong], strict=True)]
         raise DataError(
-            f"column {str(cells.name)!r}: {listed(told, 5)} is no finite number, as "
+            f"column {str(cells.name)!r}: {listed(found, 5)} is no finite number, as "
             f"{'most' if mostly_numbers else 'covariates'} are; write numbers with a point and "
             "without separators of thousands, or leave the cell blank; codes that are no numbers "
             "need a letter before each, or dataset=table and its setting dataset.codes"
@@ -260,7 +183,8 @@ def as_names(cells: pd.Series[str]) -> pd.Series[str]:
     return cells.mask(cells.str.casefold().isin(BLANKS), "")
 
 
-def _by_number(text: str) -> tuple[float, str]:
+def _number_first(text: str) -> tuple[float, str]:
+    """Sorts numbers by value and before words."""
     try:
         return float(text), text
     except ValueError:

@@ -11,7 +11,8 @@ import posixpath
 from dataclasses import dataclass
 from pathlib import Path
 
-from prognobench.datasets.readers.headers import Header, days_since_1970, read_header
+from prognobench.datasets.readers.dates import days_since_1970
+from prognobench.datasets.readers.dicom_header import Header, read_header
 from prognobench.datasets.readers.spreadsheet import read_sheet
 from prognobench.errors import DataError, MissingExtraError, listed
 

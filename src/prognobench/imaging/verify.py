@@ -1,4 +1,8 @@
-"""Whether a file is a whole image, as far as one sees without decoding it."""
+"""Whether a file is a whole image, as far as can be seen without decoding it.
+
+Pillow's ``verify`` looks at PNG only, and pydicom's ``parse_fragments`` passes over fragments that
+are cut off; what they do not see is looked for here: ends of JPEG, TIFF and compressed DICOM files.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,15 @@ from prognobench.records import DICOM_SUFFIXES, FORMATS, MAX_PIXELS
 warnings.filterwarnings("ignore", module="pydicom")
 warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
 
+# BMP, WebP, JPEG 2000 (bare and in its box), PGM and PPM.
 OTHER_MARKS = (b"BM", b"RIFF", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ", b"P2", b"P5", b"P6")
 TAIL = 1 << 12
+"""Bytes at the end in which the end mark must stand; some programs append to a file."""
 FRAGMENT, END_OF_FRAGMENTS = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 """Tags in the compressed pixels of a DICOM file."""
 
 
-def unreadable(path: str | Path, thorough: bool = False) -> str:
+def find_fault(path: str | Path, thorough: bool = False) -> str:
     """Return what is wrong with an image file, as the end of a sentence; empty if nothing is.
 
     Reads head and tail only: finds empty files, files that are no images, and truncated PNG, JPEG,
@@ -53,7 +59,7 @@ def unreadable(path: str | Path, thorough: bool = False) -> str:
             return "is truncated"
         return _content_fault(path) if thorough else ""
     if head.startswith(b"\xff\xd8\xff") and b"\xff\xd9" not in tail:
-        return _decoding_fault(path)
+        return _jpeg_fault(path)
     if head[:4] in (b"II*\x00", b"MM\x00*") and (fault := _tiff_fault(path, size)):
         return fault
     if not head.startswith((b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", *OTHER_MARKS)):
@@ -61,8 +67,8 @@ def unreadable(path: str | Path, thorough: bool = False) -> str:
     return _content_fault(path) if thorough else ""
 
 
-def _decoding_fault(path: str | Path) -> str:
-    """A JPEG may lack its end mark, or hide it before an appendix, and still be whole."""
+def _jpeg_fault(path: str | Path) -> str:
+    """Decode a JPEG without an end mark: it may hide it before an appendix, and still be whole."""
     from PIL import Image
 
     try:
@@ -108,7 +114,10 @@ def _tiff_fault(path: str | Path, size: int) -> str:
 
 
 def _dicom_fault(path: str | Path, size: int) -> str:
-    """Compare what the header announces with what follows it; without pydicom nothing is said."""
+    """Compare what the header announces with what follows it.
+
+    Without pydicom nothing is said: a cohort can be read before the extra is installed.
+    """
     try:
         with DicomFile(path) as file:
             dataset = read_dataset(file, pixels=False, force=True)
@@ -116,7 +125,7 @@ def _dicom_fault(path: str | Path, size: int) -> str:
             fault = _announced_fault(dataset, rest)
             syntax = dataset.file_meta.get("TransferSyntaxUID")
             if not fault and syntax is not None and syntax.is_encapsulated:
-                fault = "" if _ends(file, size) else "is truncated"
+                fault = "" if _reaches_end(file, size) else "is truncated"
         return fault
     except MissingExtraError:
         return ""
@@ -126,7 +135,7 @@ def _dicom_fault(path: str | Path, size: int) -> str:
         return f"is not a DICOM file that can be read ({error})"
 
 
-def _ends(file: BinaryIO, size: int) -> bool:
+def _reaches_end(file: BinaryIO, size: int) -> bool:
     """Whether compressed pixels, whose element begins here, come to their end within the file."""
     file.seek(12, os.SEEK_CUR)  # tag, representation, a length that is not known
     while len(head := file.read(8)) == 8:
@@ -141,11 +150,12 @@ def _ends(file: BinaryIO, size: int) -> bool:
 
 def _announced_fault(dataset: Any, rest: int) -> str:
     """Compare the header of a DICOM file with the number of bytes that follow it."""
+    from pydicom.pixels.utils import get_expected_length
+
     rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
-    frames = int(dataset.get("NumberOfFrames") or 1)
     if not rows or not columns:
         return "is a DICOM file without pixels"
-    if fault := _shape_fault(columns, rows, frames):
+    if fault := _shape_fault(columns, rows, int(dataset.get("NumberOfFrames") or 1)):
         return fault
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is not None and syntax.is_deflated:
@@ -155,8 +165,4 @@ def _announced_fault(dataset: Any, rest: int) -> str:
     if syntax is not None and syntax.is_encapsulated:
         return ""
     rest -= 8 if syntax is None or syntax.is_implicit_VR else 12  # tag, representation, length
-    samples = int(dataset.get("SamplesPerPixel") or 1)
-    if dataset.get("PhotometricInterpretation") == "YBR_FULL_422":
-        samples = 2
-    expected = rows * columns * samples * int(dataset.get("BitsAllocated") or 8) // 8
-    return "is truncated" if rest < expected else ""
+    return "is truncated" if rest < get_expected_length(dataset) else ""

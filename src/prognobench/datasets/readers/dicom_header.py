@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from prognobench.datasets.readers.dates import days_since_1970
 from prognobench.imaging.dicom_files import DicomFile, read_dataset
 
-IMAGE_MODALITIES = ("CR", "DX", "RG")
-"""Computed, digital and image radiography."""
+RADIOGRAPHY = ("CR", "DX", "RG")
+"""Computed, digital and film radiography."""
 
 NOT_FRONTAL = r"\bLAT|\b(LL|RL|LLD|RLD|LLO|RLO|LAO|RAO|LPO|RPO)\b|OBLIQUE|DECUB"
 
@@ -59,17 +59,9 @@ def read_header(path: Path) -> Header:
     return Header(modality, study, series, view, body_part, refers, _day(dataset))
 
 
-def days_since_1970(text: str, form: str) -> float:
-    """Return a date as days; NaN if it does not have the form."""
-    try:
-        return (datetime.strptime(text.strip(), form) - datetime(1970, 1, 1)).days
-    except ValueError:
-        return float("nan")
-
-
 def not_a_radiograph(modality: str) -> str:
     return (
-        "" if modality.upper() in IMAGE_MODALITIES else f"modality {modality or '(none)'}, no image"
+        "" if modality.upper() in RADIOGRAPHY else f"modality {modality or '(none)'}, no radiograph"
     )
 
 
