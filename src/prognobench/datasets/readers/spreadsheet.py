@@ -99,8 +99,9 @@ class Sheet:
             if places:
                 return places[0]
         wanted = " or ".join(repr(name) for name in names)
-        advice = f"; set dataset.{new} to the one that is meant" if settings else ""
-        faults.append(f"{self.path}: expected a column {wanted}{advice}{near(names[0], columns)}")
+        guess = near(names[0], columns) or "."
+        advice = f" To choose one, set dataset.{new}=NAME" if settings else ""
+        faults.append(f"{self.path}: expected a column {wanted}{guess}{advice}")
         return None
 
 
