@@ -21,8 +21,9 @@ from prognobench.training.hardware import (
 )
 from prognobench.training.loader import Loader
 from prognobench.training.loop import fit, predict
-from prognobench.training.optimiser import Best, rate
+from prognobench.training.optimiser import schedule_factor
 from prognobench.training.speedups.prefix import RememberedPrefix
+from prognobench.training.stopping import Stopping
 
 IMAGE_SIZE = 8
 PREPROCESSING = Preprocessing(IMAGE_SIZE, (0.5,), (0.25,))
@@ -459,12 +460,12 @@ def test_checkpointed_activations_change_memory_and_no_number(parts):
 def test_schedules_start_and_end_where_they_should():
     cosine = Train(warmup_epochs=2, schedule="cosine")
 
-    assert rate(cosine, 1, 10, 5) == 0.5
-    assert rate(cosine, 2, 10, 5) == 1
-    assert rate(cosine, 6, 10, 5) == pytest.approx(0.5)
-    assert rate(cosine, 10, 10, 5) == pytest.approx(0)
-    assert rate(Train(warmup_epochs=50), 10, 10, 1) == pytest.approx(0)
-    assert rate(Train(warmup_epochs=0, schedule="constant"), 9, 10, 1) == 1
+    assert schedule_factor(cosine, 1, 10, 5) == 0.5
+    assert schedule_factor(cosine, 2, 10, 5) == 1
+    assert schedule_factor(cosine, 6, 10, 5) == pytest.approx(0.5)
+    assert schedule_factor(cosine, 10, 10, 5) == pytest.approx(0)
+    assert schedule_factor(Train(warmup_epochs=50), 10, 10, 1) == pytest.approx(0)
+    assert schedule_factor(Train(warmup_epochs=0, schedule="constant"), 9, 10, 1) == 1
 
 
 def test_a_single_step_trains(loader):
@@ -476,14 +477,43 @@ def test_a_single_step_trains(loader):
     assert not torch.equal(made[1].weight, before)
 
 
-def test_an_equal_value_is_decided_by_the_second():
-    best = Best(nn.Linear(1, 1))
+def watched(shape, *evaluations, recipe=RECIPE):
+    """Which of the evaluations (quality, loss) were better than ever, and what came of them."""
+    stopping = Stopping(torch.zeros(shape, dtype=torch.float64), recipe)
+    better = [
+        stopping.watch(epoch, *(torch.as_tensor(value, dtype=torch.float64) for value in values))
+        for epoch, values in enumerate(evaluations, start=1)
+    ]
+    return stopping, better
 
-    assert best.offer(1, 0.5, -2.0)
-    assert not best.offer(2, 0.5, -2.0)
-    assert best.offer(3, 0.5, -1.0)
-    assert not best.offer(4, math.nan, 0.0)
-    assert best.epoch == 3
+
+def test_an_equal_value_is_decided_by_the_second():
+    stopping, better = watched((), (0.5, 2.0), (0.5, 2.0), (0.5, 1.0), (math.nan, 0.0))
+
+    assert [bool(each) for each in better] == [True, False, True, False]
+    assert stopping.best_epoch == 3
+
+
+def test_no_epoch_is_best_whose_loss_is_not_finite():
+    stopping, better = watched((), (0.5, math.nan), (-math.inf, math.inf), (-3.0, 3.0))
+
+    assert [bool(each) for each in better] == [False, False, True]
+    assert stopping.best_epoch == 3
+
+
+def test_many_heads_stop_as_each_of_them_does_alone():
+    recipe = Train(patience=3, schedule="plateau", plateau_patience=2)
+    qualities = np.random.default_rng(0).integers(0, 4, (9, 5)).astype(float)
+    losses = np.random.default_rng(1).integers(0, 3, (9, 5)).astype(float)
+
+    together, _ = watched((5,), *zip(qualities, losses, strict=True), recipe=recipe)
+
+    assert not together.running.all()
+    assert (together.plateau < 1).any()
+    for i in range(5):
+        alone, _ = watched((), *zip(qualities[:, i], losses[:, i], strict=True), recipe=recipe)
+        for name in ("running", "quality", "loss", "best_epoch", "plateau"):
+            assert getattr(together, name)[i] == getattr(alone, name)
 
 
 class Counted(nn.Linear):

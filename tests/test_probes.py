@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from prognobench.errors import TrainingError
-from prognobench.frozen.head_inputs import Inputs, filled, looked_at_together
-from prognobench.frozen.heads import batches_per_epoch
-from prognobench.frozen.probes import EstimatorTask, ProbeTask, fit_estimator, fit_probes
+from prognobench.frozen.estimators import EstimatorTask, fit_estimator
+from prognobench.frozen.inputs import Inputs, batches_per_epoch, group_parts, padded_size
+from prognobench.frozen.probes import ProbeTask, fit_probes
 from prognobench.records import Estimator, Fold, Loss, Probe, Train
 from prognobench.training.loader import draw_order
 
@@ -431,14 +431,14 @@ def test_without_validation_the_middle_candidate_is_taken(estimator_task):
 def test_how_far_a_part_is_filled_up_depends_on_it_alone(sizes: list[int], columns: int) -> None:
     parts = [np.arange(start, start + size) for start, size in enumerate(sizes)]
 
-    groups = looked_at_together(parts, columns, torch.device("cpu"))
+    groups = group_parts(parts, columns, torch.device("cpu"))
 
     assert sorted(m for group in groups for m in group.members.tolist()) == list(range(len(parts)))
     for group in groups:
         for row, member in enumerate(group.members.tolist()):
             part = parts[member]
             shown = group.mask[min(row, len(group.mask) - 1)].bool()
-            assert group.rows.shape[1] == filled(len(part)) < 2 * len(part) + 1
+            assert group.rows.shape[1] == padded_size(len(part)) < 2 * len(part) + 1
             assert group.rows[min(row, len(group.rows) - 1)][shown].tolist() == part.tolist()
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from prognobench.errors import StoreError
-from prognobench.files import read_json, write_json
-from prognobench.frozen.shards import Shard, alone, read, stored_digests, write
+from prognobench.files import read_json, write_bytes, write_json
 from prognobench.imaging.augment import Augmentation
 from prognobench.records import BackboneSource, Train
 from prognobench.seeds import derive
@@ -47,6 +49,14 @@ BATCH_SIZE, BATCH_SIZE_CPU = 64, 16
 
 SHARD_SIZE = 8 * BATCH_SIZE
 """After so many images what was computed is written; a multiple of the batch sizes."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Features of some images: layer -> ``(images, width)``, the pooled feature first."""
+
+    digests: Sequence[str]
+    features: Mapping[str, NDArray[np.float32]]
 
 
 class Images(Protocol):
@@ -105,10 +115,11 @@ def embed(
     device = torch.device(device)
     resolved = resolve_precision(precision, device)
     store = folder / "features" / _store_name(source, resolved, view)
-    shards = read(store)
+    shards = _read_shards(store)
     if _unknown(pixels.digests, shards):
-        with alone(store) as writable:
-            shards = read(store)
+        with _lock_store(store) as writable:
+            # Again, since another process may have computed them while this one waited.
+            shards = _read_shards(store)
             unknown = _unknown(pixels.digests, shards)
             for shard in _compute(
                 source,
@@ -120,7 +131,7 @@ def embed(
                 progress=progress,
             ):
                 if writable:
-                    write(store, shard)
+                    _write_shard(store, shard)
                 shards.append(shard)
     return _collect(pixels.digests, shards, layers)
 
@@ -136,7 +147,7 @@ def not_embedded(
 ) -> set[tuple[str, str]]:
     """Return what :func:`embed` would have to compute: pairs of a store's name and a digest."""
     store = _store_name(source, resolve_precision(precision, torch.device(device)), view)
-    known = stored_digests(folder / "features" / store)
+    known = _stored_digests(folder / "features" / store)
     return {(store, digest) for digest in digests if digest not in known}
 
 
@@ -267,3 +278,89 @@ def _collect(digests: Sequence[str], shards: Sequence[Shard], layers: Sequence[s
         for layer, name in names.items()
         if name in available
     }
+
+
+# ------------------------------------------------------------------ files of the bank
+
+
+@contextmanager
+def _lock_store(store: Path) -> Iterator[bool]:
+    """Keep other processes from computing the same features; yield whether any can be kept.
+
+    What a killed process was writing is deleted.
+    """
+    writable = True
+    with ExitStack() as held:
+        try:
+            store.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(store / "lock"))
+            for draft in store.glob(".*"):
+                draft.unlink(missing_ok=True)
+        except OSError as error:
+            writable = False
+            warnings.warn(
+                f"nothing can be kept in {store} ({error.strerror or error}); the next run will "
+                "compute its features again",
+                stacklevel=2,
+            )
+        yield writable
+
+
+def _stored_digests(store: Path) -> set[str]:
+    """Return which images a store has, without reading their features."""
+    from safetensors import SafetensorError, safe_open
+
+    digests: set[str] = set()
+    for file in store.glob("*.safetensors"):
+        # A damaged file has none; whoever wants its features says so.
+        damaged = suppress(SafetensorError, ValueError, KeyError, TypeError)
+        with damaged, safe_open(file, framework="np") as opened:
+            digests.update(json.loads(opened.metadata()["about"])["digests"])
+    return digests
+
+
+def _read_shards(store: Path) -> list[Shard]:
+    """Return the shards of a store; a damaged file is deleted with a warning."""
+    from safetensors import SafetensorError, safe_open
+
+    shards = []
+    for file in sorted(store.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="np") as opened:
+                about: dict[str, Any] = json.loads(opened.metadata()["about"])
+                features = {layer: opened.get_tensor(layer) for layer in about["layers"]}
+            if about.get("checksum") not in (None, _checksum(features)):  # older files have none
+                raise ValueError("its numbers are not those that were written")
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            # Files are renamed into place when whole, so something has happened to this one since.
+            warnings.warn(f"{file} is damaged ({error}); it is made anew", stacklevel=2)
+            with suppress(OSError):
+                file.unlink()
+            continue
+        shards.append(Shard(about["digests"], features))
+    return shards
+
+
+def _checksum(features: Mapping[str, NDArray[np.float32]]) -> int:
+    total = 0
+    for values in features.values():
+        total = zlib.crc32(values.tobytes(), total)
+    return total
+
+
+def _write_shard(store: Path, shard: Shard) -> None:
+    """Write a shard whole or not at all; a full disk costs the bank only, not the run."""
+    from safetensors.numpy import save
+
+    content = {"digests": list(shard.digests), "layers": list(shard.features)}
+    about = json.dumps({**content, "checksum": _checksum(shard.features)})
+    file = save(dict(shard.features), metadata={"about": about})
+    name = hashlib.sha256("\n".join(shard.digests).encode()).hexdigest()[:20]
+    try:
+        write_bytes(store / f"{name}.safetensors", file)
+    except StoreError as error:
+        warnings.warn(
+            f"{len(shard.digests)} images' features could not be kept ({error}); the next run "
+            "will compute them again",
+            stacklevel=2,
+        )

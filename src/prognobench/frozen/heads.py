@@ -1,43 +1,29 @@
-"""Linear heads trained together: every training part x learning rate x weight decay x layer at
-once.
+"""Linear heads trained together: training parts x learning rates x weight decays x layers at once.
 
 Each head is trained exactly as it would be alone, by mini-batch AdamW after the recipe: the same
-batches, schedule, clipping and early stopping. Together they are a few batched matrix products.
+batches, schedule, clipping and early stopping. Together they are a few batched matrix products,
+where one head after the other would be thousands of small ones.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
-from prognobench.frozen.adamw import HeadsAdamW
-from prognobench.frozen.head_inputs import Inputs, filled, looked_at_together
-from prognobench.frozen.stopping import Stopping
+from prognobench.frozen.inputs import Batch, Inputs, Part, TrainingBatches, group_parts
 from prognobench.losses.objective import Terms, objective, stacked_terms
-from prognobench.records import Loss, Train
-from prognobench.seeds import generator
-from prognobench.training.loader import draw_order
-from prognobench.training.optimiser import quality, rate
+from prognobench.training.optimiser import BatchedAdamW, learning_rates, schedule_factor
+from prognobench.training.stopping import Stopping, quality
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one group of heads is trained and stopped on: rows of the features, and the loss."""
-
-    train: NDArray[np.intp]
-    validation: NDArray[np.intp]
-    loss: Loss
-    seed: int
+    from prognobench.records import Train
 
 
 @dataclass(frozen=True)
@@ -67,7 +53,7 @@ class Grid:
         return len(self.learning_rates) * len(self.weight_decays)
 
     def names(self) -> list[tuple[float, float]]:
-        """Learning rate and weight decay of each head of a feature layer, in order."""
+        """Learning rate and weight decay of each head of a layer, in order."""
         return [(lr, decay) for lr in self.learning_rates for decay in self.weight_decays]
 
 
@@ -110,18 +96,18 @@ def train_heads(grid: Grid, parts: Sequence[Part], labels: Tensor, recipe: Train
     Parameters
     ----------
     parts
-        With equally many batches of one size in an epoch (:func:`batches_per_epoch`); either all
+        With equally many batches of one size in an epoch (:func:`.batches_per_epoch`); either all
         or none have a validation part. Without one every epoch is trained, and the last is best.
     labels
         Class indices ``(images,)``.
     """
     heads = Heads(grid, parts, labels, recipe)
+    steps = heads.batches.steps
     for epoch in range(1, recipe.epochs + 1):
         losses = []
-        for step, batch in enumerate(heads.batches(epoch), start=1):
-            losses.append(heads.gradients(batch))
-            time = epoch - 1 + step / heads.steps
-            heads.update(rate(recipe, time, recipe.epochs, heads.steps))
+        for step, batch in enumerate(heads.batches.epoch(epoch), start=1):
+            losses.append(heads.compute_gradients(batch))
+            heads.update(schedule_factor(recipe, epoch - 1 + step / steps, recipe.epochs, steps))
         if epoch % recipe.evaluate_every == 0 or epoch == recipe.epochs:
             heads.evaluate(epoch, torch.stack(losses).mean(0))
             if not heads.stopping.running.any():
@@ -129,82 +115,71 @@ def train_heads(grid: Grid, parts: Sequence[Part], labels: Tensor, recipe: Train
     return heads.trained()
 
 
-def batches_per_epoch(images: int, recipe: Train) -> tuple[int, int]:
-    """Return how many optimiser steps an epoch has, and to how many images each is filled up."""
-    most = recipe.batch_size * recipe.accumulate
-    steps = math.ceil(images / most)
-    return steps, min(most, filled(math.ceil(images / steps)))
-
-
-class Batch(NamedTuple):
-    """What every part sees in one step.
-
-    Attributes
-    ----------
-    inputs
-        Of each layer ``(parts, batch, width)``.
-    rows, mask
-        ``(parts, batch)``; 0 in ``mask`` fills up a part's smaller batch.
-    """
-
-    inputs: Sequence[Tensor]
-    rows: Tensor
-    mask: Tensor
-
-
 class Heads:
     """The state of training.
 
-    Weights are ``(parts, heads * vectors, inputs)``: of one layer after the other, the last of each
-    being the bias. (Inputs come last since products along them are several times faster.)
+    Weights are one tensor ``(parts, heads * vectors, inputs)``: the inputs of one layer after the
+    other, the last of each being its bias. Inputs come last since products along them are several
+    times faster; one tensor for all layers makes each step of the optimiser one operation.
     """
 
     def __init__(self, grid: Grid, parts: Sequence[Part], labels: Tensor, recipe: Train) -> None:
         self.grid, self.parts, self.labels, self.recipe = grid, parts, labels, recipe
-        self.steps, _ = batches_per_epoch(len(parts[0].train), recipe)
         self.terms = stacked_terms([part.loss for part in parts], labels.device)
         self.classes = self.terms.class_weights.shape[-1]
         self.inputs = Inputs(list(grid.inputs.values()))
         trained_on = [part.train for part in parts]
         self.scaling = self.inputs.scaling(trained_on) if grid.standardise else None
+        self.batches = TrainingBatches(
+            self.inputs, parts, labels, recipe, scaling=self.scaling, dropout=grid.dropout
+        )
         self.sizes = [width + 1 for width in self.inputs.widths]
-        of_layer = grid.size * vectors(self.classes)
-        self.weights = self.inputs.views[0].new_zeros(len(parts), of_layer, sum(self.sizes))
-        self.best = self.slopes = torch.zeros_like(self.weights)
-        # Of every head: (parts, layers, heads of a feature layer).
+        rows = grid.size * vectors(self.classes)
+        weights = self.inputs.views[0].new_zeros(len(parts), rows, sum(self.sizes))
+        self.best = self.gradients = torch.zeros_like(weights)
+        # Of every head: (parts, layers, heads of a layer).
         self.shape = (len(parts), len(self.sizes), grid.size)
         rates, decays = labels.new_tensor(grid.names(), dtype=torch.float32).unbind(-1)
         self.base = self.rates = rates.expand(self.shape)
-        self.adamw = HeadsAdamW(self.weights, self.sizes, decays, self.classes, recipe)
+        self.adamw = BatchedAdamW(weights, self._decays(decays), recipe)
         self.stopping = Stopping(self.base, recipe)
-        self.only: Batch | None = None
+        self.history: list[tuple[int, Tensor]] = []
         validated = [part.validation for part in parts]
         self.validations = [
             (members, Batch(self.inputs.of_layers(self.inputs.gather(rows)), rows, mask))
-            for members, rows, mask in looked_at_together(
-                validated, self.inputs.columns, labels.device
-            )
+            for members, rows, mask in group_parts(validated, self.inputs.columns, labels.device)
         ]
+
+    def _decays(self, decays: Tensor) -> Tensor | None:
+        """Give each weight its head's decay ``(heads,)``; the bias is not decayed."""
+        if not decays.any():
+            return None
+        spread = self._spread(decays.expand(1, len(self.sizes), -1))
+        spread[..., np.cumsum(self.sizes) - 1] = 0
+        return spread
 
     # -------------------------------------------------------------- one step
 
-    def gradients(self, batch: Batch) -> Tensor:
+    def compute_gradients(self, batch: Batch) -> Tensor:
         """Compute every head's gradient on one batch, and return the losses."""
-        products = self._products(batch.inputs, self.weights).requires_grad_()
+        products = self._products(batch.inputs, self.adamw.weights).requires_grad_()
         mean = self._losses(self._logits(products), batch, self.terms)
+        # Autograd goes back to the products only: they are few, and what lies before them is linear
+        # and written out below. Heads share no weights, so the gradient of their sum is each one's.
         (slope,) = torch.autograd.grad(mean.sum(), products)
         if vectors(self.classes) < self.classes:
             slope /= self.classes  # of one class's weights, not of what moves both
-        slopes: list[Tensor] = []
+        gradients: list[Tensor] = []
         for of_layer, x_layer in zip(slope.chunk(len(self.sizes), -1), batch.inputs, strict=True):
-            slopes += [of_layer.mT @ x_layer, of_layer.sum(1).unsqueeze(-1)]
-        self.slopes = torch.cat(slopes, -1)
+            gradients += [of_layer.mT @ x_layer, of_layer.sum(1).unsqueeze(-1)]
+        self.gradients = torch.cat(gradients, -1)
         return mean.detach().view(self.shape)
 
     def _losses(self, logits: Tensor, batch: Batch, terms: Terms) -> Tensor:
         """Return the mean loss over a batch of each part's heads ``(parts, heads)``."""
         targets = self.labels[batch.rows].unsqueeze(-1).expand(logits.shape[:-1])
         losses, weights = objective(logits.flatten(1, 2), targets.flatten(1, 2), terms)
+        # The mask takes padding out of the sums above and below.
         shown = batch.mask.unsqueeze(-1)
         return (losses.view_as(targets) * shown).sum(1) / (weights.view_as(targets) * shown).sum(1)
 
@@ -213,6 +188,7 @@ class Heads:
         products = []
         for x_layer, of_layer in zip(x, self._of_layers(weights), strict=True):
             w, bias = of_layer[..., :-1], of_layer[..., -1].unsqueeze(1)
+            # Parts that share their validation rows hold them once, hence the expansion.
             products.append(torch.baddbmm(bias, x_layer.expand(len(w), -1, -1), w.mT))
         return torch.cat(products, -1)
 
@@ -222,88 +198,64 @@ class Heads:
         return _of_classes(of_heads, self.classes, -1)
 
     def _of_layers(self, weights: Tensor) -> Sequence[Tensor]:
-        """Views of the weights of each layer."""
+        """Return views of the weights of each layer."""
         return torch.split(weights, self.sizes, -1)
 
     def update(self, factor: float) -> None:
         """Let every head make a step, ``factor`` on its rate being the schedule's."""
-        floor = self.base.clamp(max=self.recipe.min_lr)
-        self.rates = floor + (self.base - floor) * factor * self.stopping.plateau
-        self.adamw.step(self.slopes, self.rates)
+        self.rates = learning_rates(self.recipe, self.base, factor, self.stopping.plateau)
+        self._clip()
+        self.adamw.step(self.gradients, self._spread(self.rates))
 
-    # -------------------------------------------------------------- what heads see
+    def _clip(self) -> None:
+        """Shorten the gradients of heads whose norm is above the recipe's."""
+        of_layers = self._of_layers(self.gradients)
+        of_rows = torch.stack([vector_norm(gradient, dim=-1) for gradient in of_layers], 1)
+        count = vectors(self.classes)
+        of_heads = vector_norm(of_rows.view(*of_rows.shape[:2], -1, count), dim=-1)
+        # A shared vector stands for that of each class, and all of them count in the norm.
+        norms = of_heads * (self.classes / count) ** 0.5
+        if (norms > self.recipe.clip).any():
+            # The small number is that of torch's clip_grad_norm_.
+            self.gradients.mul_(self._spread((self.recipe.clip / (norms + 1e-6)).clamp(max=1)))
 
-    def batches(self, epoch: int) -> Iterable[Batch]:
-        """Return the batches of an epoch."""
-        if not self.unchanging:
-            return self._batches(epoch)
-        if self.only is None:
-            self.only = next(self._batches(epoch))
-        return (self.only,)
-
-    @property
-    def unchanging(self) -> bool:
-        """Whether every epoch is one and the same batch, for which an order means nothing."""
-        drawn = any(part.loss.balanced_sampling for part in self.parts)
-        return self.steps == len(self.inputs.views) == 1 and not self.grid.dropout and not drawn
-
-    def _batches(self, epoch: int) -> Iterator[Batch]:
-        _, size = batches_per_epoch(max(len(part.train) for part in self.parts), self.recipe)
-        rows = np.zeros((self.steps, len(self.parts), size), dtype=np.int64)
-        mask = np.zeros(rows.shape, dtype=np.float32)
-        labels = self.labels.cpu().numpy()
-        for i, part in enumerate(self.parts):
-            of_part = labels[part.train] if part.loss.balanced_sampling else None
-            order = draw_order(len(part.train), of_part, (part.seed, "order", epoch))
-            for step, batch in enumerate(np.array_split(part.train[order], self.steps)):
-                rows[step, i, : len(batch)], mask[step, i, : len(batch)] = batch, 1
-        for step in range(self.steps):
-            at = torch.from_numpy(rows[step]).to(self.labels.device)
-            shown = torch.from_numpy(mask[step]).to(self.labels.device)
-            yield Batch(self._inputs(at, shown, epoch, step), at, shown)
-
-    def _inputs(self, rows: Tensor, mask: Tensor, epoch: int, step: int) -> Sequence[Tensor]:
-        view = epoch % len(self.inputs.views)
-        of_layers = self.inputs.of_layers(self.inputs.gather(rows, view, self.scaling))
-        if not self.grid.dropout:
-            return of_layers
-        axes = ("dropout", epoch, step)
-        return [self._dropped(x, mask, (*axes, layer)) for layer, x in enumerate(of_layers)]
-
-    def _dropped(self, x: Tensor, mask: Tensor, axes: Sequence[str | int]) -> Tensor:
-        """Drop features of a feature layer; what is drawn depends on the part alone."""
-        kept = torch.zeros_like(x)
-        for i, part in enumerate(self.parts):
-            size = int(mask[i].sum())
-            drawn = generator(part.seed, *axes).random((size, x.shape[-1]), dtype=np.float32)
-            kept[i, :size] = torch.from_numpy(drawn >= self.grid.dropout)
-        return x * kept.div_(1 - self.grid.dropout)
+    def _spread(self, of_heads: Tensor) -> Tensor:
+        """Give each weight its head's value of ``(parts, layers, heads)``."""
+        rows = of_heads.repeat_interleave(vectors(self.classes), -1).unsqueeze(-1)
+        of_layers = zip(rows.unbind(1), self.sizes, strict=True)
+        return torch.cat([of_layer.expand(-1, -1, size) for of_layer, size in of_layers], -1)
 
     # -------------------------------------------------------------- epochs
 
     def evaluate(self, epoch: int, train_loss: Tensor) -> None:
         """Keep the heads that are at their best; stop those that have not improved for long."""
-        present = self._plain()
+        present = self._unscaled()
         if len(self.parts[0].validation):
             loss, value = self._validate(present)
-            value = value.masked_fill(~loss.isfinite(), -math.inf)
+            told = loss
         else:
-            loss, value = torch.full_like(train_loss, math.nan), torch.full_like(train_loss, epoch)
-        better = self.stopping.watch(epoch, train_loss, loss, value, self.rates)
-        self.best = torch.where(self.adamw.spread(better), present, self.best)
+            loss, value = torch.zeros_like(train_loss), torch.full_like(train_loss, epoch)
+            told = torch.full_like(train_loss, torch.nan)
+        row = torch.stack([train_loss, told, self.rates])
+        self.history.append((epoch, row.masked_fill(~self.stopping.running, torch.nan)))
+        better = self.stopping.watch(epoch, value, loss)
+        self.best = torch.where(self._spread(better), present, self.best)
 
-    def _plain(self) -> Tensor:
-        """Return the present weights as they act on features that are not standardised."""
+    def _unscaled(self) -> Tensor:
+        """Return the present weights as they act on features that are not standardised.
+
+        ``w (x - mean) / deviation + b`` is ``(w / deviation) x + (b - mean w / deviation)``.
+        """
         if not self.scaling:
             return self.adamw.averages
-        plain: list[Tensor] = []
+        unscaled: list[Tensor] = []
         scaling = zip(*map(self.inputs.of_layers, self.scaling), strict=True)
         for of_layer, (mean, deviation) in zip(
             self._of_layers(self.adamw.averages), scaling, strict=True
         ):
             w = of_layer[..., :-1] / deviation
-            plain += [w, of_layer[..., -1:] - (w * mean).sum(-1, keepdim=True)]
-        return torch.cat(plain, -1)
+            unscaled += [w, of_layer[..., -1:] - (w * mean).sum(-1, keepdim=True)]
+        return torch.cat(unscaled, -1)
 
     def _validate(self, present: Tensor) -> tuple[Tensor, Tensor]:
         """Return loss and monitored quality of every head on its validation part."""
@@ -323,6 +275,7 @@ class Heads:
         labels = self.labels[batch.rows].expand(len(loss), -1).cpu().numpy()
         sizes = batch.mask.sum(1).long().expand(len(loss)).tolist()
         of_parts = zip(loss.double().cpu().numpy(), probabilities, labels, sizes, strict=True)
+        # A part's own images come first, its padding after them.
         found = [
             quality(self.recipe.monitor, losses, p[:, :size], y[:size])
             for losses, p, y, size in of_parts
@@ -330,6 +283,7 @@ class Heads:
         return torch.from_numpy(np.stack(found)).to(loss)
 
     def trained(self) -> Trained:
+        """Return every head as it was at its best epoch."""
         shape = (len(self.parts), -1, vectors(self.classes))
         return Trained(
             weights=[
@@ -339,7 +293,7 @@ class Heads:
             best_epoch=self.stopping.best_epoch,
             quality=self.stopping.quality,
             loss=self.stopping.loss,
-            history=self.stopping.history,
+            history=self.history,
         )
 
 

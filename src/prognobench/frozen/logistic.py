@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from prognobench.frozen.head_inputs import EPSILON
-from prognobench.frozen.heads import Part
-from prognobench.frozen.lbfgs import minimise
+from prognobench.frozen.inputs import EPSILON, Part
 from prognobench.losses.objective import objective, stacked_terms
 
 STEEP = 1e-4
 """Gradient of a mean loss above which a regression counts as not solved."""
+
+MEMORY, HALVINGS = 10, 30
+"""Steps that L-BFGS remembers, and how often it halves a step that is too long."""
+
+ARMIJO = 1e-4
+"""Share of the fall that the slope promises with which a step is content (Armijo 1966)."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,13 @@ def solve_logistic(
     x = features.double()
     terms = stacked_terms([part.loss for part in parts], x.device)
     classes = terms.class_weights.shape[-1]
+    # Of two classes the first has the logit 0: only differences of logits count.
     free = 1 if classes == 2 else classes
     spans = [_span(x[part.train], standardise) for part in parts]
-    coordinates = _pad([span.coordinates(x) for span in spans])
-    train, shown = _padded_rows(parts, x.device)
+    # Spans of smaller parts have fewer coordinates. What they lack is 0 for every image, so that
+    # its weights have no gradient and stay 0.
+    coordinates = _pad_columns([span.coordinates(x) for span in spans])
+    train, shown = _pad_rows(parts, x.device)
     inputs = coordinates.gather(1, train[..., None].expand(-1, -1, coordinates.shape[-1]))
     targets = labels[train].unsqueeze(1).expand(-1, len(strengths), -1)
     penalties = 1 / x.new_tensor(strengths)
@@ -80,20 +88,15 @@ def solve_logistic(
         losses, weights = losses_of(logits_of(points, inputs), targets)
         penalised = points.view(len(parts), len(strengths), -1, free)[:, :, :-1]
         squares = penalised.square().sum((2, 3))
+        # Divided by the sum of weights, so that one tolerance suits parts of every size.
         total = (weights * shown[:, None]).sum(2)
         return (((losses * shown[:, None]).sum(2) + penalties * squares / 2) / total).flatten()
 
     start = x.new_zeros(len(parts) * len(strengths), (coordinates.shape[-1] + 1) * free)
     points, left = minimise(values, start, tolerance=1e-7)
-    if unsolved := int((left > STEEP).sum()):
-        warnings.warn(
-            f"{unsolved} of {len(left)} logistic regressions are not solved (gradients of up to "
-            f"{left.max():.1g} are left): standardise the features, or take smaller C",
-            stacklevel=2,
-        )
+    _warn_of_unsolved(left)
     logits = logits_of(points, coordinates)
-    every = labels.expand(*logits.shape[:-1])
-    losses, weights = losses_of(logits, every)
+    losses, weights = losses_of(logits, labels.expand(*logits.shape[:-1]))
     validation = torch.stack(
         [
             losses[i][:, part.validation].sum(1) / weights[i][:, part.validation].sum(1)
@@ -101,10 +104,22 @@ def solve_logistic(
         ]
     )
     solved = points.view(len(parts), len(strengths), -1, free)
-    weights = torch.stack([span.plain(w) for span, w in zip(spans, solved, strict=True)])
+    weights = torch.stack([span.unscale(w) for span, w in zip(spans, solved, strict=True)])
     if free == 1:
         weights = torch.cat([torch.zeros_like(weights), weights], -1)
     return Solved(weights, validation)
+
+
+def _warn_of_unsolved(left: Tensor) -> None:
+    if unsolved := int((left > STEEP).sum()):
+        warnings.warn(
+            f"{unsolved} of {len(left)} logistic regressions are not solved (gradients of up to "
+            f"{left.max():.1g} are left): standardise the features, or take smaller C",
+            stacklevel=3,
+        )
+
+
+# ------------------------------------------------------------------ the span of the images
 
 
 @dataclass(frozen=True)
@@ -123,7 +138,7 @@ class Span:
         scaled = (x - self.mean) / self.deviation
         return scaled if self.basis is None else scaled @ self.basis.mT
 
-    def plain(self, weights: Tensor) -> Tensor:
+    def unscale(self, weights: Tensor) -> Tensor:
         """Return weights ``(..., coordinates + 1, classes)`` as they act on the features.
 
         Rows beyond the basis stand for coordinates that are 0.
@@ -145,17 +160,18 @@ def _span(train: Tensor, standardise: bool) -> Span:
     if len(train) >= train.shape[1]:
         return Span(mean, deviation, None)
     scaled = (train - mean) / deviation
+    # An orthonormal basis keeps the length of the weights, and with it the penalty.
     return Span(mean, deviation, torch.linalg.svd(scaled, full_matrices=False).Vh)
 
 
-def _pad(matrices: Sequence[Tensor]) -> Tensor:
-    """Stack matrices of as many rows, filled up with columns of 0."""
+def _pad_columns(matrices: Sequence[Tensor]) -> Tensor:
+    """Stack matrices of as many rows, padded with columns of 0."""
     widest = max(matrix.shape[1] for matrix in matrices)
     return torch.stack([torch.nn.functional.pad(m, (0, widest - m.shape[1])) for m in matrices])
 
 
-def _padded_rows(parts: Sequence[Part], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return each part's training rows, and a mask that is 0 where they are filled up."""
+def _pad_rows(parts: Sequence[Part], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return each part's training rows, and a mask that is 0 where they are padded."""
     most = max(len(part.train) for part in parts)
     rows = torch.zeros(len(parts), most, dtype=torch.long, device=device)
     shown = torch.zeros(len(parts), most, dtype=torch.float64, device=device)
@@ -163,3 +179,99 @@ def _padded_rows(parts: Sequence[Part], device: torch.device) -> tuple[Tensor, T
         rows[i, : len(part.train)] = torch.tensor(part.train, device=device)
         shown[i, : len(part.train)] = 1
     return rows, shown
+
+
+# ------------------------------------------------------------------ the solver
+
+
+def minimise(
+    values: Callable[[Tensor], Tensor],
+    start: Tensor,
+    *,
+    tolerance: float = 1e-6,
+    iterations: int = 1000,
+) -> tuple[Tensor, Tensor]:
+    """Return where each of many independent functions is smallest, and the gradient left there.
+
+    Limited-memory BFGS (Liu and Nocedal 1989) with step lengths halved until the function falls
+    enough (Armijo 1966), each problem with its own. (``torch.optim.LBFGS`` and scipy's solve one
+    problem at a time.)
+
+    Parameters
+    ----------
+    values
+        Points ``(problems, parameters)`` -> function values ``(problems,)``, differentiable.
+    start
+        Where to begin, in double precision.
+    tolerance
+        A problem is solved once no component of its gradient is larger.
+
+    Returns
+    -------
+    Points ``(problems, parameters)``, and the largest component of each gradient ``(problems,)``.
+    """
+    x = start.clone()
+    value, slope = _evaluate(values, x)
+    steps: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=MEMORY)
+    for _ in range(iterations):
+        unsolved = slope.abs().amax(1) > tolerance
+        if not unsolved.any():
+            break
+        direction = -_apply_inverse_hessian(slope, steps)
+        descent = (direction * slope).sum(1)
+        # Where curvature misled, the gradient itself is a way down.
+        uphill = descent >= 0
+        direction = torch.where(uphill[:, None], -slope, direction)
+        descent = torch.where(uphill, -slope.square().sum(1), descent)
+        # A solved problem is computed with the others, but moves by 0.
+        length = torch.where(unsolved, 1.0, 0.0).to(x)
+        if not steps:
+            # Nothing is known of the curvature yet: the first step is no longer than 1.
+            length /= slope.norm(dim=1).clamp_min(1.0)
+        for _ in range(HALVINGS):
+            moved = x + length[:, None] * direction
+            found, tilted = _evaluate(values, moved)
+            # Written so that a value that is no number counts as too long a step.
+            long = ~(found <= value + ARMIJO * length * descent)
+            if not long.any():
+                break
+            length = torch.where(long, length / 2, length)
+        # Where no length would do, the problem stays where it is.
+        moved = torch.where(long[:, None], x, moved)
+        found, tilted = torch.where(long, value, found), torch.where(long[:, None], slope, tilted)
+        s, y = moved - x, tilted - slope
+        curvature = (s * y).sum(1)
+        # A step without positive curvature says nothing of the Hessian, and 0 leaves it out.
+        good = curvature > 1e-12 * s.norm(dim=1) * y.norm(dim=1)
+        inverse = torch.where(good, 1 / torch.where(good, curvature, 1.0), 0.0)
+        steps.append((s, y, inverse))
+        if not s.any():
+            break
+        x, value, slope = moved, found, tilted
+    return x, slope.abs().amax(1)
+
+
+def _evaluate(values: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the functions' values and gradients."""
+    point = x.detach().requires_grad_()
+    value = values(point)
+    # The problems are independent, so the gradient of their sum is each one's own.
+    (slope,) = torch.autograd.grad(value.sum(), point)
+    return value.detach(), slope
+
+
+def _apply_inverse_hessian(slope: Tensor, steps: deque[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    """Multiply the gradients by the inverse Hessians that the last steps suggest (two loops)."""
+    result = slope.clone()
+    shares = []
+    for s, y, inverse in reversed(steps):
+        share = inverse * (s * result).sum(1)
+        shares.append(share)
+        result -= share[:, None] * y
+    if steps:
+        _, y, inverse = steps[-1]
+        scale = 1 / (inverse * y.square().sum(1)).clamp_min(1e-300)
+        result *= torch.where(inverse > 0, scale, 1.0)[:, None]
+    for (s, y, inverse), share in zip(steps, reversed(shares), strict=True):
+        result += (share - inverse * (y * result).sum(1))[:, None] * s
+    return result

@@ -1,34 +1,111 @@
-"""Classifiers on frozen features: linear heads, trained all together, and classical estimators."""
+"""Linear heads of cells: grouped, trained together, the best of each chosen, kept on disk."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from prognobench.errors import TrainingError
-from prognobench.frozen.classifiers import FeaturesByLayer, LinearHead
-from prognobench.frozen.estimators import EstimatorTask, ProbeResult, fit_estimator
-from prognobench.frozen.heads import Grid, Part, Trained, batches_per_epoch, train_heads, vectors
+from prognobench.errors import StoreError, TrainingError
+from prognobench.frozen.estimators import (
+    FILE,
+    Column,
+    FeaturesByLayer,
+    FittedRows,
+    FrozenClassifier,
+    ProbeResult,
+)
+from prognobench.frozen.heads import Grid, Trained, train_heads, vectors
+from prognobench.frozen.inputs import Part, batches_per_epoch
 from prognobench.frozen.logistic import Solved, solve_logistic
-from prognobench.records import Fitted, Fold, Loss, Probe, Train
+from prognobench.records import Estimator, Fitted, Fold, Loss, Probe, Train
+from prognobench.strategies.files import check_identity, read_arrays, save_arrays, write_identity
 from prognobench.training.hardware import PeakMemory
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
-
-__all__ = ["EstimatorTask", "ProbeResult", "ProbeTask", "fit_estimator", "fit_groups", "fit_probes"]
 
 DEFAULT_RATE = 1e-3
 """Learning rate where no validation part can choose; the nearest of the grid is taken."""
 
 LARGEST = 2**21
 """So many weights are trained together at most: more would not stay in the processor's cache."""
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A linear classifier on one layer.
+
+    Attributes
+    ----------
+    weights
+        ``(width + 1, classes)``, the bias last, for features as the backbone gives them: whatever
+        standardised them in training is in the weights.
+    """
+
+    layer: str
+    weights: NDArray[np.float64]
+    columns: tuple[Column, ...] = ()
+
+    def probabilities(
+        self, features: FeaturesByLayer, covariates: pd.DataFrame | None = None
+    ) -> NDArray[np.float64]:
+        """Return ``(images, classes)``."""
+        logits = features[self.layer].astype(np.float64) @ self.weights[:-1] + self.weights[-1]
+        # Less the largest, which changes no share and keeps the exponentials finite.
+        exponentials = np.exp(logits - logits.max(1, keepdims=True))
+        probabilities: NDArray[np.float64] = exponentials / exponentials.sum(1, keepdims=True)
+        return probabilities
+
+    @property
+    def stored_bytes(self) -> int:
+        return self.weights.nbytes
+
+    def save(self, folder: Path, backbone: str) -> None:
+        """Write it, and the fingerprint of the weights that it belongs to."""
+        write_identity(folder, backbone, layer=self.layer)
+        weight, bias = self.weights[:-1].T, self.weights[-1]
+        save_arrays({"weight": weight, "bias": bias}, folder / FILE)
+
+    @classmethod
+    def load(cls, folder: Path, about: Mapping[str, Any]) -> LinearHead:
+        """Read what :meth:`save` wrote; ``about`` is its identity."""
+        arrays = read_arrays(folder / FILE)
+        return cls(str(about["layer"]), np.vstack([arrays["weight"].T, arrays["bias"]]))
+
+
+def load_classifier(folder: Path, spec: Probe | Estimator, backbone: str) -> FrozenClassifier:
+    """Read what :meth:`LinearHead.save` or :meth:`.FittedRows.save` wrote.
+
+    Parameters
+    ----------
+    spec
+        Of the run that it was written for.
+    backbone
+        Fingerprint of the weights at hand.
+
+    Raises
+    ------
+    StoreError
+        If it was fitted on features of other weights, or is damaged.
+    """
+    about = check_identity(folder, backbone)
+    try:
+        if isinstance(spec, Probe):
+            return LinearHead.load(folder, about)
+        return FittedRows.load(folder, about, spec)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{folder}: what it keeps is not this run's ({error!r})") from error
+
+
+# ------------------------------------------------------------------ fitting
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 
 from prognobench.errors import ConfigError, PrognobenchError
 from prognobench.frozen.bank import backbone_facts
-from prognobench.frozen.classifiers import reads_features
+from prognobench.frozen.estimators import reads_features
 from prognobench.records import Backbone, BackboneSource, Probe
 from prognobench.registry import STRATEGIES
 from prognobench.runs.prepare import Prepared, Workspace

@@ -16,15 +16,13 @@ import torch
 
 from prognobench.errors import NotApplicableError, TrainingError
 from prognobench.frozen.bank import Features, backbone_facts, embed, view_of
-from prognobench.frozen.classifiers import reads_features
-from prognobench.frozen.probes import (
+from prognobench.frozen.estimators import (
     EstimatorTask,
     ProbeResult,
-    ProbeTask,
     fit_estimator,
-    fit_groups,
-    fit_probes,
+    reads_features,
 )
+from prognobench.frozen.probes import ProbeTask, fit_groups, fit_probes
 from prognobench.records import Estimator, Fold, Probe
 from prognobench.runs.cells import cell_axes, prediction_table
 from prognobench.runs.prepare import Prepared, Workspace

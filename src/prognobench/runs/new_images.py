@@ -12,7 +12,7 @@ from prognobench.datasets.readers.image_folder import IMAGE_SUFFIXES, ImageFolde
 from prognobench.datasets.readers.spreadsheet import Sheet, read_sheet
 from prognobench.datasets.readers.values import as_names, covariate
 from prognobench.errors import DataError, listed
-from prognobench.frozen.classifiers import Column
+from prognobench.frozen.estimators import Column
 from prognobench.records import Cohort, Files
 
 if TYPE_CHECKING:

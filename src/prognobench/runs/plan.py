@@ -13,8 +13,8 @@ import torch
 
 from prognobench.errors import NotApplicableError
 from prognobench.frozen.bank import not_embedded, view_of
-from prognobench.frozen.classifiers import reads_features
-from prognobench.frozen.probes import EstimatorTask, ProbeTask, fit_estimator, fit_probes
+from prognobench.frozen.estimators import EstimatorTask, fit_estimator, reads_features
+from prognobench.frozen.probes import ProbeTask, fit_probes
 from prognobench.imaging.augment import Augmentation
 from prognobench.imaging.cache import pixel_digests
 from prognobench.records import Adapted, Backbone, Estimator, Fold, RunConfig

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from prognobench.frozen.classifiers import FrozenClassifier
+    from prognobench.frozen.estimators import FrozenClassifier
     from prognobench.records import BackboneSource, Cohort
 
 Progress = Callable[[str, int, int], None]

@@ -17,7 +17,7 @@ from prognobench.store import RunFolder
 if TYPE_CHECKING:
     import torch
 
-    from prognobench.frozen.classifiers import FrozenClassifier
+    from prognobench.frozen.estimators import FrozenClassifier
     from prognobench.records import BackboneSource
     from prognobench.training.hardware import Precision
 
@@ -126,7 +126,7 @@ class StoredModels:
 
     def classifier(self, cell: str) -> FrozenClassifier:
         """Read what a cell on frozen features saved."""
-        from prognobench.frozen.classifiers import load_classifier
+        from prognobench.frozen.probes import load_classifier
 
         choice = self.config["strategy"]
         spec: Probe | Estimator = STRATEGIES[choice["builder"]](**choice["settings"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -28,9 +28,10 @@ from prognobench.training.hardware import (
     resolve_precision,
 )
 from prognobench.training.loader import Batch, Loader
-from prognobench.training.optimiser import Best, Optimiser, quality
+from prognobench.training.optimiser import Optimiser
 from prognobench.training.speedups.attention import attention_for
 from prognobench.training.speedups.prefix import RememberedPrefix
+from prognobench.training.stopping import BestWeights, Stopping, quality
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,7 +91,8 @@ def fit(
     if recipe.checkpoint_activations:
         checkpoint_activations(model)
     step = Step(model, loss_terms(loss, device), resolve_precision(recipe.precision, device))
-    best, history, epoch = Best(model), list[dict[str, float]](), 0
+    stopping, best = Stopping(torch.zeros((), dtype=torch.float64), recipe), BestWeights(model)
+    history, epoch = list[dict[str, float]](), 0
     chosen = np.empty((0, len(loss.class_weights)))
     for groups, epochs in _phases(adapted, recipe):
         _train_only(model, groups)
@@ -101,15 +103,16 @@ def fit(
             if recipe.compile and not prefix.remembers:
                 model.compile()
         optimiser = Optimiser(model, groups, recipe, epochs, -(-len(train) // recipe.accumulate))
-        improved, end, stalled = epoch, epoch + epochs, 0
-        while epoch < end and stalled < recipe.patience:
+        stopping.begin(epoch)
+        end = epoch + epochs
+        while epoch < end and stopping.running:
             epoch += 1
             model.train()
             torch.manual_seed(derive(*train.seed, "epoch", epoch))
             losses = []
             for batches in _grouped(train.epoch(epoch, layout), recipe.accumulate):
                 losses.append(step(batches))
-                optimiser.step()
+                optimiser.step(stopping.plateau)
             row = {"epoch": epoch, "train_loss": _finite_mean(losses, where, epoch)}
             if progress:
                 progress(where, epoch, adapted.head_first_epochs + recipe.epochs)
@@ -118,11 +121,10 @@ def fit(
             with optimiser.averaged():
                 found, probabilities = _validate(step, validation, recipe.monitor, layout)
                 row |= found
-                if best.offer(epoch, row.get("monitor", epoch), -row.get("validation_loss", 0.0)):
-                    improved, chosen = epoch, probabilities
+                if stopping.watch(epoch, *_judged(row)):
+                    best.keep()
+                    chosen = probabilities
                 keep(epoch)
-            stalled = epoch - improved
-            optimiser.lower_on_plateau(epoch, improved)
             history.append(row | {"lr": optimiser.lr, "seconds": time.perf_counter() - start})
     best.restore()
     seconds = time.perf_counter() - start
@@ -135,7 +137,9 @@ def fit(
         "micro_batches": step.parts,
         "stopped": "validation" if len(validation.rows) else "fixed number of epochs",
     }
-    return FittedModel(history=history, best_epoch=best.epoch, cost=cost, validation=chosen)
+    return FittedModel(
+        history=history, best_epoch=int(stopping.best_epoch), cost=cost, validation=chosen
+    )
 
 
 def predict(
@@ -278,6 +282,13 @@ def _validate(
     probabilities = _probabilities(logits)
     value = quality(monitor, np.array([loss]), probabilities[None], labels.numpy())
     return {"validation_loss": loss, "monitor": float(value[0])}, probabilities
+
+
+def _judged(row: Mapping[str, float]) -> tuple[Tensor, Tensor]:
+    """Return quality and loss of an evaluation; without a validation part the last is best."""
+    judged = (row.get("monitor", row["epoch"]), row.get("validation_loss", 0.0))
+    quality, loss = torch.tensor(judged, dtype=torch.float64)
+    return quality, loss
 
 
 def _probabilities(logits: Tensor) -> NDArray[np.float64]:

@@ -1,27 +1,25 @@
-"""Optimiser, schedule, averaged weights, and which epoch was the best."""
+"""AdamW, its schedule, clipping and averaged weights: of a model, and of many heads at once.
+
+The schedule, the learning rate and the average are one formula each, for numbers and for arrays.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
-from prognobench.errors import TrainingError
 from prognobench.records import ParameterGroup, Train
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-PLATEAU_FACTOR = 0.1
-"""By which a plateau lowers the learning rate."""
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+"""AdamW's constants (Loshchilov and Hutter 2019), which are torch's defaults."""
 
 
-def rate(recipe: Train, time: float, epochs: int, steps_per_epoch: int) -> float:
+def schedule_factor(recipe: Train, time: float, epochs: int, steps_per_epoch: int) -> float:
     """Return the factor on every learning rate after ``time`` of ``epochs`` epochs, in [0, 1].
 
     It grows linearly over the warm-up and then stays (``constant``, ``plateau``) or falls along
@@ -38,8 +36,35 @@ def rate(recipe: Train, time: float, epochs: int, steps_per_epoch: int) -> float
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (time - warmup) / (epochs - warmup))))
 
 
+def learning_rates(recipe: Train, base: Tensor, factor: float, plateau: Tensor) -> Tensor:
+    """Return the present learning rates, which end at ``min_lr`` where the schedule ends.
+
+    Parameters
+    ----------
+    base
+        Learning rates before scheduling, one for each parameter group or head.
+    factor
+        The schedule's.
+    plateau
+        :attr:`.Stopping.plateau`.
+    """
+    # A base rate below the floor stays what it is.
+    floor = base.clamp(max=recipe.min_lr)
+    return floor + (base - floor) * factor * plateau
+
+
+@torch.no_grad()
+def update_averages(
+    recipe: Train, averages: Sequence[Tensor], weights: Sequence[Tensor], steps: int
+) -> None:
+    """Move the exponential moving averages of weights, in place, after so many steps."""
+    # Early averages must forget the start, hence a decay that grows.
+    decay = min(recipe.ema, (1 + steps) / (10 + steps))
+    torch._foreach_lerp_(list(averages), list(weights), 1 - decay)
+
+
 class Optimiser:
-    """AdamW (Loshchilov and Hutter 2019) with the recipe's schedule, clipping and averaging.
+    """AdamW for the parameter groups of one model, after the recipe.
 
     Parameters
     ----------
@@ -63,8 +88,8 @@ class Optimiser:
             named[name] for group in groups for name in group.parameters
         ]
         self._epochs, self._steps_per_epoch, self._step = epochs, steps_per_epoch, 0
-        self._lrs = [recipe.head_lr if group.lr is None else group.lr for group in groups]
-        self._plateau, self._lowered = 1.0, 0
+        rates = [recipe.head_lr if group.lr is None else group.lr for group in groups]
+        self._base = torch.tensor(rates, dtype=torch.float64)
         self._adamw = torch.optim.AdamW(
             [
                 {
@@ -75,6 +100,8 @@ class Optimiser:
                 }
                 for group in groups
             ],
+            betas=BETAS,
+            eps=EPSILON,
             fused=self.parameters[0].device.type in ("cpu", "cuda"),
         )
         self._averages = [p.detach().clone() for p in self.parameters] if recipe.ema else []
@@ -84,29 +111,19 @@ class Optimiser:
         """The first group's present learning rate."""
         return float(self._adamw.param_groups[0]["lr"])
 
-    def step(self) -> None:
-        """Apply the gradients, and clear them."""
+    def step(self, plateau: Tensor) -> None:
+        """Apply the gradients, and clear them; ``plateau`` is a factor on the learning rates."""
         self._step += 1
         time = self._step / self._steps_per_epoch
-        factor = rate(self.recipe, time, self._epochs, self._steps_per_epoch)
-        for group, lr in zip(self._adamw.param_groups, self._lrs, strict=True):
-            floor = min(self.recipe.min_lr, lr)
-            group["lr"] = floor + (lr - floor) * factor * self._plateau
+        factor = schedule_factor(self.recipe, time, self._epochs, self._steps_per_epoch)
+        rates = learning_rates(self.recipe, self._base, factor, plateau).tolist()
+        for group, lr in zip(self._adamw.param_groups, rates, strict=True):
+            group["lr"] = lr
         nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip, foreach=True)
         self._adamw.step()
         self._adamw.zero_grad()
         if self._averages:
-            # Early averages must forget the start, hence a decay that grows.
-            decay = min(self.recipe.ema, (1 + self._step) / (10 + self._step))
-            with torch.no_grad():
-                torch._foreach_lerp_(self._averages, self.parameters, 1 - decay)
-
-    def lower_on_plateau(self, epoch: int, improved: int) -> None:
-        """Lower the learning rates if nothing improved since epoch ``improved`` for too long."""
-        since = epoch - max(improved, self._lowered)
-        if self.recipe.schedule == "plateau" and since >= self.recipe.plateau_patience:
-            self._plateau *= PLATEAU_FACTOR
-            self._lowered = epoch
+            update_averages(self.recipe, self._averages, self.parameters, self._step)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -122,75 +139,57 @@ class Optimiser:
             self.parameters[i].data, self._averages[i] = average, self.parameters[i].data
 
 
-class Best:
-    """The best epoch so far, and a copy of what training changes as it was then."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.epoch = 0
-        self._value: tuple[float, ...] = (-math.inf,)
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        self._live = [*parameters, *model.buffers()]
-        self._kept: list[Tensor] = []
-
-    @torch.no_grad()
-    def offer(self, epoch: int, *value: float) -> bool:
-        """Keep the present weights if ``value`` (the more, the better) is a new best.
-
-        The first number decides, the next one where it is equal.
-        """
-        if not value > self._value:
-            return False
-        self.epoch, self._value = epoch, value
-        if not self._kept:
-            self._kept = [tensor.detach().clone() for tensor in self._live]
-        for kept, tensor in zip(self._kept, self._live, strict=True):
-            kept.copy_(tensor)
-        return True
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the weights of the best epoch back into the model.
-
-        Raises
-        ------
-        TrainingError
-            If no epoch had a value that is a number.
-        """
-        if not self._kept:
-            raise TrainingError(
-                "the validation loss is not finite in any epoch; lower the learning rate, or try "
-                "train.precision=fp32"
-            )
-        for kept, tensor in zip(self._kept, self._live, strict=True):
-            tensor.copy_(kept)
-
-
-def quality(
-    monitor: str,
-    losses: NDArray[np.float64],
-    probabilities: NDArray[np.float64],
-    labels: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    """Return what decides which epoch, or which head, is best: the more, the better.
+class BatchedAdamW:
+    """AdamW for weights in one tensor, each of them with a learning rate and a decay of its own.
 
     Parameters
     ----------
-    monitor
-        ``loss``, or a metric's name; where that is undefined (one class only) its value is 0.
-    losses
-        Mean loss of the validation part, one per model ``(models,)``.
-    probabilities, labels
-        ``(models, images, classes)`` and ``(images,)``.
+    weights
+        Zero at the start, changed in place.
+    decays
+        Weight decay, of the same shape; ``None`` for none.
+
+    Attributes
+    ----------
+    averages
+        The averaged weights, or the weights themselves where the recipe averages none.
     """
-    if monitor == "loss":
-        return -losses
-    # Imported here since the usual monitor needs none of it.
-    import numpy as np
 
-    from prognobench.metrics.metric import find_metric
-    from prognobench.metrics.sample import Sample, decide
+    def __init__(self, weights: Tensor, decays: Tensor | None, recipe: Train) -> None:
+        self.weights, self.recipe = weights, recipe
+        self._decays = decays
+        self._first, self._second, self._move = (torch.zeros_like(weights) for _ in range(3))
+        self._count = torch.zeros((), device=weights.device)
+        self._steps = 0
+        self.averages = torch.zeros_like(weights) if recipe.ema else weights
 
-    ones = np.ones((1, len(labels)))
-    decisions = decide(probabilities, 0.5)
-    sample = Sample(labels[None].astype(np.intp), probabilities, decisions, ones, ones / 2)
-    return np.nan_to_num(find_metric(monitor)(sample))
+    @torch.no_grad()
+    def step(self, gradients: Tensor, rates: Tensor) -> None:
+        """Apply gradients at learning rates, both of the weights' shape."""
+        self._steps += 1
+        # torch has one rate for a whole tensor. Asked to move zeros at a rate of 1 without decay,
+        # it leaves the move itself, which is then scaled by each weight's own rate. (By its
+        # function: the class imports torch's compiler, a second of a short command.)
+        adamw(
+            [self._move],
+            [gradients],
+            [self._first],
+            [self._second],
+            [],
+            [self._count],
+            fused=True,
+            amsgrad=False,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=1.0,
+            weight_decay=0.0,
+            eps=EPSILON,
+            maximize=False,
+        )
+        # Decoupled decay: of the weights before the move, and not by way of the gradient.
+        if self._decays is not None:
+            self.weights *= 1 - rates * self._decays
+        self.weights.addcmul_(self._move, rates)
+        self._move.zero_()
+        if self.recipe.ema:
+            update_averages(self.recipe, [self.averages], [self.weights], self._steps)
