@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from prognobench.cli.compose import CONFIG_GROUPS, compose, config_root, options
+from prognobench.cli.compose import compose
+from prognobench.cli.config_files import CONFIG_GROUPS, config_root, options
 from prognobench.config import from_mapping
 from prognobench.errors import ConfigError
 from prognobench.records import Train
@@ -137,6 +139,25 @@ def test_a_missing_value_says_how_to_give_it() -> None:
     assert faults_of("cv=external", "cv.test=[]") == ["cv.test=[]: give 1 at least"]
 
 
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("epochs=3", "unknown key 'epochs'. Did you mean train.epochs?"),
+        ("epoch=3", "unknown key 'epoch'. Did you mean train.epochs?"),
+        ("rank=8", "unknown key 'rank'. Did you mean strategy.rank?"),
+        ("prevalence=1", "unknown key 'prevalence'. Did you mean dataset.prevalence?"),
+        (
+            "patients=20",
+            "unknown key 'patients'. Did you mean dataset.patients or regime.patients?",
+        ),
+        ("allow_leaks=true", "unknown key 'allow_leaks'. Did you mean checks.allow_leaks?"),
+        ("sede=3", "unknown key 'sede'. Did you mean 'seed'?"),
+    ],
+)
+def test_a_setting_without_its_section_is_told_where_it_stands(override: str, meant: str) -> None:
+    assert faults_of(override) == [meant]
+
+
 def test_any_timm_network_is_named_in_one_setting() -> None:
     (config,) = compose(["model=timm", "model.name=resnet10t.c3_in1k"])
     assert config.model.name == config.model.settings["architecture"] == "resnet10t.c3_in1k"
@@ -146,12 +167,149 @@ def test_any_timm_network_is_named_in_one_setting() -> None:
 
 def test_what_is_no_override_is_refused() -> None:
     (fault,) = faults_of("mortality")
-    assert fault.startswith("'mortality' is no override, as in key=value")
+    assert fault == (
+        "cannot read 'mortality': overrides look like key=value. Did you mean dataset=mortality?"
+    )
+    (fault,) = faults_of("lora")
+    assert fault == "cannot read 'lora': overrides look like key=value. Did you mean lora=true?"
+    (fault,) = faults_of("dataset.table=a(b.csv")
+    assert fault.startswith("cannot read 'dataset.table=a(b.csv'")
+    assert "in quotes" in fault
 
 
 def test_a_config_cannot_call_code() -> None:
     text = "\n".join(faults_of("strategy._target_=os.system"))
     assert "unknown key 'strategy._target_'" in text
+
+
+def test_only_the_environment_is_read_from_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLDER_OF_MINE", "somewhere")
+    (config,) = compose(["paths.results='${oc.env:FOLDER_OF_MINE}/results'"])
+    assert config.paths.results == Path("somewhere/results")
+    for call in ("${oc.decode:x}", "${hydra:runtime.cwd}", "${${device}.env:HOME}", "${now:%Y}"):
+        (fault,) = faults_of(f"paths.results='{call}'")
+        assert "only values" in fault
+
+
+@pytest.mark.parametrize("override", ["hydra/launcher=joblib", "+hydra/launcher=joblib"])
+def test_another_launcher_is_refused_with_the_way_to_compute_in_parallel(override: str) -> None:
+    (fault,) = faults_of(override, multirun=True)
+    assert fault.startswith(f"{override}: prognobench does not use Hydra's launchers. Start the")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "hydra.run.dir=elsewhere",
+        "+hydra.callbacks.mine._target_=os.system",
+        "hydra.searchpath=[pkg://antigravity]",
+        "hydra/job_logging=none",
+    ],
+)
+def test_settings_of_hydra_are_refused(override: str) -> None:
+    (fault,) = faults_of(override)
+    assert fault == f"{override}: settings of Hydra have no effect; remove it"
+
+
+def write_config(folder: Path, group: str, text: str) -> Path:
+    (folder / group).mkdir(exist_ok=True)
+    (folder / group / "mine.yaml").write_text(text, errors="surrogateescape")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("group", "text", "fault"),
+    [
+        (
+            "experiment",
+            "# @package _global_\nhydra: {callbacks: {c: {_target_: os.abort}}}\n",
+            "only hydra.sweeper.params",
+        ),
+        (
+            "experiment",
+            "# @package _global_\nhydra: {sweeper: {max_batch_size: 1}}\n",
+            "only hydra",
+        ),
+        ("experiment", "hydra: null\n", "only hydra.sweeper.params"),
+        ("experiment", "defaults: [{override /hydra/launcher: joblib}]\n", "leaves the groups"),
+        (
+            "train",
+            "# @package hydra.callbacks\nc: {_target_: os.abort}\n",
+            "@package hydra.callbacks",
+        ),
+        ("train", "defaults: [../../elsewhere]\n", "leaves the groups"),
+        ("strategy", "parameters: {kernel: {_target_: os.abort}}\n", "remove the key '_target_'"),
+        ("train", "epochs: !!python/object/apply:os.abort []\n", "cannot be read as plain YAML"),
+        ("dataset", "root: ${oc.env:HOME}\n", "calls a function"),
+        ("dataset", "root: ${${device}.env:HOME}\n", "calls a function"),
+        ("train", "- epochs\n", "KEY: VALUE"),
+        ("hydra", "a: 1\n", "remove the folder hydra"),
+        ("train", "epochs: \udcff\n", "is not UTF-8"),
+    ],
+)
+def test_a_users_configs_cannot_run_code(tmp_path: Path, group: str, text: str, fault: str) -> None:
+    write_config(tmp_path, group, text)
+    with pytest.raises(ConfigError) as caught:
+        compose([], config_dir=tmp_path)  # whether or not it is chosen
+    assert all(str(tmp_path / group / "mine.yaml") in each for each in caught.value.faults)
+    assert fault in str(caught.value)
+
+
+def test_a_linked_folder_is_checked_too(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "own").mkdir()
+    write_config(tmp_path / "elsewhere", "train", "epochs: ${oc.env:HOME}\n")
+    (tmp_path / "own" / "train").symlink_to(tmp_path / "elsewhere" / "train")
+    with pytest.raises(ConfigError, match="calls a function"):
+        compose([], config_dir=tmp_path / "own")
+
+
+def test_every_fault_of_a_users_configs_comes_in_one_message(tmp_path: Path) -> None:
+    write_config(tmp_path, "train", "epochs: ${oc.env:HOME}\n_target_: os.abort\n")
+    (tmp_path / "train" / "quick.yaml").write_text("epochs: 3\n")
+    with pytest.raises(ConfigError) as caught:
+        compose(["train=mine"], config_dir=tmp_path)
+    assert len(caught.value.faults) == 3
+    assert "quick.yaml: a config that comes with prognobench has this name" in str(caught.value)
+
+
+def test_a_users_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "my 'own' configs, 2"
+    folder.mkdir()
+    write_config(folder, "train", "epochs: 3\nbatch_size: 8\n")
+    (config,) = compose(["train=mine"], config_dir=folder)
+    assert config.train == Train(epochs=3, batch_size=8)
+
+
+def test_a_users_experiment_sweeps_and_refers_to_other_values(tmp_path: Path) -> None:
+    text = """# @package _global_
+defaults:
+  - override /regime: few_shot
+  - override /model: timm
+model:
+  name: resnet18
+paths:
+  results: results/${model.name}
+hydra:
+  sweeper:
+    params:
+      regime.k: range(2,8,2)
+      seed: 1,2
+      strategy: glob(lora_study_*)
+"""
+    write_config(tmp_path, "experiment", text)
+    configs = compose(["experiment=mine"], multirun=True, config_dir=tmp_path)
+    assert len(configs) == 3 * 2 * 3
+    assert {config.regime.settings["k"] for config in configs} == {2, 4, 6}
+    assert {str(config.paths.results) for config in configs} == {"results/resnet18"}
+
+
+def test_a_value_that_follows_another_section_follows_it_in_a_sweep(tmp_path: Path) -> None:
+    write_config(tmp_path, "experiment", "# @package _global_\npaths: {results: '${model.name}'}\n")
+    swept = ["experiment=mine", "seed=1,2", "model=vit,cnn", "strategy=full,bitfit"]
+    configs = compose(swept, multirun=True, config_dir=tmp_path)
+    assert len(configs) == 8
+    assert all(str(config.paths.results) == config.model.name for config in configs)
 
 
 def test_a_users_own_configs_stand_beside_the_built_in_ones(tmp_path: Path) -> None:
@@ -212,6 +370,77 @@ def test_an_experiment_is_a_sweep() -> None:
     assert {config.train.epochs for config in configs} == {document("train", "quick")["epochs"]}
 
 
+@pytest.mark.parametrize("form", ["experiment=embedded", "+experiment=embedded"])
+def test_the_command_line_replaces_what_an_experiment_sweeps_over(form: str) -> None:
+    configs = compose([form, "model=vit", "dataset=icu,severity"], multirun=True)
+    assert len(configs) == 2 * 1 * 4
+    assert {config.model.name for config in configs} == {"vit"}
+    assert {config.dataset.name for config in configs} == {"icu", "severity"}
+    loras = compose([form, "lora=true", "dataset=icu", "model=vit,cnn"], multirun=True)
+    assert [config.strategy.name for config in loras] == ["lora", "lora"]
+
+
+def test_several_experiments_each_have_their_own_sweep() -> None:
+    configs = compose(["experiment=embedded,embedded_few_shot"], multirun=True)
+    assert len(configs) == 24 + 10
+    assert [config.regime.name for config in configs].count("few_shot") == 10
+
+
+def test_an_experiment_without_a_sweep_says_how_to_sweep() -> None:
+    assert faults_of("experiment=embedded") == ["experiment=embedded is a sweep: add -m"]
+
+
+def test_a_wrong_experiment_is_named(tmp_path: Path) -> None:
+    text = "hydra: {sweeper: {params: {model: vitt, epochs: 3}}}\n"
+    write_config(tmp_path, "experiment", f"# @package _global_\n{text}")
+    with pytest.raises(ConfigError) as caught:
+        compose(["experiment=mine", "train.epochs=0"], multirun=True, config_dir=tmp_path)
+    first, second, third = caught.value.faults
+    assert first.startswith("experiment=mine: unknown model 'vitt'. Did you mean 'vit'")
+    assert second == "experiment=mine: unknown key 'epochs'. Did you mean train.epochs?"
+    assert third.startswith("train.epochs=0")
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        ("model=glob(dinov2*)", ["dinov2_base", "dinov2_large", "dinov2_small"]),
+        ("model=choice(vit,cnn)", ["vit", "cnn"]),
+        ("model=vit,cnn", ["vit", "cnn"]),
+    ],
+)
+def test_choices_are_swept_in_hydras_grammar(override: str, names: list[str]) -> None:
+    assert [config.model.name for config in compose([override], multirun=True)] == names
+
+
+def test_values_are_swept_in_hydras_grammar() -> None:
+    seeds = [config.seed for config in compose(["seed=range(1,6,2)"], multirun=True)]
+    assert seeds == [1, 3, 5]
+    strengths = ["strategy=logistic", "strategy.strengths=[0.1,1],[10]"]
+    swept = [config.strategy.settings["strengths"] for config in compose(strengths, multirun=True)]
+    assert [[float(value) for value in values] for values in swept] == [[0.1, 1.0], [10.0]]
+    (fault,) = faults_of("train.ema=interval(0,1)", multirun=True)
+    assert "write range(start,stop,step)" in fault
+    (fault,) = faults_of("model=glob(nothing*)", multirun=True)
+    assert fault.startswith("model=glob(nothing*) matches no model")
+
+
+def test_of_a_key_given_twice_the_last_counts() -> None:
+    (config,) = compose(["seed=1", "train.epochs=2", "model=cnn", "seed=3", "model=vit"])
+    assert (config.seed, config.model.name) == (3, "vit")
+
+
+def test_a_short_form_takes_no_other_value() -> None:
+    assert faults_of("lora=8") == ["lora must be true or false, not 8"]
+    (config,) = compose(["lora=true", "strategy=lora_study_r4"])
+    assert config.strategy.name == "lora_study_r4"
+    contradicting = faults_of("lora=true,false", "strategy=lora,full", multirun=True)
+    assert contradicting == [
+        "lora=true contradicts strategy=full: give one of them",
+        "lora=false contradicts strategy=lora: give one of them",
+    ]
+
+
 def test_every_group_lists_its_choices() -> None:
     assert all(options(group) for group in CONFIG_GROUPS)
 
@@ -222,7 +451,6 @@ def test_every_group_lists_its_choices() -> None:
         ({}, "dataset is missing"),
         ({"dataset": {"name": "x"}}, "dataset.builder is missing"),
         ({"train": 3}, "train is a group of settings, not 3"),
-        ({"lora": "yes"}, "lora must be true or false"),
     ],
 )
 def test_a_mapping_of_the_wrong_form_is_refused(mapping: dict[str, Any], fault: str) -> None:
@@ -238,3 +466,10 @@ def test_composing_imports_nothing_heavy() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == ""
+
+
+def test_one_module_imports_hydra() -> None:
+    package = Path(compose.__code__.co_filename).parents[1]
+    importing = re.compile(r"^\s*(import|from) hydra\b", re.MULTILINE)
+    files = [file.name for file in package.rglob("*.py") if importing.search(file.read_text())]
+    assert files == ["compose.py"]

@@ -16,7 +16,8 @@ from made_cohorts import (
     write_xlsx,
 )
 
-from prognobench.cli.compose import compose, config_root
+from prognobench.cli.compose import compose
+from prognobench.cli.config_files import config_root
 from prognobench.errors import DataError
 from prognobench.records import Cohort, ImageOptions
 from prognobench.registry import DATASETS

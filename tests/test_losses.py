@@ -166,7 +166,8 @@ def test_weights_and_balanced_sampler_only_if_asked() -> None:
 
 
 def test_every_loss_config_composes() -> None:
-    from prognobench.cli.compose import compose, options
+    from prognobench.cli.compose import compose
+    from prognobench.cli.config_files import options
 
     names = options("loss")
     assert "cross_entropy" in names

@@ -14,7 +14,8 @@ from peft import PeftModel
 from sklearn.metrics import matthews_corrcoef
 from torch import nn
 
-from prognobench.cli.compose import compose, options
+from prognobench.cli.compose import compose
+from prognobench.cli.config_files import options
 from prognobench.errors import NotApplicableError
 from prognobench.records import Adapted, Component
 from prognobench.registry import STRATEGIES

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from prognobench.cli.compose import compose, options
+from prognobench.cli.compose import compose
+from prognobench.cli.config_files import options
 from prognobench.errors import ConfigError
 from prognobench.records import Component, Estimator, Probe
 from prognobench.registry import STRATEGIES

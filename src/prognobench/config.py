@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from prognobench.errors import ConfigError
 from prognobench.records import Checks, Component, ImageOptions, Paths, RunConfig, Train
-from prognobench.registry import GROUPS, STRATEGIES, Part, near
+from prognobench.registry import GROUPS, Part, near
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -36,8 +36,7 @@ def from_mapping(composed: Mapping[str, Any]) -> RunConfig:
         of bounds, unknown builders.
     """
     faults: list[str] = []
-    shorthands = STRATEGIES.declaring("shorthand")
-    known = {*SECTIONS, *_PLAIN.fields, *shorthands}
+    known = {*SECTIONS, *_PLAIN.fields}
     faults += [
         f"unknown key '{key}'{near(key, sorted(known))}" for key in composed if key not in known
     ]
@@ -52,8 +51,6 @@ def from_mapping(composed: Mapping[str, Any]) -> RunConfig:
         "image": _record("dataset.pixels", ImageOptions, pixels, faults),
         "paths": _paths(composed.get("paths", {}), faults),
     }
-    for name in shorthands:
-        faults += _contradictions(name, composed.get(name), components["strategy"])
     if faults:
         raise ConfigError(faults)
     components["strategy"] = _named_with_loss(components["strategy"], components["loss"])
@@ -86,18 +83,6 @@ def _pixels(dataset: Any, faults: list[str]) -> Any:
 
 def _pick(composed: Mapping[str, Any]) -> dict[str, Any]:
     return {key: composed[key] for key in _PLAIN.fields if key in composed}
-
-
-def _contradictions(name: str, value: Any, strategy: Component) -> Iterator[str]:
-    """Yield what is wrong with a shorthand (``lora=true``), beside the strategy as composed."""
-    if value is None:
-        return
-    if not isinstance(value, bool):
-        yield f"{name} must be true or false, not {value!r}"
-    elif strategy.builder and value != (strategy.builder == name):
-        yield (
-            f"{name}={str(value).lower()} contradicts strategy={strategy.name}: give one of them"
-        )
 
 
 def _component(kind: str, value: Any, faults: list[str]) -> Component:

@@ -25,12 +25,12 @@ def _complete(
     _context: click.Context, _argument: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Complete an override from the config folders."""
-    from prognobench.cli.compose import CONFIG_GROUPS, options
+    from prognobench.cli.config_files import CONFIG_GROUPS, options
+    from prognobench.cli.settings import top_keys
 
     group, chosen, start = incomplete.partition("=")
     if not chosen:
-        keys = (*CONFIG_GROUPS, "lora", "seed", "device")
-        return [CompletionItem(f"{key}=") for key in keys if key.startswith(group)]
+        return [CompletionItem(f"{key}=") for key in top_keys() if key.startswith(group)]
     done, comma, start = start.rpartition(",")
     names = options(group) if group in CONFIG_GROUPS else []
     prefix = f"{group}={done}{comma}"
@@ -59,14 +59,13 @@ def composed(
     multirun: bool,
     config_dir: Path | None,
     components: Path | None,
-    run_job: Callable[[RunConfig], None] | None = None,
 ) -> list[RunConfig]:
     from prognobench.cli.compose import compose
     from prognobench.registry import load_components
 
     if components is not None:
         load_components(components)
-    return compose(overrides, multirun=multirun, config_dir=config_dir, run_job=run_job)
+    return compose(overrides, multirun=multirun, config_dir=config_dir)
 
 
 @click.command()
@@ -81,7 +80,7 @@ def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
     prognobench run -m model=vit,cnn strategy=full,lora seed=1,2,3
     prognobench run -m +experiment=embedded
     """
-    configs = composed(**composing, run_job=_run_job)
+    configs = composed(**composing)
     if not configs:
         return
     from prognobench.runs.execute import run as run_all
@@ -93,13 +92,6 @@ def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
         _print_scores(outcomes)
     if any(outcome.failed for outcome in outcomes):
         context.exit(FAILED_CELLS)
-
-
-def _run_job(config: RunConfig) -> None:
-    """Compute one run, in a job of one of Hydra's other launchers."""
-    from prognobench.runs.execute import run as run_all
-
-    _tell(run_all([config]))
 
 
 def _tell(outcomes: Sequence[Outcome]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prognobench.cli.compose import CONFIG_GROUPS, config_root, options
+from prognobench.cli.config_files import CONFIG_GROUPS, options, read_config
 from prognobench.errors import ConfigError
 from prognobench.registry import near
 
@@ -37,21 +37,11 @@ def listing(what: str, config_dir: Path | None = None) -> tuple[list[str], list[
         known = [*sorted({*PLURALS} - {"strategys", "losss"}), "metrics"]
         names = ", ".join(known)
         raise ConfigError(f"nothing called {what!r} to list{near(what, known)} (known: {names})")
-    documents = {name: _document(group, name, config_dir) for name in options(group, config_dir)}
+    documents = {name: read_config(group, name, config_dir) for name in options(group, config_dir)}
     if group == "model":
         return _models(documents)
     rows = [[name, _first_comment(text)] for name, (text, _) in documents.items()]
     return [group, "what it is"], rows
-
-
-def _document(group: str, name: str, config_dir: Path | None) -> tuple[str, dict[str, Any]]:
-    import yaml
-
-    roots = [*([config_dir] if config_dir else []), config_root()]
-    file = next(path for root in roots if (path := root / group / f"{name}.yaml").is_file())
-    text = file.read_text(encoding="utf-8")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return text, yaml.load(text, Loader=loader) or {}
 
 
 def _first_comment(text: str) -> str:

@@ -1,0 +1,176 @@
+"""The folders of config files: what can be chosen in them, and what a user's own may contain.
+
+Hydra is not needed here, so ``prognobench list`` and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from glob import iglob
+from pathlib import Path
+from typing import Any
+
+from prognobench.errors import ConfigError
+from prognobench.registry import near
+
+SECTION_GROUPS = ("dataset", "model", "strategy", "regime", "cv", "train", "loss")
+CONFIG_GROUPS = (*SECTION_GROUPS, "experiment")
+SECTIONS = (*SECTION_GROUPS, "checks", "paths")
+
+# ${model.name} reads another value. ${oc.env:HOME} calls a function of OmegaConf: anything with a
+# colon is one, and so may be a name that is itself put together from values.
+_VALUE = re.compile(r"\$\{[\w.\[\]@/-]+\}")
+_ENVIRONMENT = re.compile(r"\$\{oc\.env:[^${}]*\}")
+
+
+def config_root() -> Path:
+    """Return the folder of the configs that come with prognobench."""
+    installed = Path(__file__).parents[1] / "configs"
+    return installed if installed.is_dir() else Path(__file__).parents[3] / "configs"
+
+
+def options(group: str, config_dir: Path | None = None) -> list[str]:
+    """Return the names that can be chosen in a config group."""
+    roots = [config_root(), *([config_dir] if config_dir else [])]
+    return sorted({file.stem for root in roots for file in (root / group).glob("*.yaml")})
+
+
+def read_config(
+    group: str, name: str, config_dir: Path | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Return one choice's YAML as text and as values.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such choice, or its file is not plain YAML.
+    """
+    roots = [config_root(), *([config_dir] if config_dir else [])]
+    for root in roots:
+        file = root / group / f"{name}.yaml"
+        if file.is_file():
+            text = file.read_text(encoding="utf-8")
+            return text, _parse(file, text)
+    raise ConfigError(unknown_choice(group, name, options(group, config_dir)))
+
+
+def unknown_choice(group: str, name: str, known: Sequence[str]) -> str:
+    """Return the message for a name that a group does not have."""
+    return f"unknown {group} {name!r}{near(name, list(known))} (known: {', '.join(known)})"
+
+
+def foreign_calls(value: Any, *, environment: bool) -> Iterator[str]:
+    """Yield the texts in a config that would call a function when they are resolved.
+
+    Parameters
+    ----------
+    environment
+        Whether ``${oc.env:NAME}``, which reads an environment variable, is allowed.
+    """
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from foreign_calls(inner, environment=environment)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from foreign_calls(inner, environment=environment)
+    elif isinstance(value, str):
+        left = _VALUE.sub("", value)
+        if environment:
+            left = _ENVIRONMENT.sub("", left)
+        if "${" in left:
+            yield value
+
+
+def check_config_dir(folder: Path) -> None:
+    """Refuse what a user's own config folder must not contain.
+
+    Config files come from other people, and composing must not run their code, read the
+    environment into results, or load files from elsewhere.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such folder, or with each such content.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"--config-dir: no folder {folder}")
+    faults: list[str] = []
+    # Unlike Path.rglob this follows links, as Hydra does.
+    found = iglob("**/*.yaml", root_dir=folder, recursive=True, include_hidden=True)
+    for file in sorted(folder / name for name in found):
+        group, name = file.relative_to(folder).parent.as_posix(), file.stem
+        if group == "hydra" or group.startswith("hydra/"):
+            faults.append(f"{file}: settings of Hydra are not read; remove the folder hydra")
+        elif (config_root() / group / f"{name}.yaml").is_file():
+            faults.append(f"{file}: a config that comes with prognobench has this name; rename it")
+        else:
+            faults += [f"{file}: {fault}" for fault in _file_faults(file)]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _file_faults(file: Path) -> Iterator[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+        document = _parse(file, text)
+    except UnicodeDecodeError:
+        yield "is not UTF-8; save it again as such"
+        return
+    except ConfigError as error:
+        yield str(error).removeprefix(f"{file}: ")
+        return
+    if package := re.search(r"^\s*#\s*@package\s+(\S*hydra\S*)", text, re.MULTILINE):
+        yield f"@package {package[1]} changes settings of Hydra; remove the line"
+    hydra = document.get("hydra")
+    if "hydra" in document and not _is_sweep(hydra):
+        yield "of the key 'hydra' only hydra.sweeper.params is read; remove the rest"
+    if _has_key(document, "_target_"):
+        yield "a config cannot call code; remove the key '_target_'"
+    for entry in _defaults(document):
+        if re.search(r"\bhydra\b|\.\.|//", entry):
+            yield f"defaults: {entry!r} leaves the groups of prognobench; remove it"
+    for call in foreign_calls(document, environment=False):
+        yield f"{call!r} calls a function; your own configs may only name values: ${{model.name}}"
+
+
+def _parse(file: Path, text: str) -> dict[str, Any]:
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # neither makes objects from tags
+    try:
+        document = yaml.load(text, Loader=loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{file}: cannot be read as plain YAML: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(document, dict | None):
+        raise ConfigError(f"{file}: a config consists of lines KEY: VALUE")
+    return document or {}
+
+
+def _is_sweep(hydra: Any) -> bool:
+    return (
+        isinstance(hydra, Mapping)
+        and set(hydra) <= {"sweeper"}
+        and isinstance(hydra.get("sweeper"), Mapping)
+        and set(hydra["sweeper"]) <= {"params"}
+    )
+
+
+def _has_key(value: Any, key: str) -> bool:
+    if isinstance(value, Mapping):
+        return key in value or any(_has_key(inner, key) for inner in value.values())
+    return isinstance(value, list) and any(_has_key(inner, key) for inner in value)
+
+
+def _defaults(document: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the defaults list, each entry as one text."""
+    entries = document.get("defaults")
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, Mapping):
+            for group, names in entry.items():
+                for name in names if isinstance(names, list) else [names]:
+                    yield f"{group}: {name}"
+        else:
+            yield str(entry)
