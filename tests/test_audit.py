@@ -15,10 +15,10 @@ import pytest
 from made_dicom import deflated_bomb
 from PIL import Image
 
-from prognobench.audit import Audit, audit, sight
-from prognobench.audit.metadata import image_metadata, metadata_baseline
-from prognobench.audit.pictures import agreement, hashes
-from prognobench.audit.thumbnails import look
+from prognobench.audit import Audit, audit, inspection
+from prognobench.audit.metadata import read_image_metadata, score_metadata
+from prognobench.audit.similarity import agreement, hashes
+from prognobench.audit.thumbnails import make_thumbnails
 from prognobench.folds import make_folds
 from prognobench.imaging.cache import Recipe
 from prognobench.records import Checks, Cohort, Component, Files, Fold, Rendered
@@ -297,7 +297,7 @@ def test_what_was_seen_is_remembered(
     overwrite(cohort, 25, altered(image(6))["noisy"])
     first = audit(cohort, folder=tmp_path / "cache", recipe=Recipe(160))
     with monkeypatch.context() as patched:
-        patched.setattr(sight, "look", lambda *_: pytest.fail("looked again"))
+        patched.setattr(inspection, "make_thumbnails", lambda *_: pytest.fail("looked again"))
         again = audit(cohort, folder=tmp_path / "cache", recipe=Recipe(160))
     assert again.to_json() == first.to_json()
     assert groups(again) == [["6.png", "25.png"]]
@@ -338,7 +338,7 @@ def test_a_shortcut_is_found_and_named(kind: str, column: str, values: list[obje
     holder = table if column in table else metadata
     holder[column] = following
     cohort = Cohort("many", table, ("alive", "dead"), {})
-    baseline = metadata_baseline(cohort, metadata, seed=1)
+    baseline = score_metadata(cohort, metadata, seed=1)
     assert baseline["metadata"].tolist() == [kind, "all metadata"]
     assert (baseline["mcc"] > 0.6).all()
     assert (baseline["pr_auc"] > 0.7).all()
@@ -351,7 +351,7 @@ def test_the_number_of_images_is_a_shortcut() -> None:
     table = table_of(patients, [number % 2 for number in patients]).assign(centre="x", order=np.nan)
     cohort = Cohort("many", table, ("alive", "dead"), {})
     blank = pd.DataFrame({"format": [""] * len(table)})
-    baseline = metadata_baseline(cohort, blank, seed=1)
+    baseline = score_metadata(cohort, blank, seed=1)
     assert baseline["metadata"].tolist() == ["number of images", "all metadata"]
     assert baseline["mcc"].tolist() == [1.0, 1.0]
 
@@ -361,11 +361,11 @@ def test_without_a_shortcut_the_baseline_is_at_chance() -> None:
     random = np.random.default_rng(0)
     table = table.assign(centre=random.choice(list("ABCDEF"), 200), order=random.random(200))
     cohort = Cohort("many", table, ("alive", "dead"), {})
-    baseline = metadata_baseline(cohort, pd.DataFrame({"format": ["PNG"] * 200}), seed=1)
+    baseline = score_metadata(cohort, pd.DataFrame({"format": ["PNG"] * 200}), seed=1)
     assert not baseline["follows"].any()
     assert baseline["mcc"].abs().max() < 0.2
     nothing = replace(cohort, table=table.assign(centre="x", order=np.nan))
-    assert len(metadata_baseline(nothing, pd.DataFrame({"format": ["PNG"] * 200}), seed=1)) == 0
+    assert len(score_metadata(nothing, pd.DataFrame({"format": ["PNG"] * 200}), seed=1)) == 0
 
 
 def test_headers_are_read_without_pixels(tmp_path: Path) -> None:
@@ -382,7 +382,7 @@ def test_headers_are_read_without_pixels(tmp_path: Path) -> None:
     dataset.save_as(tmp_path / "2.png", enforce_file_format=True)
     (tmp_path / "3.png").write_bytes(b"broken")
     cohort = Cohort("c", table_of(range(4), [0, 1, 0, 1]), ("a", "b"), {"images": Files(tmp_path)})
-    metadata = image_metadata(cohort)
+    metadata = read_image_metadata(cohort)
     assert metadata["format"].tolist() == ["PNG", "JPEG", "DICOM", ""]
     assert metadata["colour"].tolist() == ["L", "RGB", "MONOCHROME1", ""]
     assert metadata["device"].tolist() == ["", "", "ACME X1", ""]
@@ -395,9 +395,9 @@ def test_the_header_of_a_deflated_bomb_is_blank(
 ) -> None:
     deflated_bomb(tmp_path / "0.png")
     cohort = Cohort("c", table_of(range(1), [0]), ("a", "b"), {"images": Files(tmp_path)})
-    assert image_metadata(cohort)["format"].tolist() == ["DICOM"]
+    assert read_image_metadata(cohort)["format"].tolist() == ["DICOM"]
     monkeypatch.setattr("prognobench.imaging.dicom_files.DEFLATED_LIMIT", 1 << 20)
-    assert image_metadata(cohort)["format"].tolist() == [""]
+    assert read_image_metadata(cohort)["format"].tolist() == [""]
 
 
 # ------------------------------------------------------------------ pictures
@@ -406,7 +406,7 @@ def test_the_header_of_a_deflated_bomb_is_blank(
 def test_hashes_are_those_of_imagehash() -> None:
     imagehash = importlib.import_module("imagehash")
     images = np.stack([image(seed) for seed in range(20)])
-    ours = hashes(look(images[..., None]).thumbnails)
+    ours = hashes(make_thumbnails(images[..., None]).thumbnails)
     theirs = [imagehash.phash(Image.fromarray(image)).hash.ravel() for image in images]
     assert np.array_equal(ours, np.stack(theirs))
 

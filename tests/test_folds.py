@@ -435,7 +435,10 @@ def test_all_faults_of_a_folds_file_are_told_at_once(tmp_path: Path) -> None:
     assert "P999; the first in line 3" in caught.value.faults[1]
     assert "tset (the first in line 3)" in caught.value.faults[2]
     path.write_text("patient_id,part,fold\nP001,train,1e20\n")
-    with pytest.raises(DataError, match="line 2: fold is '1e20', which is no whole number from 0"):
+    refused = "line 2: fold is '1e20', which must be a whole number from 0"
+    with pytest.raises(DataError, match=refused):
+        DataError, match="line 2: fold is '1e20', which must be a whole number from 0"
+    ):
         import_folds(path, simple())
 
 

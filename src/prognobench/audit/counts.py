@@ -9,16 +9,15 @@ import numpy as np
 
 from prognobench.datasets.readers.rules import strip_row
 from prognobench.errors import listed
+from prognobench.records import PARTS
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from prognobench.records import Cohort, Fold
 
-PARTS = ("train", "validation", "test")
 
-
-def by_centre(cohort: Cohort) -> pd.DataFrame:
+def count_by_centre(cohort: Cohort) -> pd.DataFrame:
     """Patients of each class, all patients and all images at each centre, and in total."""
     import pandas as pd
 
@@ -41,7 +40,7 @@ def by_centre(cohort: Cohort) -> pd.DataFrame:
     return counts.reset_index(names="centre")
 
 
-def by_part(cohort: Cohort, folds: Sequence[Fold]) -> pd.DataFrame:
+def count_by_part(cohort: Cohort, folds: Sequence[Fold]) -> pd.DataFrame:
     """Patients of each class in each part, one row per fold."""
     import pandas as pd
 
@@ -58,8 +57,8 @@ def by_part(cohort: Cohort, folds: Sequence[Fold]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def fold_notes(cohort: Cohort, folds: Sequence[Fold]) -> Iterator[str]:
-    """Tell of test parts that lack a class, and of patients that no fold uses."""
+def describe_folds(cohort: Cohort, folds: Sequence[Fold]) -> Iterator[str]:
+    """Yield a sentence for each class that test parts lack, and for patients that no fold uses."""
     patient, label = cohort.table["patient_id"].factorize()[0], cohort.table["label"].to_numpy()
     lacking: dict[str, list[str]] = {}
     for fold in folds:
@@ -79,7 +78,7 @@ def fold_notes(cohort: Cohort, folds: Sequence[Fold]) -> Iterator[str]:
         yield f"{cohort.name}: {(~used).sum()} of {len(used)} patients stand in no part of a fold"
 
 
-def left_out(cohort: Cohort) -> pd.DataFrame:
+def count_exclusions(cohort: Cohort) -> pd.DataFrame:
     """Each reason for which images or patients were left out, and how often."""
     import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Ways in which a part of a fold can be known from another."""
+"""Leaks: patients or pictures in several parts of a fold."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prognobench.audit.counts import PARTS
 from prognobench.errors import listed
+from prognobench.records import PARTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,8 +20,8 @@ SHOWN = 5
 """So many examples stand in a sentence."""
 
 
-def shared_patients(cohort: Cohort, folds: Iterable[Fold]) -> Iterator[str]:
-    """Tell of patients that stand in several parts of a fold."""
+def find_shared_patients(cohort: Cohort, folds: Iterable[Fold]) -> Iterator[str]:
+    """Yield a sentence for each fold with patients that stand in several parts of a fold."""
     patient, ids = cohort.table["patient_id"].factorize()
     for fold in folds:
         members = [np.unique(patient[getattr(fold, part)]) for part in PARTS]
@@ -33,8 +33,10 @@ def shared_patients(cohort: Cohort, folds: Iterable[Fold]) -> Iterator[str]:
             )
 
 
-def shared_pictures(cohort: Cohort, same: pd.DataFrame, folds: Sequence[Fold]) -> Iterator[str]:
-    """Tell of pictures that are filed under several patients who stand in different parts.
+def find_shared_pictures(
+    cohort: Cohort, same: pd.DataFrame, folds: Sequence[Fold]
+) -> Iterator[str]:
+    """Yield a sentence if pictures are filed under several patients who stand in different parts.
 
     Parameters
     ----------
@@ -59,8 +61,8 @@ def shared_pictures(cohort: Cohort, same: pd.DataFrame, folds: Sequence[Fold]) -
         )
 
 
-def repeats(cohort: Cohort, same: pd.DataFrame) -> Iterator[str]:
-    """Tell of pictures that come several times, wherever they stand."""
+def describe_copies(cohort: Cohort, same: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence for each kind of picture that comes several times, wherever they stand."""
     groups = same.groupby("group")
     patients, outcomes, sources = (groups[n].nunique() for n in ("patient_id", "label", "source"))
     found = (

@@ -45,7 +45,7 @@ CHUNK = 500
 HEADER_TAGS = ("Rows", "Columns", "Manufacturer", "ManufacturerModelName")
 
 
-def image_metadata(cohort: Cohort) -> pd.DataFrame:
+def read_image_metadata(cohort: Cohort) -> pd.DataFrame:
     """Return one row per image: format, colour mode, device, height, width, bytes of its file.
 
     Read from the headers; what a file does not say (or a generated image does not have) is blank.
@@ -98,7 +98,7 @@ def _dicom_header(path: Path) -> tuple[Any, ...]:
     return "DICOM", colour, " ".join(str(part) for part in device if part), rows, columns
 
 
-def metadata_baseline(cohort: Cohort, metadata: pd.DataFrame, seed: int) -> pd.DataFrame:
+def score_metadata(cohort: Cohort, metadata: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Predict the outcome from metadata alone, cross-validated over patients.
 
     A logistic regression on indicators of each kind of metadata and of all together, numbers cut
@@ -108,7 +108,7 @@ def metadata_baseline(cohort: Cohort, metadata: pd.DataFrame, seed: int) -> pd.D
     Parameters
     ----------
     metadata
-        As :func:`image_metadata` gives it.
+        As :func:`read_image_metadata` gives it.
 
     Returns
     -------

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prognobench.imaging.cache import Progress
 from prognobench.workers import shared_out
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Progress = Callable[[str, int, int], None]
-
 THUMBNAIL = 32
-"""Side of a thumbnail; that of the perceptual hash."""
+"""Pixels along an edge of a thumbnail; the perceptual hash is defined on so many."""
 
 LEAST_CONTRAST = 5.0
 """Standard deviation of a thumbnail's grey values below which an image shows nothing; the flattest
@@ -39,12 +37,12 @@ PROCESSES_FROM = 16
 
 @dataclass(frozen=True)
 class Thumbnails:
-    """What was seen.
+    """Images small enough to compare every pair, and their faults.
 
     Attributes
     ----------
     pixels
-        What was looked at.
+        The images at their full size.
     thumbnails
         uint8 ``(images, 32, 32)``, by Lanczos as perceptual hashes want it.
     faults
@@ -62,7 +60,7 @@ class Thumbnails:
         return ~np.isin(self.faults, ("broken", "constant", "blank"))
 
 
-def look(pixels: NDArray[np.uint8], progress: Progress | None = None) -> Thumbnails:
+def make_thumbnails(pixels: NDArray[np.uint8], progress: Progress | None = None) -> Thumbnails:
     """Look at every image, in blocks, so that memory does not grow with the cohort.
 
     Parameters

@@ -1,101 +1,10 @@
-"""Which patients train, validate and test: the same for every model and strategy.
+"""Which patients train, validate and test, and how many of them a regime may use.
 
-Folds depend on patients, classes and the seed alone, not on the order of the table's rows.
+Folds depend on patients, classes and the seed alone: not on the model, and not on the order of the
+table's rows.
 """
 
-from __future__ import annotations
-
-from collections import Counter
-from collections.abc import Iterable, Sequence
-
-import numpy as np
-
-from prognobench.errors import DataError, listed
-from prognobench.folds.patients import Patients
-from prognobench.folds.regimes import TooFewPatientsError
+from prognobench.folds.splits import check_folds, make_folds
 from prognobench.folds.tables import export_folds, import_folds
-from prognobench.records import Cohort, Component, Fold
-from prognobench.registry import CVS, REGIMES
 
 __all__ = ["check_folds", "export_folds", "import_folds", "make_folds"]
-
-
-def make_folds(cohort: Cohort, cv: Component, regime: Component, seed: int) -> tuple[Fold, ...]:
-    """Split a cohort.
-
-    Parameters
-    ----------
-    cv
-        How patients are split.
-    regime
-        How much of each training part is used.
-    seed
-        Of splits and draws.
-
-    Raises
-    ------
-    DataError
-        With every fold's faults, if the cohort cannot be split so; of folds with too few
-        patients the smallest one's, which says what all of them allow.
-    """
-    whole = CVS[cv.builder](cohort, seed, **cv.settings)
-    check_folds(cohort, whole)
-    made: list[Fold] = []
-    faults: list[str] = []
-    smallest: TooFewPatientsError | None = None
-    for fold in whole:
-        try:
-            made += REGIMES[regime.builder](cohort, fold, seed, **regime.settings)
-        except TooFewPatientsError as error:
-            smallest = error if smallest is None else min(smallest, error, key=lambda e: e.most)
-        except DataError as error:
-            faults += error.faults
-    if smallest is not None:
-        faults += smallest.faults
-    if faults:
-        raise DataError(faults)
-    check_folds(cohort, made)
-    return tuple(made)
-
-
-def check_folds(cohort: Cohort, folds: Sequence[Fold]) -> None:
-    """Make sure that no patient stands in two parts and that every fold can train and test.
-
-    Raises
-    ------
-    DataError
-        With every fault of every fold.
-    """
-    patients = Patients.of(cohort)
-    faults = [
-        f"{cohort.name}: fold {fold.name}: {fault}"
-        for fold in folds
-        for fault in _faults(patients, fold)
-    ]
-    times = Counter(fold.name for fold in folds)
-    if repeated := [name for name in times if times[name] > 1]:
-        faults.append(
-            f"{cohort.name}: several folds are called {listed(repeated)}; folds that have draws "
-            "already (cv=imported) go with regime=full"
-        )
-    if faults:
-        raise DataError(faults)
-
-
-def _faults(patients: Patients, fold: Fold) -> Iterable[str]:
-    parts = {
-        name: patients.members(getattr(fold, name)) for name in ("train", "validation", "test")
-    }
-    for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        if len(shared := np.intersect1d(parts[one], parts[other])):
-            yield (
-                f"patients in the {one} and in the {other} part: {len(shared)} "
-                f"({listed(patients.ids[shared], 5)}); give each patient one part"
-            )
-    if not len(parts["test"]):
-        yield "the test part is empty; there must be patients to test on"
-    if patients.counts(parts["train"]).min() == 0:
-        yield (
-            f"the training part has {patients.describe(parts['train'])} patients; "
-            "there must be some of every class"
-        )

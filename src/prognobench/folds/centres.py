@@ -9,15 +9,12 @@ from annotated_types import Ge, Gt, Lt
 
 from prognobench.errors import DataError, listed
 from prognobench.folds.patients import Patients
-from prognobench.records import Cohort, Fold
+from prognobench.records import UNKNOWN_CENTRE, Cohort, Fold
 from prognobench.registry import CVS
 from prognobench.seeds import generator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-UNKNOWN = ("", "unknown")
-"""What the centre column says where nothing is known."""
 
 
 @CVS.register("leave_one_centre_out")
@@ -50,7 +47,7 @@ def leave_one_centre_out(
         of a class at a centre.
     """
     patients = Patients.of(cohort)
-    centre, names = _centres(cohort, patients, unknown_centre)
+    centre, names = _number_centres(cohort, patients, unknown_centre)
     members = [np.flatnonzero(centre == number) for number in range(len(names))]
     tested = [m for m in members if patients.counts(m).min() >= min_per_class]
     small = [
@@ -64,25 +61,26 @@ def leave_one_centre_out(
             f"cv.min_per_class={min_per_class} patients of a class: {'; '.join(small)}; "
             "cv.small_centres=train only trains on such centres"
         )
-    made = []
+    splits = []
     for fold, testing in enumerate(tested):
+        # By name, not by number: another centre in the cohort leaves this fold's split as it is.
         random = generator(seed, "folds", "leave_one_centre_out", names[centre[testing[0]]])
         rest = np.setdiff1d(patients.everyone, testing)
         train, validating = patients.deal(rest, [1 - validation, validation], random)
-        made.append(patients.fold(train, validating, testing, fold=fold))
-    return made
+        splits.append(patients.fold(train, validating, testing, fold=fold))
+    return splits
 
 
-def _centres(
+def _number_centres(
     cohort: Cohort, patients: Patients, unknown_centre: str
 ) -> tuple[NDArray[np.intp], list[str]]:
     """Centre of each patient, as an index into the sorted names; -1 where it is not known."""
     import pandas as pd
 
     column = cohort.table["centre"].astype(str)
-    of_row, names = pd.factorize(column.where(~column.isin(UNKNOWN)), sort=True)
+    of_row, names = pd.factorize(column.where(~column.isin(("", UNKNOWN_CENTRE))), sort=True)
     centre = np.full(len(patients.ids), -1)
-    centre[patients.of_row] = of_row
+    centre[patients.of_row] = of_row  # of the last row of each patient; strays have other rows
     faults = []
     if len(strays := np.unique(patients.of_row[of_row != centre[patients.of_row]])):
         faults.append(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from annotated_types import Ge, Gt, Len, Lt
 
 from prognobench.errors import DataError, listed
 from prognobench.folds.patients import Patients
-from prognobench.folds.tables import PARTS, import_folds
-from prognobench.records import Cohort, Fold
+from prognobench.folds.tables import PART_NAMES, import_folds
+from prognobench.records import PARTS, Cohort, Fold
 from prognobench.registry import CVS, near
 from prognobench.seeds import generator
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Share = Annotated[float, Gt(0), Lt(1)]
 
@@ -44,17 +47,17 @@ def k_fold(
         If a class has fewer patients than there are folds.
     """
     patients = Patients.of(cohort)
-    _enough(cohort, patients, folds, f"cv.folds={folds} needs at least as many; lower it")
-    made = []
+    _require_patients(cohort, patients, folds, f"cv.folds={folds} needs at least as many; lower it")
+    splits = []
     for repeat in range(repeats):
         random = generator(seed, "folds", "k_fold", folds, repeat)
         parts = patients.deal(patients.everyone, [1 / folds] * folds, random)
         for fold in range(folds):
             test, validation, *train = (parts[(fold + step) % folds] for step in range(folds))
-            made.append(
+            splits.append(
                 patients.fold(np.concatenate(train), validation, test, fold=fold, repeat=repeat)
             )
-    return made
+    return splits
 
 
 @CVS.register("holdout")
@@ -87,54 +90,37 @@ def holdout(
     """
     patients = Patients.of(cohort)
     if column:
-        return _split_by(cohort, column, validation, seed, repeats)
+        return _split_by_column(cohort, column, validation, seed, repeats)
     if validation + test >= 1:
         raise DataError(
             f"cv.validation={validation} and cv.test={test} leave nothing to train on; "
             "their sum must be below 1"
         )
-    _enough(cohort, patients, 3, "three parts need one each")
-    made = []
+    _require_patients(cohort, patients, 3, "three parts need one each")
+    splits = []
     for repeat in range(repeats):
         random = generator(seed, "folds", "holdout", repeat)
         shares = [1 - validation - test, validation, test]
-        made.append(patients.fold(*patients.deal(patients.everyone, shares, random), repeat=repeat))
-    return made
+        splits.append(
+            patients.fold(*patients.deal(patients.everyone, shares, random), repeat=repeat)
+        )
+    return splits
 
 
-def _split_by(
+def _split_by_column(
     cohort: Cohort, column: str, validation: float, seed: int, repeats: int
 ) -> list[Fold]:
     """The folds that a column of the table describes; only a validation part can be dealt anew."""
-    patients, table = Patients.of(cohort), cohort.table
-    if column not in table:
-        raise DataError(
-            f"{cohort.name}: cv.column={column!r} is no column of the table; "
-            f"it has {', '.join(map(str, table.columns))} (dataset=table keeps other columns with "
-            f"dataset.keep=[{column}])"
-        )
-    values = table[column].astype(str).str.strip().str.lower()
-    part = values.map(PARTS)
-    if part.isna().any():
-        strange = values[part.isna()]
-        first = f", the first in {table['where'][strange.index[0]]}" if "where" in table else ""
-        counts = strange.value_counts().items()
-        raise DataError(
-            f"{cohort.name}: column {column!r} has values that name no part: "
-            f"{', '.join(f'{value!r} ({count} images)' for value, count in counts)}{first}; "
-            f"allowed are {', '.join(PARTS)}"
-        )
-    members = {
-        name: patients.members(np.flatnonzero((part == name).to_numpy()))
-        for name in ("train", "validation", "test")
-    }
-    train, validating, test = members.values()
-    times = np.bincount(np.concatenate([train, validating, test]), minlength=len(patients.ids))
+    patients = Patients.of(cohort)
+    part = _read_part_column(cohort, column)
+    members = [patients.members(np.flatnonzero((part == name).to_numpy())) for name in PARTS]
+    times = np.bincount(np.concatenate(members), minlength=len(patients.ids))
     if len(several := np.flatnonzero(times > 1)):
         raise DataError(
             f"{cohort.name}: column {column!r} puts patients into several parts: {len(several)} "
             f"({listed(patients.ids[several], 5)}); give all rows of a patient one part"
         )
+    train, validating, test = members
     if len(validating):
         if repeats > 1:
             raise DataError(
@@ -142,12 +128,35 @@ def _split_by(
                 f"{column!r} says who validates, too"
             )
         return [patients.fold(train, validating, test)]
-    made = []
+    splits = []
     for repeat in range(repeats):
         random = generator(seed, "folds", "holdout", column, *([repeat] if repeat else []))
         training, validating = patients.deal(train, [1 - validation, validation], random)
-        made.append(patients.fold(training, validating, test, repeat=repeat))
-    return made
+        splits.append(patients.fold(training, validating, test, repeat=repeat))
+    return splits
+
+
+def _read_part_column(cohort: Cohort, column: str) -> pd.Series[str]:
+    """The part that each row of the cohort's table names."""
+    table = cohort.table
+    if column not in table:
+        raise DataError(
+            f"{cohort.name}: cv.column={column!r} is no column of the table; "
+            f"it has {', '.join(map(str, table.columns))} (dataset=table keeps other columns with "
+            f"dataset.keep=[{column}])"
+        )
+    values = table[column].astype(str).str.strip().str.lower()
+    part = values.map(PART_NAMES)
+    if part.isna().any():
+        strange = values[part.isna()]
+        first = f", the first in {table['where'][strange.index[0]]}" if "where" in table else ""
+        counts = strange.value_counts().items()
+        raise DataError(
+            f"{cohort.name}: column {column!r} has values that name no part: "
+            f"{', '.join(f'{value!r} ({count} images)' for value, count in counts)}{first}; "
+            f"allowed are {', '.join(PART_NAMES)}"
+        )
+    return part
 
 
 @CVS.register("external")
@@ -218,8 +227,8 @@ def imported(cohort: Cohort, seed: int, *, path: Path) -> list[Fold]:
     return import_folds(path, cohort)
 
 
-def _enough(cohort: Cohort, patients: Patients, needed: int, why: str) -> None:
-    """Refuse classes with fewer patients than parts."""
+def _require_patients(cohort: Cohort, patients: Patients, needed: int, why: str) -> None:
+    """Refuse classes with fewer patients than parts: a part without a class has no scores."""
     counts = patients.counts(patients.everyone)
     faults = [
         f"{cohort.name}: only {count} patients have the outcome {name!r}, but {why}"

@@ -1,4 +1,4 @@
-"""Patients as the splitter sees them, and how they are dealt out to parts."""
+"""Patients as splits need them, and how they are dealt out to parts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Patients:
         of_row, ids = pd.factorize(cohort.table["patient_id"], sort=True)
         row_labels = cohort.table["label"].to_numpy(dtype=np.intp)
         labels = np.zeros(len(ids), dtype=np.intp)
-        labels[of_row] = row_labels
+        labels[of_row] = row_labels  # of the last row of each patient, which all rows must equal
         contradicting = np.unique(of_row[row_labels != labels[of_row]])
         if len(contradicting):
             raise DataError(
@@ -70,7 +70,7 @@ class Patients:
         counts = patients.counts(patients.everyone)
         if np.count_nonzero(counts) < 2:
             raise DataError(
-                f"{cohort.name}: there is nothing to tell apart, the patients are "
+                f"{cohort.name}: all patients have one outcome: "
                 f"{patients.describe(patients.everyone)}; check the label column and its values"
             )
         return patients
@@ -136,44 +136,56 @@ class Patients:
         sizes = np.zeros(len(shares), dtype=np.intp)
         for label, count in enumerate(self.counts(members)):
             of_class = random.permutation(members[self.labels[members] == label])
-            quota = _quotas(int(count), shares, sizes, random)
-            sizes += quota
-            part[of_class] = _balanced(self.images[of_class], quota, random)
+            quota = _share_out(int(count), shares, sizes, random)
+            sizes += quota  # so that the next class makes up for what rounding gave this one
+            part[of_class] = _balance_images(self.images[of_class], quota, random)
         return [np.flatnonzero(part == number) for number in range(len(shares))]
 
 
-def _quotas(
+def _share_out(
     count: int, shares: Sequence[float], sizes: NDArray[np.intp], random: np.random.Generator
 ) -> NDArray[np.intp]:
     """How many of a class's patients each part gets: its share, rounded down or up.
 
-    Whom rounding up favours is chosen so that the parts' sizes keep to their shares as well; but
-    no part goes without a class that has enough patients for all.
+    Which parts are rounded up is chosen so that their sizes keep to their shares as well; but no
+    part goes without a class that has enough patients for all.
+
+    Parameters
+    ----------
+    sizes
+        Patients that each part has already, of the classes before.
     """
     exact = count * np.asarray(shares)
+    # A fifth of ten patients is two, whatever floating point makes of 10 * 0.2.
     quota: NDArray[np.intp] = np.floor(exact + 1e-9).astype(np.intp)
+    # A test part without positives has no MCC: of a rare class each part gets one patient first,
+    # and the largest part pays for it.
     if count >= len(quota):
         quota = np.maximum(quota, 1)
     while (left := count - int(quota.sum())) < 0:
         quota[quota.argmax()] -= 1
+    # The patients left by rounding down go one each to the parts that are smallest for their share
+    # over all classes: else the first parts would be rounded up in every class.
     lacking = (sizes.sum() + count) * np.asarray(shares) - (sizes + quota)
-    lacking[exact - quota < 1e-9] = -np.inf
+    lacking[exact - quota < 1e-9] = -np.inf  # has its whole share, is not rounded up
+    # Ties are broken at random, and by a stable sort, so that one seed gives one split.
     shuffled = random.permutation(len(quota))
     quota[shuffled[np.argsort(-lacking[shuffled], kind="stable")][:left]] += 1
     return quota
 
 
-def _balanced(
+def _balance_images(
     images: NDArray[np.intp], quota: NDArray[np.intp], random: np.random.Generator
 ) -> NDArray[np.intp]:
     """Part of each patient, such that parts get images in proportion to their quota.
 
     Patients come by falling number of images; each goes where most images are lacking per patient.
+    Without this a part could get the few patients with forty images, and most of the images.
     """
     order = np.argsort(-images, kind="stable")
     lacking = (images.mean() if len(images) else 0.0) * quota.astype(float)
     places = quota.tolist()
-    tie_break = random.permutation(len(quota)).tolist()
+    tie_break = random.permutation(len(quota)).tolist()  # max takes the first of equals
     part = np.empty(len(images), dtype=np.intp)
     for patient, count in zip(order.tolist(), images[order].tolist(), strict=True):
         chosen = max(

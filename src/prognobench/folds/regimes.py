@@ -119,7 +119,8 @@ def _stratified_quota(counts: NDArray[np.intp], total: int) -> NDArray[np.intp]:
     """How many patients of each class to keep; grows with ``total`` in every class.
 
     Each class is spread evenly over [0, 1], its first patient before all others; kept are the
-    first ``total`` of all classes together.
+    first ``total`` of all classes together. Rounding shares instead could take a patient from one
+    class as ``total`` grows, and draws would no longer be nested.
     """
     label = np.repeat(np.arange(len(counts)), counts)
     rank = np.concatenate([np.arange(count) for count in counts])
@@ -139,6 +140,7 @@ def _draws(
 ) -> list[Fold]:
     """Draw the quota of each class from the training part, and validation patients to match."""
     training, validating = patients.members(fold.train), patients.members(fold.validation)
+    # Validation shrinks with training: ten labelled patients do not come with a hundred more.
     available = patients.counts(validating)
     share = quota / patients.counts(training)
     matching = {
@@ -146,23 +148,24 @@ def _draws(
         "full": available,
         "proportional": np.minimum(np.maximum(np.rint(available * share), 1), available),
     }[validation].astype(np.intp)
-    made = []
+    splits = []
     for draw in range(draws):
+        # Without the quota among the axes, so that the draws of k=4 include those of k=2.
         axes = (seed, "folds", "draw", fold.repeat, fold.fold, draw)
-        made.append(
+        splits.append(
             patients.fold(
-                _first(patients, training, quota, generator(*axes, "train")),
-                _first(patients, validating, matching, generator(*axes, "validation")),
+                _take_first(patients, training, quota, generator(*axes, "train")),
+                _take_first(patients, validating, matching, generator(*axes, "validation")),
                 patients.members(fold.test),
                 fold=fold.fold,
                 repeat=fold.repeat,
                 draw=draw,
             )
         )
-    return made
+    return splits
 
 
-def _first(
+def _take_first(
     patients: Patients, members: Members, quota: NDArray[np.intp], random: np.random.Generator
 ) -> Members:
     """The first patients of each class in a random order that does not depend on the quota."""

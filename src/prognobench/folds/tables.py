@@ -11,12 +11,12 @@ import numpy as np
 from prognobench.datasets.readers.spreadsheet import read_sheet
 from prognobench.errors import DataError, listed
 from prognobench.folds.patients import Patients
-from prognobench.records import Cohort, Fold
+from prognobench.records import PARTS, Cohort, Fold
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PARTS = {
+PART_NAMES = {
     "train": "train",
     "training": "train",
     "validation": "validation",
@@ -25,10 +25,10 @@ PARTS = {
     "dev": "validation",
     "test": "test",
 }
-"""What a table may call a part, and which it means."""
+"""What a table may call a part -> the part that it means."""
 
 LARGEST = 999_999
-"""Number of a repeat, fold or draw."""
+"""The largest number of a repeat, fold or draw; more would be a column of something else."""
 
 COLUMNS = ("repeat", "fold", "draw", "part", "patient_id")
 NEEDED = ("part", "patient_id")
@@ -41,7 +41,7 @@ def export_folds(folds: Iterable[Fold], cohort: Cohort) -> pd.DataFrame:
     patients = cohort.table["patient_id"].to_numpy()
     pieces = []
     for fold in folds:
-        for part in ("train", "validation", "test"):
+        for part in PARTS:
             members = np.unique(patients[getattr(fold, part)].astype(object))
             pieces.append(
                 pd.DataFrame(
@@ -69,14 +69,14 @@ def import_folds(path: Path, cohort: Cohort) -> list[Fold]:
         With every fault: a missing file or column, unknown patients or parts, patients in two
         parts, a fold without training or test part.
     """
-    table = _read(path)
+    table = _read_columns(path)
     patients = Patients.of(cohort)
     number = {patient: index for index, patient in enumerate(patients.ids)}
     index = table["patient_id"].map(number)
     # What the store wrote may carry the apostrophe that keeps spreadsheets from computing.
     index = index.fillna(table["patient_id"].str.removeprefix("'").map(number))
-    part = table["part"].str.lower().map(PARTS)
-    axes, faults = _axes(path, table)
+    part = table["part"].str.lower().map(PART_NAMES)
+    axes, faults = _read_axes(path, table)
     for name in NEEDED:
         if len(blank := table["where"][table[name] == ""]):
             faults.append(f"folds: no {name} in {listed(blank, 5)}; fill it in, or delete the rows")
@@ -89,19 +89,18 @@ def import_folds(path: Path, cohort: Cohort) -> list[Fold]:
     if len(strange := table["part"][part.isna() & (table["part"] != "")]):
         faults.append(
             f"folds: {path} has parts called {listed(sorted(set(strange)), 5)} (the first in line "
-            f"{strange.index[0]}); allowed are {', '.join(PARTS)}"
+            f"{strange.index[0]}); allowed are {', '.join(PART_NAMES)}"
         )
     if faults:
         raise DataError(faults)
     keys = axes.assign(part=part, index=index.astype(int)).drop_duplicates()
-    made = []
+    folds = []
     for _, rows in keys.groupby(["repeat", "fold", "draw"]):
         repeat, fold, draw = (int(rows[name].iloc[0]) for name in ("repeat", "fold", "draw"))
         train, validation, test = (
-            rows["index"][rows["part"] == name].to_numpy(dtype=np.intp)
-            for name in ("train", "validation", "test")
+            rows["index"][rows["part"] == name].to_numpy(dtype=np.intp) for name in PARTS
         )
-        made.append(
+        folds.append(
             patients.fold(
                 *(train, validation, test),
                 repeat=repeat,
@@ -109,10 +108,10 @@ def import_folds(path: Path, cohort: Cohort) -> list[Fold]:
                 draw=None if draw < 0 else draw,
             )
         )
-    return made
+    return folds
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read_columns(path: Path) -> pd.DataFrame:
     """Read the columns of a table of folds as text; the index numbers the lines."""
     try:
         sheet = read_sheet(path)
@@ -125,7 +124,7 @@ def _read(path: Path) -> pd.DataFrame:
         raise DataError(f"folds: {fault}" for fault in error.faults) from error
 
 
-def _axes(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def _read_axes(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The columns repeat, fold and draw as numbers (no draw: -1), and what is wrong with them."""
     import pandas as pd
 
@@ -137,7 +136,7 @@ def _axes(path: Path, table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
         if bad.any():
             faults.append(
                 f"folds: {path}, line {text.index[bad][0]}: {name} is {text[bad].iloc[0]!r}, "
-                f"which is no whole number from 0 to {LARGEST:,} ({int(bad.sum())} such lines)"
+                f"which must be a whole number from 0 to {LARGEST:,} ({int(bad.sum())} such lines)"
             )
         axes[name] = numbers.where(~bad, default).astype(int)
     return pd.DataFrame(axes), faults

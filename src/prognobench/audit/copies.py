@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prognobench.audit.pictures import (
+from prognobench.audit.similarity import (
     ALTERATIONS,
     HASH_DISTANCE,
     LEAST_CORRELATION,
@@ -25,7 +25,7 @@ from prognobench.audit.thumbnails import Thumbnails, grey
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from prognobench.audit.sight import Seen
+    from prognobench.audit.inspection import Inspection
 
 TILE = (256, 2048)
 """So many images are compared with so many at once: few enough for the processor's cache."""
@@ -41,13 +41,13 @@ Prints = tuple["NDArray[np.float32]", "NDArray[np.uint64]"]
 """Outlines and hashes of thumbnails."""
 
 
-def same_content(digests: Sequence[str]) -> NDArray[np.intp]:
+def first_of_content(digests: Sequence[str]) -> NDArray[np.intp]:
     """Return for each image the first one with the same digest."""
     first: dict[str, int] = {}
     return np.array([first.setdefault(digest, row) for row, digest in enumerate(digests)], np.intp)
 
 
-def similar_pairs(
+def find_similar_pairs(
     images: Thumbnails, compared: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.str_]]:
     """Return pairs of rows ``(pairs, 2)`` that show the same picture, and what one is of the other.
@@ -63,7 +63,7 @@ def similar_pairs(
 
     Returns
     -------
-    The pairs, earlier row first, and the name of the :class:`.pictures.Alteration` of each.
+    The pairs, earlier row first, and the name of the :class:`.similarity.Alteration` of each.
     """
     thumbnails = images.thumbnails[compared]
     prints = _prints(thumbnails)
@@ -136,8 +136,8 @@ def _detail(
     return agreement(grey(pixels[one]), alteration.of(grey(pixels[other])[None])[0])
 
 
-def repeated(
-    digests: Sequence[str] | None, seen: Seen | None, images: int
+def group_copies(
+    digests: Sequence[str] | None, seen: Inspection | None, images: int
 ) -> tuple[NDArray[np.intp], NDArray[np.str_]]:
     """Find the images that show the same picture as another.
 
@@ -154,7 +154,7 @@ def repeated(
     it is of another: ``same file``, an alteration, nothing for the first of a group.
     """
     rows = np.arange(images)
-    first = rows if digests is None else same_content(digests)
+    first = rows if digests is None else first_of_content(digests)
     copied = first < rows
     pairs = [np.stack([first, rows], axis=1)[copied]]
     match = np.full(images, "", dtype="U24")

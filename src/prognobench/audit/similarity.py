@@ -37,9 +37,13 @@ OUTLINE = 6
 bound of 6, 0.08 % by that of 8, 3 % by that of 4."""
 
 IMAGE_SIZE = 128
+"""Pixels along an edge at which details are compared."""
+
 COARSE = 64
+"""Pixels along an edge at which one image is laid over the other: a quarter of the time."""
+
 DETAIL = 3.0
-"""Standard deviation, in pixels at ``SIDE``, of the blur that is taken off to leave the details."""
+"""Standard deviation, in pixels at ``IMAGE_SIZE``, of the blur whose removal leaves details."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Alteration:
     mutual: bool = True
 
 
-def _cut(images: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+def _crop(images: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
     """Cut off a share of each edge, and scale what is left to the size that the image had."""
     import cv2
 
@@ -75,8 +79,8 @@ ALTERATIONS = (
     Alteration("inverted", lambda images: 255 - images),
     Alteration("mirrored", lambda images: np.ascontiguousarray(images[:, :, ::-1])),
     Alteration("inverted and mirrored", lambda images: 255 - images[:, :, ::-1]),
-    Alteration("cropped", partial(_cut, share=1 / 32), mutual=False),
-    Alteration("cropped", partial(_cut, share=2 / 32), mutual=False),
+    Alteration("cropped", partial(_crop, share=1 / 32), mutual=False),
+    Alteration("cropped", partial(_crop, share=2 / 32), mutual=False),
 )
 
 

@@ -1,4 +1,4 @@
-"""What is to be seen on the images of a cohort; what was seen once is remembered."""
+"""Every image looked at and compared with the others; remembered by content in the cache."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from prognobench.audit.duplicates import similar_pairs
-from prognobench.audit.thumbnails import Progress, look
+from prognobench.audit.copies import find_similar_pairs
+from prognobench.audit.thumbnails import make_thumbnails
 from prognobench.errors import StoreError
 from prognobench.files import write_bytes
-from prognobench.imaging.cache import Recipe, pixel_digests, readable_pixels
+from prognobench.imaging.cache import Progress, Recipe, pixel_digests, readable_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,8 +29,8 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was seen.
+class Inspection:
+    """What looking at the images of a cohort found.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Seen:
         nothing.
     pairs, alterations
         Rows ``(pairs, 2)`` that show the same picture, the earlier first, and what one is of the
-        other, as :func:`.similar_pairs` gives them.
+        other, as :func:`.find_similar_pairs` gives them.
     broken
         What is wrong with the images that cannot be decoded, by row.
     """
@@ -50,13 +50,13 @@ class Seen:
     broken: Mapping[int, str] = field(default_factory=dict)
 
 
-def see(
+def inspect_images(
     cohort: Cohort,
     recipe: Recipe,
     folder: Path,
     compared: NDArray[np.bool_],
     progress: Progress | None = None,
-) -> Seen:
+) -> Inspection:
     """Look at every image, and compare those that show anything with each other.
 
     Images that cannot be decoded are left aside. What was seen is kept in the cache folder, under
@@ -75,24 +75,24 @@ def see(
     if known := _recall(memory):
         return known
     pixels, broken = readable_pixels(cohort, recipe, folder, progress)
-    images = look(pixels.array, progress)
+    images = make_thumbnails(pixels.array, progress)
     images.faults[list(broken)] = "broken"
-    pairs, alterations = similar_pairs(images, np.flatnonzero(compared & images.visible))
-    found = Seen(images.faults, pairs, alterations)
+    pairs, alterations = find_similar_pairs(images, np.flatnonzero(compared & images.visible))
+    found = Inspection(images.faults, pairs, alterations)
     if not broken:
         _remember(memory, found)
     return replace(found, broken=broken)
 
 
-def _recall(memory: Path) -> Seen | None:
+def _recall(memory: Path) -> Inspection | None:
     try:
         with memory.open("rb") as file, np.load(file) as known:
-            return Seen(known["faults"], known["pairs"], known["alterations"])
+            return Inspection(known["faults"], known["pairs"], known["alterations"])
     except (OSError, ValueError, KeyError, BadZipFile):  # none yet, or damaged
         return None
 
 
-def _remember(memory: Path, found: Seen) -> None:
+def _remember(memory: Path, found: Inspection) -> None:
     content = io.BytesIO()
     np.savez(content, faults=found.faults, pairs=found.pairs, alterations=found.alterations)
     with suppress(StoreError):  # a full disk costs the memory, not what was seen
