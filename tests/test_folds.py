@@ -437,8 +437,6 @@ def test_all_faults_of_a_folds_file_are_told_at_once(tmp_path: Path) -> None:
     path.write_text("patient_id,part,fold\nP001,train,1e20\n")
     refused = "line 2: fold is '1e20', which must be a whole number from 0"
     with pytest.raises(DataError, match=refused):
-        DataError, match="line 2: fold is '1e20', which must be a whole number from 0"
-    ):
         import_folds(path, simple())
 
 
