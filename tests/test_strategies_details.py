@@ -16,7 +16,7 @@ from prognobench.cli.compose import compose
 from prognobench.errors import ConfigError, NotApplicableError, StoreError
 from prognobench.records import Adapted, Backbone, Preprocessing
 from prognobench.registry import MODELS, STRATEGIES
-from prognobench.strategies.accounting import parameter_counts, step_flops, stored_bytes
+from prognobench.strategies.costs import parameter_counts, step_flops, stored_bytes
 
 WIDTH, BLOCKS = 32, 2
 
@@ -351,7 +351,7 @@ def without_biases() -> Backbone:
 @pytest.mark.parametrize(
     ("name", "backbone", "settings", "reason"),
     [
-        ("bitfit", without_biases, {}, "BitFit trains biases; this backbone has none"),
+        ("bitfit", without_biases, {}, "BitFit trains biases, and this backbone has none"),
         ("vera", cnn, {}, "this backbone has only convolution"),
         ("vera", cnn, {"targets": ("convolution",)}, "linear layers"),
         ("lora", cnn, {"targets": ("attention",)}, "LoRA adapts attention"),
@@ -378,7 +378,7 @@ def test_adapters_that_the_backbone_goes_past_are_refused() -> None:
         return (x @ weight.T)[..., :WIDTH]
 
     attention.forward = past
-    with pytest.raises(NotApplicableError, match=r"goes past .*qkv"):
+    with pytest.raises(NotApplicableError, match=r"does not call .*qkv"):
         adapt("lora", backbone, rank=2)
 
 
@@ -398,7 +398,7 @@ def test_unknown_targets_are_refused_before_anything_starts() -> None:
 def test_too_many_blocks_and_frequencies_are_refused() -> None:
     with pytest.raises(ConfigError, match="only 2 blocks"):
         adapt("last_blocks", vit(), blocks=3)
-    with pytest.raises(ConfigError, match="choose fewer"):
+    with pytest.raises(ConfigError, match="choose at most 3072"):
         adapt("fourierft", vit(), frequencies=100_000)
     with pytest.raises(ConfigError, match="scale_outputs or scale_inputs"):
         adapt("ia3", vit(), scale_outputs=(), scale_inputs=())

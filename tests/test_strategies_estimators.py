@@ -14,7 +14,7 @@ from prognobench.cli.config_files import options
 from prognobench.errors import ConfigError
 from prognobench.records import Component, Estimator, Probe
 from prognobench.registry import STRATEGIES
-from prognobench.strategies.sklearn_classifier import HOMES
+from prognobench.strategies.classifiers import SKLEARN_MODULES
 
 COVARIATES = 3
 
@@ -150,7 +150,7 @@ def test_fusion_with_all_weight_on_the_image_is_the_image_alone() -> None:
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_every_listed_classifier_can_be_named() -> None:
-    names = f"strategy.classifier={','.join(HOMES)}"
+    names = f"strategy.classifier={','.join(SKLEARN_MODULES)}"
     X, y = rows(60, width=4)
     for config in compose(["strategy=sklearn", names], multirun=True):
         estimator: Estimator = STRATEGIES["sklearn"](**config.strategy.settings)

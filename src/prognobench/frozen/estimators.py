@@ -18,7 +18,7 @@ import numpy as np
 
 from prognobench.errors import NotApplicableError, StoreError, TrainingError
 from prognobench.records import Estimator, Fitted, Fold, Loss, Probe
-from prognobench.strategies.files import read_arrays, save_arrays, write_identity
+from prognobench.strategies.adapted_files import read_arrays, save_arrays, write_identity
 
 if TYPE_CHECKING:
     import pandas as pd

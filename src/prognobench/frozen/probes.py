@@ -25,7 +25,12 @@ from prognobench.frozen.heads import Grid, Trained, train_heads, vectors
 from prognobench.frozen.inputs import Part, batches_per_epoch
 from prognobench.frozen.logistic import Solved, solve_logistic
 from prognobench.records import Estimator, Fitted, Fold, Loss, Probe, Train
-from prognobench.strategies.files import check_identity, read_arrays, save_arrays, write_identity
+from prognobench.strategies.adapted_files import (
+    check_identity,
+    read_arrays,
+    save_arrays,
+    write_identity,
+)
 from prognobench.training.hardware import PeakMemory
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from prognobench.errors import WeightsError
+from prognobench.errors import ConfigError, NotApplicableError, WeightsError
 from prognobench.models.weights import Weights
 from prognobench.records import Backbone, BackboneSource, Preprocessing
 from prognobench.seeds import derive
@@ -53,9 +53,7 @@ def backbone_source(
         if master is None:
             network, report = _network(build, weights)
             if qkv == "separate":
-                from prognobench.models.encoders.projections import separate_projections
-
-                separate_projections(network)
+                _separate(network)
             master = _backbone(network, pooling, preprocessing, fingerprint, report)
             _masters[fingerprint] = master
             while len(_masters) > KEPT:
@@ -87,6 +85,18 @@ def _network(build: Callable[[], nn.Module], weights: Weights) -> tuple[nn.Modul
         return network, checkpoint.fill(network, checkpoint.read(weights.path))
     except WeightsError as error:
         raise WeightsError(f"{weights.origin}: {error}") from error
+
+
+def _separate(network: nn.Module) -> None:
+    from prognobench.models.encoders.projections import separate_projections
+
+    fused = [name for name, _ in network.named_modules() if name.endswith("attn.qkv")]
+    if not fused:
+        raise ConfigError("model.qkv=separate: this network has no fused projections; set 'fused'")
+    try:
+        separate_projections(network, fused)
+    except NotApplicableError as error:
+        raise ConfigError(f"model.qkv=separate: {error}; set 'fused'") from error
 
 
 def _backbone(

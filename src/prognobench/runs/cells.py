@@ -16,7 +16,7 @@ from prognobench.records import Adapted, Fold, Preprocessing
 from prognobench.registry import STRATEGIES
 from prognobench.runs.prepare import Prepared, Workspace
 from prognobench.seeds import derive
-from prognobench.strategies.accounting import parameter_counts, step_flops, stored_bytes
+from prognobench.strategies.costs import parameter_counts, step_flops, stored_bytes
 from prognobench.training.loader import Loader
 from prognobench.training.loop import fit, predict
 

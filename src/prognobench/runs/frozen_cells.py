@@ -150,7 +150,7 @@ def _store(
 
 
 def _parameters(cost: Mapping[str, Any], backbone: int) -> dict[str, Any]:
-    """Count as :func:`.accounting.parameter_counts` does."""
+    """Count as :func:`.costs.parameter_counts` does."""
     head = cost.get("parameters_trainable")
     if head is None:  # a classical classifier is no set of parameters
         return {"parameters_total": backbone}

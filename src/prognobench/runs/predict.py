@@ -154,7 +154,7 @@ def export_merged(run: Path, cell: str, file: Path, weights: str | None = None) 
     StoreError
         If the strategy's changes cannot be merged, or merging changes the output.
     """
-    from prognobench.strategies.files import save_tensors
+    from prognobench.strategies.adapted_files import save_tensors
 
     stored = StoredModels(RunFolder(run), weights)
     if stored.produces != "Adapted":

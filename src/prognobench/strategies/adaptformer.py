@@ -1,11 +1,11 @@
-"""AdaptFormer."""
+"""AdaptFormer: bottlenecks beside feed-forward parts."""
 
 from __future__ import annotations
 
 from prognobench.errors import NotApplicableError
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
-from prognobench.strategies.adapting import adapt
+from prognobench.strategies.adapted import adapt
 from prognobench.strategies.settings import Fraction, Positive, PositiveNumber, Rate
 
 
@@ -31,7 +31,9 @@ def adaptformer(
     bottleneck
         Width of the adapter.
     scale
-        On its output.
+        Factor on the adapter's output.
+    dropout
+        Within the adapter, between its two matrices.
 
     Raises
     ------
@@ -42,11 +44,14 @@ def adaptformer(
 
     inner = backbone.roles.get("feed_forward_in", ())
     outer = backbone.roles.get("feed_forward_out", ())
+    # The module that holds both matrices is what the adapter wraps; a block itself, or the whole
+    # network, would take the adapter past attention.
     parts = {name.rpartition(".")[0]: name for name in inner}
     ends = {name.rpartition(".")[0]: name for name in outer}
     if not parts or parts.keys() != ends.keys() or parts.keys() & {"", *backbone.blocks}:
         raise NotApplicableError(
-            "AdaptFormer stands beside feed-forward parts; this backbone has none of their own"
+            "AdaptFormer trains adapters beside feed-forward parts, and this backbone has none "
+            "with a module of their own"
         )
     backbone.module.requires_grad_(False)
     for name in parts:

@@ -1,4 +1,4 @@
-"""FourierFT."""
+"""FourierFT: updates whose spectrum is sparse."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from annotated_types import MinLen
 from prognobench.errors import ConfigError
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
-from prognobench.strategies.peft_adapting import adapt_with_peft, pattern, prepare
+from prognobench.strategies.peft_adapted import adapt_with_peft
 from prognobench.strategies.settings import Count, Fraction, Positive, PositiveNumber, Rate, Target
+from prognobench.strategies.targets import choose_layers, pattern
 
 
 @STRATEGIES.register("fourierft")
@@ -45,29 +46,30 @@ def fourierft(
     """
     from peft import FourierFTConfig
 
-    backbone, names, notes = prepare(
-        backbone, targets, "FourierFT", separate_qkv=separate_qkv, convolutions=False
+    chosen = choose_layers(
+        backbone, targets, "FourierFT", separate_qkv=separate_qkv, convolutions="none"
     )
-    sizes = {n: backbone.module.get_parameter(f"{n}.weight").numel() for n in names}
+    module = chosen.backbone.module
+    sizes = {n: module.get_parameter(f"{n}.weight").numel() for n in chosen.names}
     smallest = min(sizes, key=lambda name: sizes[name])
     if frequencies > sizes[smallest]:
         raise ConfigError(
-            f"strategy.frequencies={frequencies} is more than {smallest} has weights "
-            f"({sizes[smallest]}); choose fewer"
+            f"strategy.frequencies={frequencies} is more than the {sizes[smallest]} weights of "
+            f"{smallest}; choose at most {sizes[smallest]}"
         )
     options: dict[str, Any] = {
         "n_frequency": frequencies,
         "scaling": scaling,
         "random_loc_seed": location_seed,
         "init_weights": zero_init,
-        "target_modules": pattern(names),
+        "target_modules": pattern(chosen.names),
     }
     return adapt_with_peft(
-        backbone,
+        chosen.backbone,
         num_classes,
         FourierFTConfig(**options),
         lr=lr,
         head_dropout=head_dropout,
         head_norm=head_norm,
-        notes=notes,
+        notes=chosen.notes,
     )

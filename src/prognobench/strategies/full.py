@@ -8,7 +8,7 @@ from annotated_types import Gt, Le
 
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
-from prognobench.strategies.adapting import adapt
+from prognobench.strategies.adapted import adapt
 from prognobench.strategies.settings import Count, Fraction, Rate
 
 

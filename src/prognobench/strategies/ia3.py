@@ -1,13 +1,13 @@
-"""IA3."""
+"""IA3: vectors that scale activations."""
 
 from __future__ import annotations
 
 from prognobench.errors import ConfigError
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
-from prognobench.strategies.peft_adapting import adapt_with_peft, pattern, prepare
+from prognobench.strategies.peft_adapted import adapt_with_peft
 from prognobench.strategies.settings import Fraction, Rate, Target
-from prognobench.strategies.targets import members
+from prognobench.strategies.targets import choose_layers, members, pattern
 
 
 @STRATEGIES.register("ia3")
@@ -36,17 +36,16 @@ def ia3(
 
     targets = (*scale_outputs, *scale_inputs)
     if not targets:
-        raise ConfigError("strategy: IA3 needs scale_outputs or scale_inputs")
-    backbone, names, notes = prepare(
-        backbone, targets, "IA3", separate_qkv=separate_qkv, grouped=True
-    )
-    inputs = members(backbone, scale_inputs) & set(names)
+        raise ConfigError("strategy: IA3 has nothing to scale; set scale_outputs or scale_inputs")
+    # A vector per channel suits grouped convolutions too.
+    chosen = choose_layers(backbone, targets, "IA3", separate_qkv=separate_qkv, convolutions="all")
+    inputs = members(chosen.backbone, scale_inputs) & set(chosen.names)
     return adapt_with_peft(
-        backbone,
+        chosen.backbone,
         num_classes,
-        IA3Config(target_modules=pattern(names), feedforward_modules=pattern(inputs)),
+        IA3Config(target_modules=pattern(chosen.names), feedforward_modules=pattern(inputs)),
         lr=lr,
         head_dropout=head_dropout,
         head_norm=head_norm,
-        notes=notes,
+        notes=chosen.notes,
     )

@@ -1,4 +1,4 @@
-"""OFT."""
+"""OFT: orthogonal rotations of inputs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from annotated_types import Ge, MinLen
 
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
-from prognobench.strategies.peft_adapting import adapt_with_peft, pattern, prepare
+from prognobench.strategies.peft_adapted import adapt_with_peft
 from prognobench.strategies.settings import Fraction, Rate, Target
+from prognobench.strategies.targets import choose_layers, pattern
 
 
 @STRATEGIES.register("oft")
@@ -37,21 +38,19 @@ def oft(
     """
     from peft import OFTConfig
 
-    backbone, names, notes = prepare(
-        backbone, targets, "OFT", separate_qkv=separate_qkv, convolutions=False
-    )
+    chosen = choose_layers(backbone, targets, "OFT", separate_qkv=separate_qkv, convolutions="none")
     options: dict[str, Any] = {
         "oft_block_size": block_size,
         # The exact transform, as in the paper, instead of a truncated series.
         "use_cayley_neumann": False,
-        "target_modules": pattern(names),
+        "target_modules": pattern(chosen.names),
     }
     return adapt_with_peft(
-        backbone,
+        chosen.backbone,
         num_classes,
         OFTConfig(**options),
         lr=lr,
         head_dropout=head_dropout,
         head_norm=head_norm,
-        notes=notes,
+        notes=chosen.notes,
     )

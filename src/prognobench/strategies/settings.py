@@ -12,6 +12,9 @@ PositiveNumber = Annotated[float, Gt(0)]
 Positive = Annotated[int, Gt(0)]
 Count = Annotated[int, Ge(0)]
 
+ClassWeight = Literal["balanced", "none"]
+"""Of classical classifiers: ``balanced`` weights a class by the inverse of its frequency."""
+
 Target = Literal[
     "attention",
     "attention_key_value",
@@ -23,3 +26,4 @@ Target = Literal[
     "convolution",
     "convolution_first",
 ]
+"""Layers to adapt; :data:`prognobench.strategies.targets.ROLES` says which ones they are."""

@@ -1,4 +1,4 @@
-"""SSF."""
+"""SSF: scale and shift behind layers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from annotated_types import Ge
 
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
-from prognobench.strategies.adapting import adapt
+from prognobench.strategies.adapted import adapt
 from prognobench.strategies.settings import Fraction, Rate
 
 if TYPE_CHECKING:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from prognobench.errors import NotApplicableError
+from prognobench.errors import ConfigError, NotApplicableError
+from prognobench.records import Backbone
 
 if TYPE_CHECKING:
-    from prognobench.records import Backbone
+    from torch import nn
 
 ATTENTION = ("attention_qkv", "attention_query", "attention_key", "attention_value")
 FEED_FORWARD = ("feed_forward_in", "feed_forward_out")
 ROLES: Mapping[str, tuple[str, ...]] = {
     "attention": ATTENTION,
-    # A fused matrix holds keys and values too; strategies can split it first.
+    # A fused matrix holds keys and values too; separate_qkv splits it first.
     "attention_key_value": ("attention_qkv", "attention_key", "attention_value"),
     "attention_output": ("attention_output",),
     "feed_forward": FEED_FORWARD,
@@ -24,7 +27,67 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "convolution": ("convolution",),
     "convolution_first": ("convolution",),
 }
-"""Target -> the roles it stands for."""
+"""Target, as a config names it -> the roles of :class:`prognobench.records.Backbone`."""
+
+
+class Chosen(NamedTuple):
+    """Layers to adapt, in a backbone whose fused projections may have been separated.
+
+    ``notes`` say, for the run's record, what a reader would not expect of the method.
+    """
+
+    backbone: Backbone
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def choose_layers(
+    backbone: Backbone,
+    targets: Sequence[str],
+    method: str,
+    *,
+    separate_qkv: bool = False,
+    convolutions: Literal["none", "plain", "all"] = "plain",
+) -> Chosen:
+    """Choose the layers that a method adapts.
+
+    Parameters
+    ----------
+    separate_qkv
+        Separate fused attention projections first, in place, where there are any.
+    convolutions
+        Which ones the method can adapt: none, those without groups and dilation (which peft's
+        factors do not follow), or all.
+
+    Raises
+    ------
+    NotApplicableError
+        If no layer is left.
+    """
+    if separate_qkv and backbone.roles.get("attention_qkv"):
+        backbone = separate_fused(backbone)
+    names = select(backbone, targets, method)
+    notes = []
+    if set(names) & set(backbone.roles.get("attention_qkv", ())):
+        notes.append(f"{method}: one adapter on each fused query-key-value matrix")
+    layers = {name: backbone.module.get_submodule(name) for name in names}
+    if convolutions == "none":
+        layers = {name: layer for name, layer in layers.items() if not _is_convolution(layer)}
+        if not layers:
+            raise NotApplicableError(
+                f"{method} adapts linear layers, and the targets here are convolutions"
+            )
+    elif convolutions == "plain":
+        layers = {name: layer for name, layer in layers.items() if not _is_grouped(layer)}
+        left = len(names) - len(layers)
+        if not layers:
+            raise NotApplicableError(
+                f"{method} cannot adapt grouped or dilated convolutions, and the targets here "
+                "are no others"
+            )
+        if left:
+            notes.append(f"{method}: {left} grouped or dilated convolutions are not adapted")
+    return Chosen(backbone, tuple(layers), tuple(notes))
 
 
 def select(backbone: Backbone, targets: Sequence[str], method: str) -> tuple[str, ...]:
@@ -41,8 +104,8 @@ def select(backbone: Backbone, targets: Sequence[str], method: str) -> tuple[str
     chosen = members(backbone, targets)
     if not chosen:
         raise NotApplicableError(
-            f"{method} adapts {', '.join(targets)}; this backbone has only "
-            f"{', '.join(sorted(backbone.roles)) or 'unnamed parts'}"
+            f"{method} adapts {', '.join(targets)}, and this backbone has only "
+            f"{', '.join(sorted(backbone.roles)) or 'parts without a known role'}"
         )
     return tuple(name for name, _ in backbone.module.named_modules() if name in chosen)
 
@@ -66,3 +129,60 @@ def _first_of_unit(names: Sequence[str]) -> list[str]:
     for name in names:
         first.setdefault(name.rpartition(".")[0], name)
     return list(first.values())
+
+
+def _is_convolution(layer: nn.Module) -> bool:
+    return hasattr(layer, "kernel_size")
+
+
+def _is_grouped(layer: nn.Module) -> bool:
+    return getattr(layer, "groups", 1) != 1 or getattr(layer, "dilation", (1, 1)) != (1, 1)
+
+
+def separate_fused(backbone: Backbone) -> Backbone:
+    """Replace every fused projection of the backbone's module by three layers, in place.
+
+    Returns the same backbone with roles that name queries, keys and values. The outputs stay
+    equal.
+
+    Raises
+    ------
+    NotApplicableError
+        If one cannot be separated.
+    """
+    from prognobench.models.encoders.projections import PARTS, separate_projections
+
+    names = backbone.roles["attention_qkv"]
+    separate_projections(backbone.module, names)
+    roles = {role: parts for role, parts in backbone.roles.items() if role != "attention_qkv"}
+    roles |= {f"attention_{part}": tuple(f"{name}.{part}" for name in names) for part in PARTS}
+    return replace(backbone, roles=roles)
+
+
+def check_rank(backbone: Backbone, names: Sequence[str], rank: int, method: str) -> None:
+    """Refuse a rank above that of a matrix it is to approximate.
+
+    Raises
+    ------
+    ConfigError
+        Naming the smallest of the matrices.
+    """
+    shapes = {
+        # A convolution counts as the matrix (outputs, inputs x kernel).
+        name: backbone.module.get_parameter(f"{name}.weight").flatten(1).shape
+        for name in names
+    }
+    name, shape = min(shapes.items(), key=lambda item: min(item[1]))
+    if rank > min(shape):
+        raise ConfigError(
+            f"strategy.rank={rank} is larger than the rank of {name} "
+            f"({shape[0]} x {shape[1]}); {method} needs at most {min(shape)} here"
+        )
+
+
+def pattern(names: Collection[str]) -> str:
+    """Return the regular expression that matches exactly these layers, or no layer.
+
+    peft would match the members of a list by suffix, and so adapt layers of the same ending.
+    """
+    return "|".join(re.escape(name) for name in sorted(names)) or "(?!)"

@@ -1,4 +1,4 @@
-"""Visual prompt tuning."""
+"""Visual prompt tuning: trainable tokens beside the image's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prognobench.errors import NotApplicableError
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
-from prognobench.strategies.adapting import adapt, black_image
+from prognobench.strategies.adapted import adapt, black_image
 from prognobench.strategies.settings import Fraction, Positive, Rate
 from prognobench.strategies.targets import ATTENTION
 
@@ -46,7 +46,9 @@ def visual_prompts(
     from prognobench.strategies.layers.prompts import PromptedBlock
 
     if not any(role in backbone.roles for role in ATTENTION):
-        raise NotApplicableError("visual prompts are tokens; this backbone has no attention")
+        raise NotApplicableError(
+            "visual prompts are tokens that attention reads, and this backbone has no attention"
+        )
     backbone.module.requires_grad_(False)
     width = _token_width(backbone)
     last = len(backbone.blocks) - 1
@@ -86,7 +88,7 @@ def _token_width(backbone: Backbone) -> int:
     hook.remove()
     if not shapes or len(shapes[0]) != 3:
         raise NotApplicableError(
-            "visual prompts need blocks on one sequence of tokens; these work on maps"
+            "visual prompts need blocks that work on one sequence of tokens, and these work on maps"
         )
     return int(shapes[0][-1])
 

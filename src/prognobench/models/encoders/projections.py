@@ -1,11 +1,16 @@
-"""Fused attention projections taken apart and put together again, for adapters on each matrix."""
+"""Fused attention projections separated and fused again, for adapters on each matrix."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from prognobench.errors import ConfigError
+from prognobench.errors import NotApplicableError
+
+PARTS = ("query", "key", "value")
+"""Submodules of :class:`SeparateProjections`, in the order of the fused matrix's rows."""
 
 
 class SeparateProjections(nn.Module):
@@ -14,7 +19,7 @@ class SeparateProjections(nn.Module):
     Parameters
     ----------
     fused
-        Rows of its weight: queries, keys, values.
+        Rows of its weight: queries, keys, values, a third each.
     """
 
     def __init__(self, fused: nn.Linear) -> None:
@@ -39,6 +44,7 @@ class SeparateProjections(nn.Module):
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     rows, columns = weight.shape
+    # On the meta device, since drawing weights would cost time and move the random state.
     layer = nn.Linear(columns, rows, bias=bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.detach().clone())
     if bias is not None:
@@ -46,19 +52,29 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     return layer
 
 
-def separate_projections(network: nn.Module) -> None:
-    """Replace, in place, every fused projection; outputs stay equal.
+def separate_projections(module: nn.Module, names: Sequence[str]) -> None:
+    """Replace, in place, the named fused projections; outputs stay equal.
 
     Raises
     ------
-    ConfigError
-        If there is none, or the network reads a fused matrix otherwise than by calling it.
+    NotApplicableError
+        If one is not a plain linear layer, or the network reads its weights without calling it.
     """
-    fused = [name for name, _ in network.named_modules() if name.endswith("attn.qkv")]
-    if not fused:
-        raise ConfigError("model.qkv: this network has no fused projections; take 'fused'")
-    for name in fused:
-        layer, parent = (network.get_submodule(part) for part in (name, name.rpartition(".")[0]))
-        if not isinstance(layer, nn.Linear) or getattr(parent, "q_bias", None) is not None:
-            raise ConfigError(f"model.qkv: {name} cannot be taken apart; take 'fused'")
-        network.set_submodule(name, SeparateProjections(layer))
+    for name in names:
+        layer, parent = (module.get_submodule(part) for part in (name, name.rpartition(".")[0]))
+        # A subclass may compute something else than a matrix product. BEiT and EVA, which keep
+        # q_bias beside the matrix, multiply by its weight themselves.
+        if type(layer) is not nn.Linear or getattr(parent, "q_bias", None) is not None:
+            raise NotApplicableError(
+                f"{name} cannot be separated into queries, keys and values: "
+                "it is not a plain linear layer"
+            )
+        module.set_submodule(name, SeparateProjections(layer))
+
+
+def fuse_projections(module: nn.Module) -> nn.Module:
+    """Undo :func:`separate_projections` in place, so that weights have the network's own names."""
+    separate = {n: m for n, m in module.named_modules() if isinstance(m, SeparateProjections)}
+    for name, layer in separate.items():
+        module.set_submodule(name, layer.fused())
+    return module

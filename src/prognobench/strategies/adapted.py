@@ -1,4 +1,4 @@
-"""What every gradient strategy ends with: a classifier, its parameter groups, its files."""
+"""The record of a strategy on gradients: a classifier, its parameter groups, its files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 
 from prognobench.errors import NotApplicableError
 from prognobench.records import Adapted, Backbone, ParameterGroup
-from prognobench.strategies.files import check_identity, load_tensors, save_tensors, write_identity
+from prognobench.strategies.adapted_files import (
+    check_identity,
+    load_tensors,
+    save_tensors,
+    write_identity,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,7 +68,9 @@ def adapt(
     idle = unreached(model, backbone, method)
     for name in idle:
         model.get_parameter(name).requires_grad_(False)
-    notes = (f"without influence, hence frozen: {', '.join(idle)}",) if idle else ()
+    notes = (
+        (f"frozen, since the output does not depend on them: {', '.join(idle)}",) if idle else ()
+    )
 
     # By name, since the body may be frozen for a while when it is saved.
     changing = tuple(adapted_tensors(model))
@@ -117,7 +124,7 @@ def unreached(model: nn.Module, backbone: Backbone, method: str) -> tuple[str, .
         with torch.enable_grad():
             logits = model(black_image(backbone))
     except (RuntimeError, TypeError, ValueError, AttributeError) as error:
-        raise NotApplicableError(f"{method}: not with this backbone: {error}") from error
+        raise NotApplicableError(f"{method} does not work with this backbone: {error}") from error
     gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
         logits.sum(), list(trainable.values()), allow_unused=True
     )

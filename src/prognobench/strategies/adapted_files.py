@@ -38,7 +38,7 @@ def check_identity(folder: Path, backbone: str) -> dict[str, Any]:
         written, fingerprint = noted["format"], noted["backbone"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"{folder} holds no adapted model ({IDENTITY}: {error}); train with train.save=best"
+            f"{folder} holds no adapted model ({IDENTITY}: {error}); run again with train.save=best"
         ) from error
     if written != FORMAT:
         raise StoreError(
