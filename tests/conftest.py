@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prognobench.registry import GROUPS
+from prognobench.registry import GROUPS, METRICS
 
 SHARED = Path(os.environ.get("PROGNOBENCH_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -35,9 +35,8 @@ def real_weights() -> Path:
 @pytest.fixture(autouse=True)
 def parts_of_one_test() -> Iterator[None]:
     """Parts that a test registers are gone after it."""
-    before = {
-        kind: {name: registry[name] for name in registry} for kind, registry in GROUPS.items()
-    }
+    registries = (*GROUPS.values(), METRICS)
+    before = [{name: registry[name] for name in registry} for registry in registries]
     yield
-    for kind, registry in GROUPS.items():
-        registry._parts = dict(before[kind])
+    for registry, parts in zip(registries, before, strict=True):
+        registry._parts = parts

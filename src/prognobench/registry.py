@@ -193,7 +193,7 @@ def load_components(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise ConfigError(f"components: no folder {folder}")
-    for file in sorted(folder.glob("*.py")):
+    for file in sorted(folder.resolve().glob("*.py")):  # as modules note their files
         name = f"prognobench_components.{file.stem}"
         if getattr(sys.modules.get(name), "__file__", None) == str(file):
             continue

@@ -35,6 +35,23 @@ def split(_context: click.Context, _option: click.Parameter, value: str | None) 
     return tuple(part.strip() for part in value.split(",")) if value else ()
 
 
+def _load(_context: click.Context, _option: click.Parameter, folder: Path | None) -> None:
+    from prognobench.registry import load_components
+
+    if folder is not None:
+        load_components(folder)
+
+
+OWN_METRICS = click.option(
+    "--components",
+    type=click.Path(path_type=Path),
+    envvar="PROGNOBENCH_COMPONENTS",
+    callback=_load,
+    expose_value=False,
+    help="A folder of Python files with your own metrics.",
+)
+
+
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that keep only some datasets, models and so on."""
     for name in reversed(FILTERS):

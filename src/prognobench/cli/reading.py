@@ -14,6 +14,7 @@ from prognobench.cli.options import (
     FORMATS,
     LEVEL,
     METRIC,
+    OWN_METRICS,
     RESULTS,
     THRESHOLD,
     filter_options,
@@ -72,6 +73,7 @@ def _print_made(made: Made) -> None:
     help="Also decide at this threshold.",
 )
 @BY
+@OWN_METRICS
 def score(
     results: Path, sensitivities: Sequence[float], thresholds: Sequence[float], **settings: Any
 ) -> None:
@@ -117,6 +119,7 @@ def score(
 @BY
 @resampling_options
 @filter_options
+@OWN_METRICS
 def table(results: Path, efficiency: bool, intervals: bool, **options: Any) -> None:
     """Make tables of scores, for the terminal and in RESULTS/tables.
 
@@ -165,6 +168,7 @@ def table(results: Path, efficiency: bool, intervals: bool, **options: Any) -> N
     help="Test of the pairs of ranks.",
 )
 @filter_options
+@OWN_METRICS
 def compare(results: Path, ranks: bool, posthoc: Any, **options: Any) -> None:
     """Compare runs on the same patients: intervals, corrected tests, probabilities.
 
@@ -193,6 +197,7 @@ def compare(results: Path, ranks: bool, posthoc: Any, **options: Any) -> None:
 @RESULTS
 @click.option("--file", type=click.Path(path_type=Path, dir_okay=False), help="Your own claims.")
 @FORMATS
+@OWN_METRICS
 def claims(results: Path, file: Path | None, formats: Sequence[str]) -> None:
     """Check the study's five findings, or your own claims, against the results.
 
@@ -212,6 +217,7 @@ def claims(results: Path, file: Path | None, formats: Sequence[str]) -> None:
     "--metric", default="mcc", show_default=True, help="What maps, curves and comparisons show."
 )
 @click.option("--figures", is_flag=True, help="Also write figures as SVG, PNG and PDF, with data.")
+@OWN_METRICS
 def report(results: Path, out: Path | None, metric: str, figures: bool) -> None:
     """Write one self-contained HTML page about all results.
 
