@@ -1,4 +1,4 @@
-"""The columns of every aggregated CSV are those that the README explains."""
+"""The columns of every aggregated CSV are those that docs/results.md explains."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from prognobench.analysis.pooled import make_intervals
 from prognobench.analysis.tables import make_table
 from prognobench.files import read_table
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 
 
 def documented(start: str) -> list[str]:
     """The names in the first column of the table that follows a file's name."""
-    table = README.read_text().split(f"`{start}", 1)[1].split("| --- |", 1)[1].split("\n\n")[0]
+    table = PAGE.read_text().split(f"`{start}", 1)[1].split("| --- |", 1)[1].split("\n\n")[0]
     firsts = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
     return re.findall(r"`([^`]+)`", " ".join(firsts))
 
