@@ -61,6 +61,27 @@ def commands(page: Path) -> list[tuple[list[str], str]]:
     ]
 
 
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def prognobench(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[list[str]], Said]:
+    def call(command: list[str]) -> Said:
+        monkeypatch.setattr(sys, "argv", ["prognobench", *command])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        return Said(int(end.value.code or 0), said.out, said.err)
+
+    return call
+
+
 # ------------------------------------------------------------------ written from code
 
 
@@ -90,6 +111,33 @@ def test_every_setting_is_explained(documenting: Any) -> None:
                 assert setting.meaning, f"{group} builder {name}: {setting.name} has no meaning"
                 explained += 1
     assert explained > 100
+
+
+def test_files_of_a_run_have_the_columns_that_are_explained(
+    documenting: Any, folder: Path, prognobench: Callable[[list[str]], Said]
+) -> None:
+    small = shrunk(["run", "-m", "model=cnn", "strategy=linear_probe,bitfit,knn"], folder)
+    assert prognobench(small).code == 0
+    explained = {
+        name: documenting.pages.names_of(name)
+        for name in (
+            *("cohort.csv", "exclusions.csv", "folds.csv"),
+            *("cells/<cell>/predictions.csv", "cells/<cell>/history.csv"),
+        )
+    }
+    runs = list(folder.glob("results/runs/*/*/*/*"))
+    assert len(runs) == 3
+    for run in runs:
+        for name, columns in explained.items():
+            file = run / name.replace("<cell>", "r0-f0")
+            header = file.read_text().splitlines()[0].split(",")
+            found = [re.sub("^(score|risk)_.*", r"\1_<class>", column) for column in header]
+            found = ["COVARIATE" if column in ("age", "sex") else column for column in found]
+            found = list(dict.fromkeys(found))
+            if name.endswith("history.csv"):
+                assert set(found) <= set(columns), run
+            else:
+                assert found == columns, run
 
 
 # ------------------------------------------------------------------ links and commands
@@ -190,27 +238,6 @@ def test_commands_are_understood(name: str, folder: Path) -> None:
 
 
 # ------------------------------------------------------------------ running
-
-
-@dataclass(frozen=True)
-class Said:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def prognobench(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[list[str]], Said]:
-    def call(command: list[str]) -> Said:
-        monkeypatch.setattr(sys, "argv", ["prognobench", *command])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return Said(int(end.value.code or 0), said.out, said.err)
-
-    return call
 
 
 def shrunk(command: list[str], results: Path) -> list[str]:

@@ -29,6 +29,27 @@ BEGIN = "<!-- columns: written by scripts/write-docs -->"
 END = "<!-- end of columns -->"
 NOTICE = "<!-- Written by scripts/write-docs from code and configs: change these, then run it. -->"
 
+CHOICES = """\
+# What to choose from
+
+`prognobench list` prints the same; [configuration.md](configuration.md) has the settings.
+"""
+METRICS = """\
+`chance` is the value of a forecast that knows nothing but the shares of the classes, here 0.8 and
+0.2.
+
+"""
+SETTINGS = """\
+# Settings
+
+`group=choice` chooses a YAML of `configs/<group>/`; `group.setting=value` sets one value of it.
+[choices.md](choices.md) lists the choices. An unknown name, or a value that a type or bound
+forbids, is an error before anything starts.
+
+The defaults in the tables are those of the builders. Below each table stand the choices that use
+the builder, with what they set otherwise.
+"""
+
 HEADINGS = {
     "dataset": "Datasets",
     "model": "Models",
@@ -68,9 +89,7 @@ def _between_marks(text: str, written: str) -> str:
 
 
 def _choices() -> Iterator[str]:
-    yield "# What to choose from"
-    yield ""
-    yield "`prognobench list` prints the same; [configuration.md](configuration.md) has the settings."
+    yield from CHOICES.splitlines()
     for group, heading in HEADINGS.items():
         columns, rows = listing(group)
         yield from ("", f"## {heading}: `{group}=...`", "")
@@ -83,9 +102,7 @@ def _choices() -> Iterator[str]:
     yield from ("", "## Experiments: `+experiment=...`", "")
     yield from _table(*listing("experiment"))
     yield from ("", "## Metrics", "")
-    yield "`chance` is the value of a forecast that knows nothing but the shares of the classes, here"
-    yield "of 0.8 and 0.2; *any* means that there is no such value."
-    yield ""
+    yield from METRICS.splitlines()
     yield from _table(["metric", "in tables", "range", "best", "chance", "what it is"], _metrics())
 
 
@@ -103,7 +120,7 @@ def _metrics() -> list[list[Any]]:
             metric.title,
             f"{metric.bounds[0]:g} to {metric.bounds[1]:g}",
             f"{metric.best:g}",
-            "*any*" if metric.chance is None else f"{metric.chance(shares):.3g}",
+            "none" if metric.chance is None else f"{metric.chance(shares):.3g}",
             summary(metric.function),
         ]
         for metric in sorted(all_metrics(), key=lambda metric: metric.name)
@@ -126,14 +143,7 @@ def _cell(value: Any) -> str:
 
 
 def _configuration() -> Iterator[str]:
-    yield "# Settings"
-    yield ""
-    yield "`group=choice` chooses a YAML of `configs/<group>/`; `group.setting=value` sets one value of it."
-    yield "[choices.md](choices.md) lists the choices. A value that a type or bound forbids is an error"
-    yield "before anything starts; so is an unknown name."
-    yield ""
-    yield "The defaults in the tables are those of the builders; below each table stand the choices that"
-    yield "use the builder, with what they set otherwise."
+    yield from SETTINGS.splitlines()
     yield from ("", "## Of a run", "")
     yield from _table(["setting", "default", "meaning"], _plain_settings())
     yield from ("", "## `train`: the training recipe", "")
@@ -193,7 +203,8 @@ def _builder(group: str, builder: str) -> Iterator[str]:
 
 
 def _spelled(values: dict[str, Any]) -> str:
-    return ", ".join(f"`{name}={spell(value).strip('`')}`" for name, value in values.items())
+    shown = {name: "..." if value == "???" else spell(value) for name, value in values.items()}
+    return ", ".join(f"`{name}={value.strip('`')}`" for name, value in shown.items())
 
 
 # ------------------------------------------------------------------ columns
