@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from made_runs import make_run
 
-from prognobench.analysis.claims import check_claims
-from prognobench.analysis.statements import read_claims, study_claims
+from prognobench.analysis.statistics.claims import check_claims, read_claims, study_claims
 from prognobench.errors import ConfigError
 
 CLAIMS = """

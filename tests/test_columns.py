@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from made_runs import make_run
 
-from prognobench.analysis.comparisons import Question
-from prognobench.analysis.findings import make_claims
-from prognobench.analysis.listings import COSTS, make_efficiency, make_ranks
-from prognobench.analysis.paired import make_comparison
-from prognobench.analysis.pooled import make_intervals
-from prognobench.analysis.tables import make_table
+from prognobench.analysis.statistics.claims import make_claims
+from prognobench.analysis.statistics.comparisons import Question, make_comparison
+from prognobench.analysis.statistics.costs import COSTS, make_costs
+from prognobench.analysis.statistics.intervals import make_intervals
+from prognobench.analysis.statistics.ranks import make_ranks
+from prognobench.analysis.statistics.score_tables import make_table
 from prognobench.files import read_table
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -69,6 +69,6 @@ def test_ranks_have_a_column_for_each_choice(results):
 
 
 def test_efficiency_has_the_columns_of_tables_and_costs(results):
-    columns = list(read_table(make_efficiency(results).files[0]).columns)
+    columns = list(read_table(make_costs(results).files[0]).columns)
     assert columns == [*documented("tables/METRICS_ROWS"), *COSTS]
     assert set(COSTS) - {"trainable_share"} <= set(documented("runs.csv`, one row"))

@@ -12,12 +12,18 @@ from made_runs import make_run
 from PIL import Image
 from sklearn import metrics as reference
 
-from prognobench.analysis.aggregate import Selection, aggregate
-from prognobench.analysis.closeups import choose
-from prognobench.analysis.details import detail_figures
-from prognobench.analysis.figures import differences, few_shot, heat_maps, pareto, slug, trade_offs
-from prognobench.analysis.plots import save
-from prognobench.analysis.scored import read_scores
+from prognobench.analysis.report.closeups import choose_closeups, draw_closeup
+from prognobench.analysis.report.figures import (
+    differences,
+    few_shot,
+    heat_maps,
+    save_figures,
+    trade_offs,
+)
+from prognobench.analysis.scores import read_scores
+from prognobench.analysis.statistics.aggregate import Selection, aggregate
+from prognobench.analysis.statistics.costs import pareto
+from prognobench.analysis.tables import make_slug
 from prognobench.metrics.metric import find_metric
 
 
@@ -47,8 +53,8 @@ def drawn(results):
     cells = aggregate(scored, Selection(("mcc",)))
     made = [*heat_maps(cells, mcc), *few_shot(cells, mcc), *trade_offs(cells, scored, mcc)]
     made += differences(cells, scored, mcc)
-    for chosen in choose(cells, scored, mcc):
-        made += detail_figures(chosen)
+    for closeup in choose_closeups(cells, scored, mcc):
+        made += draw_closeup(closeup)
     return {figure.name: figure for figure in made}
 
 
@@ -109,7 +115,7 @@ def test_a_figure_does_not_depend_on_settings_around_it(drawn):
 
 def test_files_for_papers(drawn, tmp_path):
     figure = find(drawn, "confusion")
-    files = save([figure], tmp_path)
+    files = save_figures([figure], tmp_path)
     assert [path.suffix for path in files] == [".svg", ".png", ".pdf"]
     assert Image.open(BytesIO(files[1].read_bytes())).size[0] > 400
     assert files[2].read_bytes().startswith(b"%PDF")
@@ -172,4 +178,4 @@ def test_pareto_front():
 
 
 def test_slugs_are_safe():
-    assert slug("a/b", "../c d") == "a-b-..-c-d"
+    assert make_slug("a/b", "../c d") == "a-b-..-c-d"

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from made_runs import make_run
 
-from prognobench.analysis.report import report
+from prognobench.analysis.report.page import write_report
 from prognobench.errors import ConfigError, StoreError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -33,7 +33,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(results):
-    return report(results)
+    return write_report(results)
 
 
 class Checker(HTMLParser):
@@ -114,7 +114,7 @@ def test_reasons_of_exclusion_are_counted_whatever_row_they_name(tmp_path):
     reasons = [f"r{i}.png,odd in way {i}" for i in range(20)]
     listed = "\n".join(["item,reason", *rows, *reasons])
     (folder.path / "exclusions.csv").write_text(f"{listed}\n")
-    text = report(tmp_path).read_text()
+    text = write_report(tmp_path).read_text()
     assert "left out: 30 x not a frontal view, 1 x odd in way" in text
     assert "13 for 13 other reasons" in text
 
@@ -128,7 +128,7 @@ def test_impossible_and_failed_runs_are_explained(page):
 
 def test_figures_as_files(tmp_path):
     make_run(tmp_path, classes=("mild", "severe", "dead"))
-    out = report(tmp_path, tmp_path / "page.html", metric="PR-AUC", figures=True)
+    out = write_report(tmp_path, tmp_path / "page.html", metric="PR-AUC", figures=True)
     assert out.name == "page.html"
     kinds = {path.suffix for path in (tmp_path / "figures").iterdir()}
     assert kinds == {".svg", ".png", ".pdf", ".csv"}
@@ -136,9 +136,9 @@ def test_figures_as_files(tmp_path):
 
 def test_nothing_to_report_and_unknown_metrics(results, tmp_path):
     with pytest.raises(StoreError, match="prognobench run"):
-        report(tmp_path)
+        write_report(tmp_path)
     with pytest.raises(ConfigError, match="Did you mean"):
-        report(results, metric="mccc")
+        write_report(results, metric="mccc")
 
 
 # ------------------------------------------------------------------ in a browser

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prognobench.analysis.scoring import score
+from prognobench.analysis.scores import score
 from prognobench.cli.compose import compose
 from prognobench.errors import ConfigError, StoreError, TrainingError
 from prognobench.files import read_json, write_json

@@ -10,10 +10,10 @@ from sklearn import metrics as reference
 
 from prognobench.analysis.decisions import mcc_threshold, rescale, sensitivity_threshold
 from prognobench.analysis.evaluation import make_cells
-from prognobench.analysis.intervals import make_panel
 from prognobench.analysis.predictions import load_predictions, parse_cell
-from prognobench.analysis.scoring import COLUMNS, Settings, score
-from prognobench.analysis.subgroups import groupable
+from prognobench.analysis.scores import COLUMNS, Settings, score
+from prognobench.analysis.statistics.resampling import make_panel
+from prognobench.analysis.subgroups import groupable_columns
 from prognobench.errors import ConfigError, StoreError
 from prognobench.files import read_table
 from prognobench.store import RunFolder
@@ -149,7 +149,7 @@ def test_columns_that_make_no_or_too_many_groups_are_left_out():
             "view": "PA",
         }
     )
-    assert groupable(cohort, ("sex", "age", "centre", "view", "absent")) == ["sex", "age"]
+    assert groupable_columns(cohort, ("sex", "age", "centre", "view", "absent")) == ["sex", "age"]
 
 
 def test_few_shot_runs_carry_k_and_draws(scores):

@@ -17,15 +17,7 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from prognobench.analysis.evaluation import Measure
-from prognobench.analysis.intervals import (
-    Panel,
-    Repetition,
-    Resampling,
-    bootstrap,
-    draw_weights,
-    quantiles,
-)
-from prognobench.analysis.stats import (
+from prognobench.analysis.statistics.paired_tests import (
     bayesian_t,
     corrected_p,
     corrected_t,
@@ -33,6 +25,14 @@ from prognobench.analysis.stats import (
     holm,
     mcnemar,
     wilson,
+)
+from prognobench.analysis.statistics.resampling import (
+    Panel,
+    Repetition,
+    Resampling,
+    bootstrap,
+    draw_weights,
+    quantiles,
 )
 from prognobench.metrics.metric import find_metric
 

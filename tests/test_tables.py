@@ -13,25 +13,22 @@ import pytest
 from made_runs import make_run
 from scipy import stats
 
-from prognobench.analysis.aggregate import Selection, aggregate, share_tested
-from prognobench.analysis.comparisons import Question, bootstrap_p, compare
-from prognobench.analysis.intervals import Resampling
-from prognobench.analysis.listings import (
-    efficiency,
-    make_efficiency,
-    make_ranks,
-    rank_table,
-    wins_table,
+from prognobench.analysis.scores import Settings, read_scores, score
+from prognobench.analysis.statistics import costs
+from prognobench.analysis.statistics.aggregate import Selection, aggregate, share_tested
+from prognobench.analysis.statistics.comparisons import (
+    Question,
+    bootstrap_p,
+    compare,
+    comparison_table,
 )
-from prognobench.analysis.paired import comparison_table
-from prognobench.analysis.pooled import COLUMNS as INTERVALS
-from prognobench.analysis.pooled import Wanted, make_intervals
-from prognobench.analysis.ranks import rank
-from prognobench.analysis.render import latex, markdown, rows, terminal
-from prognobench.analysis.scored import read_scores
-from prognobench.analysis.scoring import Settings, score
-from prognobench.analysis.stats import corrected_t
-from prognobench.analysis.tables import make_table
+from prognobench.analysis.statistics.intervals import COLUMNS as INTERVALS
+from prognobench.analysis.statistics.intervals import Wanted, make_intervals
+from prognobench.analysis.statistics.paired_tests import corrected_t
+from prognobench.analysis.statistics.ranks import make_ranks, rank, rank_table, wins_table
+from prognobench.analysis.statistics.resampling import Resampling
+from prognobench.analysis.statistics.score_tables import make_table
+from prognobench.analysis.tables import latex, markdown, plain_rows, terminal
 from prognobench.cli import main
 from prognobench.errors import ConfigError
 from prognobench.files import read_table
@@ -186,7 +183,7 @@ def test_the_terminal_gets_bold_and_a_pipe_gets_text(results, scored):
     one = table(results, scored, metrics=("mcc",), where={"dataset": ["toy"]})[0]
     drawn = terminal(one)
     assert drawn.row_count == len(one.rows)
-    heads, lines = rows(one)
+    heads, lines = plain_rows(one)
     assert heads[0] == "model"
     assert all(len(line) == len(heads) for line in lines)
 
@@ -322,7 +319,7 @@ def test_intervals_by_another_bootstrap_differ_and_the_same_seed_repeats_them(re
 
 def test_efficiency_marks_the_pareto_front(scored):
     cells = aggregate(scored, Selection(where={"dataset": ["toy"]}))
-    one = next(iter(efficiency(cells, scored)))
+    one = next(iter(costs.lay_out(cells, scored)))
     assert one.columns[2] == "trainable"
     assert entry(one, ("cnn", "full"), "trainable").text == "1,000"
     fronts = {names for names, entries in one.rows if entries[0].mark}
@@ -331,7 +328,7 @@ def test_efficiency_marks_the_pareto_front(scored):
 
 
 def test_tables_of_cost_and_ranks_as_files(results):
-    made = make_efficiency(results, where={"dataset": ["toy"]})
+    made = costs.make_costs(results, where={"dataset": ["toy"]})
     assert "trainable parameters" in made.files[1].read_text()
     assert {"mean", "parameters_trainable", "storage_bytes"} <= set(read_table(made.files[0]))
     made = make_ranks(results, "roc_auc", where={"regime": ["full"]})

@@ -1,1 +1,5 @@
-"""What results say, from stored predictions only: scores, intervals, comparisons, tables, plots."""
+"""What results say: predictions -> scores -> statistics -> tables and figures -> report.
+
+This room reads stored runs (``store``) and ``metrics`` only. How predictions come about lives in
+``runs``, ``training`` and ``frozen``.
+"""

@@ -1,14 +1,15 @@
-"""What runs lie in a results folder, how far they are, and what they cost: one row per run."""
+"""The runs of a results folder, one row each: how far they are, what they cost, which are shown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prognobench.analysis.predictions import ORACLE
-from prognobench.errors import StoreError
+from prognobench.errors import ConfigError, StoreError
 from prognobench.files import read_json
+from prognobench.registry import near
 from prognobench.store import RunFolder, iter_runs
 
 if TYPE_CHECKING:
@@ -17,19 +18,25 @@ if TYPE_CHECKING:
 NAMES = ("dataset", "model", "strategy", "regime", "k", "cv", "seed", "key", "synthetic")
 """The columns that name a run, in ``runs.csv`` and ``scores.csv``."""
 
+CHOICES = ("model", "strategy")
+"""The names along which values compete: the best of them is marked."""
+
+CONTEXT = ("dataset", "regime", "k", "cv")
+"""The names within which values can be compared."""
+
 COSTS = (
     *("parameters_trainable", "parameters_total", "seconds_train", "seconds_inference"),
     *("seconds_embedding_shared", "peak_memory_bytes", "storage_bytes"),
 )
 """The columns that say what a run cost, mean over its complete cells."""
 
-BASELINES = ("metadata", "prior")
-"""Strategies that look at no image."""
+SIZES = ("k", "patients")
+"""Settings of regimes that say how many patients a fold trains on: the column ``k``."""
 
 BYTES_PER_PARAMETER = 4
 
 
-def catalogue(results: Path) -> tuple[pd.DataFrame, list[RunFolder]]:
+def list_runs(results: Path) -> tuple[pd.DataFrame, list[RunFolder]]:
     """Return one row per run below a results folder, and the folder of each row.
 
     Rows of oracles come last, one for each set of folds of a cohort whose true risks are known;
@@ -46,7 +53,8 @@ def catalogue(results: Path) -> tuple[pd.DataFrame, list[RunFolder]]:
     if not folders:
         raise StoreError(f"no runs below {results}: start with 'prognobench run'")
     rows = [
-        {**_describe(folder), "path": str(folder.path.relative_to(results))} for folder in folders
+        {**_describe_run(folder), "path": str(folder.path.relative_to(results))}
+        for folder in folders
     ]
     for row, folder in _one_per_folds(rows, folders):
         if _knows_risk(folder):
@@ -60,7 +68,7 @@ def catalogue(results: Path) -> tuple[pd.DataFrame, list[RunFolder]]:
     return table.astype({"k": "Int64", "cells": int, "done": int}), folders
 
 
-def _describe(folder: RunFolder) -> dict[str, Any]:
+def _describe_run(folder: RunFolder) -> dict[str, Any]:
     meta = folder.meta
     done = folder.done_cells()
     failures = {} if len(done) == len(folder.cells) else folder.failures()
@@ -70,14 +78,14 @@ def _describe(folder: RunFolder) -> dict[str, Any]:
     settings = config.get("regime", {}).get("settings", {})
     return {
         **{name: meta.get(name) for name in NAMES},
-        "k": settings.get("k", settings.get("patients")),
+        "k": next((settings[name] for name in SIZES if name in settings), None),
         "cells": len(folder.cells),
         "done": len(done),
         "failed": len(failed),
         "failure": failures[failed[0]]["message"] if failed else None,
         "not_applicable": meta.get("not_applicable"),
         **_costs(folder, done),
-        "baseline": config.get("strategy", {}).get("builder") in BASELINES,
+        "baseline": "image" not in meta.get("reads", ("image",)),
         "weights": meta.get("weights"),
         "version": read_json(folder.path / "environment.json").get("prognobench"),
         "finished": _finished(folder, done),
@@ -94,7 +102,8 @@ def _costs(folder: RunFolder, done: Sequence[str]) -> dict[str, float]:
     for name in COSTS:
         values = [cost[name] for cost in costs if isinstance(cost.get(name), int | float)]
         means[name] = float(np.mean(values)) if values else float("nan")
-    if np.isnan(means["storage_bytes"]):  # a head on frozen features is its parameters
+    # Nothing is stored of a head on frozen features: its size is that of its parameters.
+    if np.isnan(means["storage_bytes"]):
         means["storage_bytes"] = means["parameters_trainable"] * BYTES_PER_PARAMETER
     return means
 
@@ -118,8 +127,14 @@ def _knows_risk(folder: RunFolder) -> bool:
         return "risk_" in file.readline()
 
 
-def training_patients(runs: pd.DataFrame, folders: Sequence[RunFolder]) -> pd.DataFrame:
-    """Return how many patients each cell trains on: columns row, repeat, draw (-1), fold, train."""
+def count_training_patients(runs: pd.DataFrame, folders: Sequence[RunFolder]) -> pd.DataFrame:
+    """Return how many patients each cell trains on.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns repeat, draw (-1 without draws), fold, train_patients, run.
+    """
     import pandas as pd
 
     counted: dict[str, pd.DataFrame] = {}
@@ -132,3 +147,52 @@ def training_patients(runs: pd.DataFrame, folders: Sequence[RunFolder]) -> pd.Da
             counted[folds] = sizes.rename("train_patients").reset_index().astype(int)
         parts.append(counted[folds].assign(run=row))
     return pd.concat(parts, ignore_index=True)
+
+
+# ------------------------------------------------------------------ which runs are shown
+
+
+def filter_runs(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Return the rows with the wanted values; oracles have models and strategies of their own.
+
+    Raises
+    ------
+    ConfigError
+        For a column or value that does not occur.
+    """
+    faults = []
+    for column, wanted in where.items():
+        if column not in table:
+            known = [*map(str, table)]
+            faults.append(
+                f"cannot filter by {column!r}: there is no such column{near(column, known)}"
+            )
+            continue
+        texts = table[column].map(_plain)
+        known = sorted(set(texts))
+        faults += [
+            f"no run has {column}={value}{near(value, known)} (known: {', '.join(known)})"
+            for value in map(str, wanted)
+            if value not in known
+        ]
+        chosen = texts.isin([str(value) for value in wanted])
+        table = table[chosen | (table["model"] == ORACLE) if column in CHOICES else chosen]
+    if faults:
+        raise ConfigError(faults)
+    return table
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def keep_newest(runs: pd.DataFrame) -> pd.DataFrame:
+    """Keep the newest of the runs that share all their names and differ in settings.
+
+    ``attrs["superseded"]`` lists the keys that were left out.
+    """
+    names = [name for name in NAMES if name not in ("key", "synthetic")]
+    ordered = runs.sort_values("finished", kind="stable", na_position="first")
+    kept = ordered.drop_duplicates(names, keep="last").sort_index()
+    kept.attrs["superseded"] = sorted(set(runs["key"]) - set(kept["key"]))
+    return kept

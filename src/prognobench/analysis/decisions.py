@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from prognobench.errors import ConfigError
 from prognobench.metrics.probability import LOGIT_CLIP, fit_logistic, logit
 
 if TYPE_CHECKING:
@@ -13,8 +15,51 @@ if TYPE_CHECKING:
 
 Scaling = Literal["none", "temperature", "platt"]
 
+NO_THRESHOLD, HALF, VALIDATION, SENSITIVITY = "none", "0.5", "validation", "sensitivity"
+"""Threshold rules. In more than two classes, ``0.5`` means the most probable class."""
+
 TEMPERATURES = (0.05, 20.0)
-"""Scores that separate the validation classes would ask for temperature 0."""
+"""Bounds: scores that separate the validation classes perfectly would ask for temperature 0."""
+
+TIED = 1e-12
+"""Values of MCC that differ by no more are equal but for rounding."""
+
+
+Chooser = Callable[["NDArray[np.intp]", "NDArray[np.float64]"], float]
+"""Labels and scores of a validation part -> threshold."""
+
+
+def parse_threshold(text: str) -> tuple[str, Chooser]:
+    """Return a rule's name and how it chooses a threshold on validation.
+
+    Parameters
+    ----------
+    text
+        ``validation`` (largest MCC), ``sensitivity 0.9`` (reaches it), or a number in [0, 1].
+
+    Raises
+    ------
+    ConfigError
+        For anything else.
+    """
+    if text == VALIDATION:
+        return text, mcc_threshold
+    kind, _, number = text.rpartition(" ")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if kind not in ("", SENSITIVITY) or not 0 <= value <= 1:
+        raise ConfigError(
+            f"cannot read threshold {text!r}: use a number from 0 to 1, {VALIDATION!r}, or "
+            f"'{SENSITIVITY} 0.9'"
+        )
+    if kind == SENSITIVITY:
+        return (
+            f"{SENSITIVITY} {value:g}",
+            lambda labels, scores: sensitivity_threshold(labels, scores, value),
+        )
+    return f"{value:g}", lambda labels, scores: value
 
 
 def mcc_threshold(labels: NDArray[np.intp], scores: NDArray[np.float64]) -> float:
@@ -32,6 +77,9 @@ def mcc_threshold(labels: NDArray[np.intp], scores: NDArray[np.float64]) -> floa
     Thresholds lie midway between neighbouring scores. Of equally good ones the one nearest to 0.5
     is taken. There is none where all labels or all scores are equal.
     """
+    # From the highest score down, every threshold adds the next unit to the positives, so running
+    # sums give the confusion matrix of each. Units of equal score are added together: only where
+    # the score falls is there a place for a threshold.
     order = np.argsort(-scores, kind="stable")
     ordered, positive = scores[order], labels[order] == 1
     ends = np.flatnonzero(ordered[:-1] > ordered[1:])
@@ -43,7 +91,7 @@ def mcc_threshold(labels: NDArray[np.intp], scores: NDArray[np.float64]) -> floa
     decided = tp + fp
     value = (tp * n - fp * p) / np.sqrt(decided * (p + n - decided) * float(p * n))
     middle = (ordered[ends] + ordered[ends + 1]) / 2
-    best = middle[value > value.max() - 1e-12]
+    best = middle[value > value.max() - TIED]
     return float(best[np.argmin(np.abs(best - 0.5))])
 
 
@@ -54,6 +102,7 @@ def sensitivity_threshold(
     positives = np.sort(scores[labels == 1])[::-1]
     if not len(positives):
         return float("nan")
+    # The small number keeps 0.9 of 10 from being rounded up to 10.
     needed = max(1, int(np.ceil(wanted * len(positives) - 1e-9)))
     return float(positives[needed - 1])
 
@@ -90,7 +139,7 @@ def rescale(
         target = np.where(labels == c, (p + 1) / (p + 2), 1 / (len(labels) - p + 2))
         x = logit(validation[None, :, c])
         a, b = fit_logistic(x, target[None], np.ones((1, len(labels))))
-        if not np.isfinite(a + b).all():  # equal scores: the intercept alone
+        if not np.isfinite(a + b).all():  # all scores are equal: fit the intercept alone
             a, b = fit_logistic(0 * x, target[None], np.ones((1, len(labels))), slope=0.0)
         columns.append(expit(a + b * logit(scores[:, c])))
     if binary:

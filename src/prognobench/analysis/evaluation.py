@@ -1,36 +1,45 @@
-"""Many cells scored at once: thresholds from validation, metrics of the test part."""
+"""Many cells scored at once: the metrics of their test parts, at thresholds from validation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prognobench.analysis.decisions import Scaling, mcc_threshold, rescale, sensitivity_threshold
+from prognobench.analysis.decisions import (
+    HALF,
+    NO_THRESHOLD,
+    VALIDATION,
+    Chooser,
+    Scaling,
+    parse_threshold,
+    rescale,
+)
 from prognobench.analysis.predictions import Level, Predictions, Spans, Units
-from prognobench.errors import ConfigError
 from prognobench.metrics.metric import Metric, all_metrics
 from prognobench.metrics.sample import Sample, decide
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NO_THRESHOLD, HALF, VALIDATION, SENSITIVITY = "none", "0.5", "validation", "sensitivity"
-"""Threshold rules. In more than two classes, ``0.5`` means the most probable class."""
-
 CHUNK = 300_000
-"""Units that are scored in one pass."""
+"""Units that are scored in one pass: few enough to fit into memory, and to stay in its caches."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric, at a threshold where it needs one."""
+    """A metric, with the rule for the threshold where it needs one."""
 
     metric: Metric
     rule: str
+
+    @classmethod
+    def of(cls, metric: Metric, rule: str = HALF) -> Measure:
+        """Return the measure of a metric, with the rule only where decisions depend on one."""
+        return cls(metric, NO_THRESHOLD if metric.needs == "scores" else rule)
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Cells:
 
     @cached_property
     def measures(self) -> list[Measure]:
-        """Every metric, once if it needs no threshold, else at every rule."""
+        """Every metric, once if it needs no threshold, else with every rule."""
         known = all_metrics()
         free = [Measure(metric, NO_THRESHOLD) for metric in known if metric.needs == "scores"]
         return free + [
@@ -68,43 +77,6 @@ class Cells:
             for metric in known
             if metric.needs == "decisions"
         ]
-
-
-Chooser = Callable[["NDArray[np.intp]", "NDArray[np.float64]"], float]
-"""Labels and scores of a validation part -> threshold."""
-
-
-def threshold_rule(text: str) -> tuple[str, Chooser]:
-    """Return a rule's name and how it chooses a threshold on validation.
-
-    Parameters
-    ----------
-    text
-        ``validation`` (largest MCC), ``sensitivity 0.9`` (reaches it), or a number in [0, 1].
-
-    Raises
-    ------
-    ConfigError
-        For anything else.
-    """
-    if text == VALIDATION:
-        return text, mcc_threshold
-    kind, _, number = text.rpartition(" ")
-    try:
-        value = float(number)
-    except ValueError:
-        value = -1.0
-    if kind not in ("", SENSITIVITY) or not 0 <= value <= 1:
-        raise ConfigError(
-            f"threshold {text!r} is none: take a number from 0 to 1, {VALIDATION!r}, or "
-            f"'{SENSITIVITY} 0.9'"
-        )
-    if kind == SENSITIVITY:
-        return (
-            f"{SENSITIVITY} {value:g}",
-            lambda labels, scores: sensitivity_threshold(labels, scores, value),
-        )
-    return f"{value:g}", lambda labels, scores: value
 
 
 def make_cells(
@@ -118,7 +90,7 @@ def make_cells(
     Parameters
     ----------
     rules
-        As :func:`threshold_rule` takes them; more than two classes have ``0.5`` alone.
+        As :func:`.decisions.parse_threshold` takes them; more than two classes have ``0.5`` alone.
     """
     validation, test = predictions.units[level, "validation"], predictions.units[level, "test"]
     cells = range(len(predictions.cells))
@@ -127,7 +99,7 @@ def make_cells(
         validation = replace(validation, scores=np.concatenate([pair[0] for pair in pairs]))
         test = replace(test, scores=np.concatenate([pair[1] for pair in pairs]))
     binary = len(predictions.classes) == 2
-    chosen = [threshold_rule(rule) for rule in rules if binary or rule == HALF]
+    chosen = [parse_threshold(rule) for rule in rules if binary or rule == HALF]
     cutoffs = {name: _per_cell(validation, choose) for name, choose in chosen}
     return Cells(test, cutoffs)
 
@@ -168,7 +140,8 @@ def evaluate(
     values = np.full((len(spans), len(measures)), np.nan)
     counts = np.zeros((len(spans), cells.classes))
     rules = {measure.rule: cells.cutoff(measure.rule) for measure in measures}
-    # Spans of similar length go together: the shorter ones are padded with weight 0.
+    # A metric is called once for many spans, as rows of one array. Spans of similar length share an
+    # array, and the shorter ones are padded with units of weight 0, which no metric sees.
     for chunk in _chunks(stop - start):
         index, weights = _pad(start[chunk], stop[chunk])
         if inside is not None:
@@ -177,6 +150,7 @@ def evaluate(
         for rule, cutoff in rules.items():
             at = cutoff[index]
             sample = Sample(labels, scores, decide(scores, at), weights, at)
+            # Validation gave no threshold to some unit that counts: the span has no value.
             known = ~np.isnan(np.where(weights > 0, at, 0.0)).any(axis=1)
             counts[chunk] = sample.class_weights
             for column, measure in enumerate(measures):
@@ -186,6 +160,7 @@ def evaluate(
 
 
 def _chunks(lengths: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Indices of spans, shortest first, cut where a padded array would exceed :data:`CHUNK`."""
     order = np.argsort(lengths, kind="stable")
     chunks, first = [], 0
     while first < len(order):
@@ -200,7 +175,7 @@ def _chunks(lengths: NDArray[np.intp]) -> list[NDArray[np.intp]]:
 def _pad(
     start: NDArray[np.intp], stop: NDArray[np.intp]
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Indices of units ``(spans, longest)``, and weight 1 or, beyond a span's end, 0."""
+    """Indices of units ``(spans, longest)``, and weights: 1, or 0 beyond a span's end."""
     steps = np.arange(max(1, int((stop - start).max())))
     real = steps < (stop - start)[:, None]
     return np.where(real, start[:, None] + steps, 0), real.astype(np.float64)

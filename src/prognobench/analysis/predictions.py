@@ -1,4 +1,4 @@
-"""Stored predictions of many runs side by side: cell after cell, per image and per patient."""
+"""Stored predictions of many runs as arrays: cell after cell, per image and per patient."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Level = Literal["patient", "image"]
 Part = Literal["validation", "test"]
 
 ORACLE = "oracle"
-"""Name of the row that is scored with the true risks: the ceiling of an embedded cohort."""
+"""Model of the rows that are scored with the true risks: the ceiling of a generated cohort."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Units:
     labels
         ``(units,)``, index of the class.
     scores
-        ``(units, classes)``, probabilities; a patient's are the mean of his images'.
+        ``(units, classes)``, probabilities; a patient has the mean of the patient's images.
     offsets
         ``(cells + 1,)``: cell ``i`` is ``offsets[i]:offsets[i + 1]``.
     """
@@ -102,9 +102,11 @@ class Predictions:
 
     @cached_property
     def spans(self) -> Spans:
-        """Each cell, and the folds of each repetition (and draw) pooled after them."""
+        """Each cell, and after the folds of a repetition (and draw) these folds pooled."""
         axes = self.cells[["run", "repeat", "draw", "fold"]].to_numpy()
         number = np.arange(len(axes))
+        # The folds of a repetition stand together, so that pooling them takes no copy: a span from
+        # the first cell of a (run, repeat, draw) to the first cell of the next.
         starts = np.ones(len(axes), dtype=bool)
         starts[1:] = (axes[1:, :3] != axes[:-1, :3]).any(axis=1)
         first = number[starts]
@@ -112,6 +114,7 @@ class Predictions:
         pooled = np.column_stack([axes[first, :3], np.full(len(first), -1), first, last])
         single = np.column_stack([axes, number, number + 1])
         both = np.concatenate([single, pooled])
+        # lexsort takes its last key first: run, repeat, draw, and the pooled span (fold -1) last.
         order = np.lexsort((both[:, 3] < 0, both[:, 2], both[:, 1], both[:, 0]))
         return Spans(*both[order].T)
 
@@ -122,7 +125,7 @@ def load_predictions(runs: pd.DataFrame, folders: Sequence[RunFolder]) -> Iterat
     Parameters
     ----------
     runs
-        As :func:`.catalogue` gives them; an oracle's row stands for true
+        As :func:`.catalogue.list_runs` gives them; an oracle's row stands for true
         risks, which are read from the cohort.
     folders
         Folder of each row.
@@ -131,7 +134,7 @@ def load_predictions(runs: pd.DataFrame, folders: Sequence[RunFolder]) -> Iterat
     for names in dict.fromkeys(classes):
         rows = runs[[each == names for each in classes]]
         oracles = rows["model"] == ORACLE
-        listed, tables = _oracles(rows.index[oracles], folders, names)
+        listed, tables = _load_oracles(rows.index[oracles], folders, names)
         cells = [(row, cell) for row in rows.index[~oracles] for cell in folders[row].done_cells()]
         if cells:
             stored = read_tables(
@@ -145,7 +148,7 @@ def load_predictions(runs: pd.DataFrame, folders: Sequence[RunFolder]) -> Iterat
             yield arrange(pd.concat(tables, ignore_index=True), [*listed, *cells], names)
 
 
-def _oracles(
+def _load_oracles(
     rows: Iterable[int], folders: Sequence[RunFolder], classes: Sequence[str]
 ) -> tuple[list[tuple[int, str]], list[pd.DataFrame]]:
     listed: list[tuple[int, str]] = []
@@ -173,10 +176,13 @@ def arrange(
 
     columns = [f"score_{name}" for name in classes]
     if missing := [column for column in columns if column not in table]:
-        raise StoreError(f"predictions lack the column {missing[0]}: were the classes renamed?")
+        raise StoreError(
+            f"predictions have no column {missing[0]!r}: were the classes renamed after the run?"
+        )
     cells = pd.DataFrame([(run, *parse_cell(cell), cell) for run, cell in listed])
     cells.columns = pd.Index(["run", "repeat", "draw", "fold", "cell"])
     order = cells.sort_values(["run", "repeat", "draw", "fold"], kind="stable").index.to_numpy()
+    # order[new] is the old number of a cell, place[old] its new one.
     place = np.empty(len(order), dtype=np.intp)
     place[order] = np.arange(len(order))
     patient, patients = pd.factorize(table["patient_id"], sort=True)
@@ -200,7 +206,7 @@ def parse_cell(name: str) -> tuple[int, int, int]:
     """Return repeat, draw (-1 without) and fold of a cell's name such as ``r0-f2-d7``."""
     match = re.fullmatch(r"r(\d+)-f(\d+)(?:-d(\d+))?", name)
     if match is None:
-        raise StoreError(f"{name!r} is not the name of a cell, as r0-f2 or r0-f2-d7")
+        raise StoreError(f"{name!r} is no cell: cells are named like r0-f2 or r0-f2-d7")
     repeat, fold, draw = match.groups()
     return int(repeat), -1 if draw is None else int(draw), int(fold)
 
@@ -224,6 +230,7 @@ class _Images:
         return Units(self.image, patients, self.labels, self.scores, _offsets(self.cell, cells))
 
     def patients(self, cells: int, names: NDArray[Any]) -> Units:
+        # One number for each pair of cell and patient: equal numbers are images of one patient.
         code = self.cell * max(1, len(names)) + self.patient
         groups, first, inverse = np.unique(code, return_index=True, return_inverse=True)
         count = np.bincount(inverse, minlength=len(groups))

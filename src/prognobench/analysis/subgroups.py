@@ -22,13 +22,13 @@ Bands = Sequence[float]
 
 AGE_EDGES = (50.0, 65.0, 80.0)
 MOST_GROUPS = 12
-"""A column of more different words than this is no grouping."""
+"""A column with more different words than this makes no groups worth a row each."""
 
 SEVERAL = "several"
-"""The group of a patient whose images differ."""
+"""The group of a patient whose images have different values."""
 
 
-def subgroups(
+def find_subgroups(
     predictions: Predictions,
     runs: pd.DataFrame,
     folders: Sequence[RunFolder],
@@ -37,8 +37,8 @@ def subgroups(
 ) -> dict[str, NDArray[np.bool_]]:
     """Return ``column=group`` -> which test units belong to it.
 
-    A patient takes the value that his images share. Runs whose cohort lacks a column have no
-    units in its groups.
+    A patient takes the value that all images of the patient share. Runs whose cohort lacks a
+    column have no units in its groups.
 
     Raises
     ------
@@ -70,13 +70,13 @@ def subgroups(
     if missing := [column for column in by if column not in found]:
         raise ConfigError(
             f"no column {column!r} in the cohorts{near(column, sorted(known))} "
-            f"(there are: {', '.join(sorted(known))})"
+            f"(known: {', '.join(sorted(known))})"
             for column in missing
         )
     return masks
 
 
-def groupable(cohort: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+def groupable_columns(cohort: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     """Return the columns that a cohort has and that make at least two groups, and not too many."""
     from pandas.api.types import is_numeric_dtype
 
@@ -102,7 +102,10 @@ def _values(
         groups = groups.where(values.notna() & (groups != ""))
         names = sorted(groups.dropna().unique())
     if len(names) > MOST_GROUPS:
-        raise ConfigError(f"{column!r} has {len(names)} different values: no grouping")
+        raise ConfigError(
+            f"cannot group by {column!r}: it has {len(names)} different values, the most is "
+            f"{MOST_GROUPS}"
+        )
     if level == "image":
         return groups.set_axis(cohort["image"]), names
     by_patient = groups.groupby(cohort["patient_id"])

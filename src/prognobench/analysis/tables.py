@@ -1,33 +1,96 @@
-"""Tables of scores: rows and columns freely chosen, references below, everything explained."""
+"""The form of a table, and how it is written as Markdown, LaTeX, HTML and for the terminal."""
 
 from __future__ import annotations
 
-import hashlib
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prognobench.analysis.aggregate import CHOICES, DIMENSIONS, Selection, aggregate
-from prognobench.analysis.evaluation import HALF
-from prognobench.analysis.predictions import ORACLE
-from prognobench.analysis.render import FORMATS, Entry, Table
-from prognobench.analysis.scored import Scored, read_scores
-from prognobench.analysis.scoring import CHANCE
 from prognobench.errors import ConfigError
 from prognobench.files import write_table, write_text
-from prognobench.metrics.metric import find_metric
 from prognobench.registry import near
 
 if TYPE_CHECKING:
     import pandas as pd
-
-LONGEST_STEM = 100
-
-MOST_KEYS = 3
+    from jinja2 import Environment
+    from rich.table import Table as RichTable
 
 SYNTHETIC = "synthetic images, no clinical data"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a table.
+
+    Attributes
+    ----------
+    mark
+        ``best``, ``tie`` (its difference to the best could be chance), or empty.
+    below
+        Not better than the best baseline, which sees no image.
+    value
+        To sort by; NaN where there is none.
+    """
+
+    text: str
+    mark: str = ""
+    below: bool = False
+    value: float = float("nan")
+
+    @property
+    def plain(self) -> str:
+        """The text with its marks, except that bold type is left to the format."""
+        marks = (TIE if self.mark == "tie" else "") + (BELOW if self.below else "")
+        return self.text + (f" {marks}" if marks else "")
+
+    @property
+    def is_number(self) -> bool:
+        """Whether there is a value to sort by."""
+        return not math.isnan(self.value)
+
+
+Row = tuple[tuple[str, ...], tuple[Entry, ...]]
+"""Names of a row, and its entries."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it is read.
+
+    Attributes
+    ----------
+    heads
+        Headings of the leading columns, which name the rows.
+    columns
+        Headings of the other columns.
+    references
+        Number of rows at the end that do not compete: ceiling, baselines, chance.
+    """
+
+    title: str
+    heads: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    references: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def competing(self) -> tuple[Row, ...]:
+        """The rows without the references."""
+        return self.rows[: len(self.rows) - self.references]
+
+    @property
+    def below(self) -> tuple[Row, ...]:
+        """The rows of the references."""
+        return self.rows[len(self.rows) - self.references :]
+
+    def has_numbers(self, column: int) -> bool:
+        """Whether any entry of a column (of :attr:`columns`) is a number."""
+        return any(row[column].is_number for _, row in self.rows)
 
 
 @dataclass(frozen=True)
@@ -38,251 +101,223 @@ class Made:
     files: tuple[Path, ...]
 
 
-def make_table(
-    results: Path,
-    *,
-    rows: Sequence[str] = ("model",),
-    columns: str = "strategy",
-    metrics: Sequence[str] = ("mcc", "average_precision"),
-    where: Mapping[str, Sequence[str]] | None = None,
-    threshold: str = HALF,
-    level: str = "patient",
-    formats: Sequence[str] = ("csv", "md"),
-    scored: Scored | None = None,
-) -> Made:
-    """Make tables of scores, one for each combination of names that neither rows nor columns show.
+def make_number(value: Any, write: Callable[[float], str], mark: str = "") -> Entry:
+    """Return the entry of a number; blank where there is none."""
+    if value is None or not math.isfinite(value):
+        return Entry("")
+    return Entry(write(float(value)), mark, value=float(value))
 
-    Parameters
-    ----------
-    rows, columns
-        Dimensions: dataset, model, strategy, regime, k, cv, metric, threshold, level.
-    where
-        Dimension -> values to keep.
-    threshold
-        Rule for metrics that need one: ``0.5``, ``validation``, or one that was scored.
-    formats
-        Of the files in ``results/tables``: csv (long form), md, tex, html.
-    scored
-        Scores that were read before; by default they are made anew.
+
+def make_count(value: float, remark: str = "") -> Entry:
+    """Return the entry of a whole number; blank where there is none."""
+    return Entry("" if math.isnan(value) else f"{value:.0f}{remark}", value=float(value))
+
+
+def make_difference(value: float, low: float, high: float) -> Entry:
+    """Return the entry of a difference with the ends of its interval, where it has them."""
+    if math.isnan(value):
+        return Entry("")
+    ends = "" if math.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
+    return Entry(f"{value:+.3f}{ends}", value=float(value))
+
+
+# ------------------------------------------------------------------ files
+
+
+def write_tables(
+    stem: Path, frame: pd.DataFrame, tables: Sequence[Table], formats: Iterable[str]
+) -> Made:
+    """Write tables in some formats: the frame as CSV in long form, the tables as the others.
 
     Raises
     ------
     ConfigError
-        For unknown names, near ones suggested.
-    StoreError
-        If there are no runs.
+        For an unknown format.
     """
-    _check([*rows, columns], formats)
-    selection = Selection(tuple(metrics), threshold, level, dict(where or {}))
-    scored = scored or read_scores(results)
-    cells = aggregate(scored, selection)
-    order = [metric.name for metric in selection.found()]
-    by_metric = cells.sort_values("metric", key=lambda names: names.map(order.index), kind="stable")
-    by_metric = by_metric.sort_values("dataset", kind="stable")
-    tables = tuple(lay_out(by_metric, tuple(rows), columns, order, remarks(scored, cells)))
-    chosen = [f"{name}={'+'.join(map(str, values))}" for name, values in (where or {}).items()]
-    parts = ["+".join(order), "+".join(rows), "by", columns, *chosen]
-    stem = results / "tables" / _file_stem("_".join(parts))
-    return Made(tables, tuple(write_tables(stem, cells, tables, formats)))
-
-
-def _file_stem(name: str) -> str:
-    """Return a file's name that every file system takes, still another for another name."""
-    safe = re.sub(r"[^\w.+=-]+", "-", name)
-    if len(safe) <= LONGEST_STEM:
-        return safe
-    return f"{safe[:LONGEST_STEM]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def _check(dimensions: Sequence[str], formats: Sequence[str]) -> None:
-    known = list(DIMENSIONS)
-    faults = [
-        f"a table has no dimension {name!r}{near(name, known)} (there are: {', '.join(known)})"
-        for name in dimensions
-        if name not in known
-    ]
-    if len(set(dimensions)) < len(dimensions):
-        faults.append("rows and columns of a table name different dimensions")
-    kinds = ["csv", *FORMATS]
-    faults += [
-        f"no format {name!r}{near(name, kinds)} (there are: {', '.join(kinds)})"
-        for name in formats
-        if name not in kinds
-    ]
-    if faults:
+    if faults := find_unknown_formats(formats):
         raise ConfigError(faults)
+    return Made(tuple(tables), tuple(_write_each(stem, frame, tables, formats)))
 
 
-def write_tables(
-    stem: Path, cells: pd.DataFrame, tables: Sequence[Table], formats: Iterable[str]
+def _write_each(
+    stem: Path, frame: pd.DataFrame, tables: Sequence[Table], formats: Iterable[str]
 ) -> Iterator[Path]:
-    """Write tables in some formats (the cells in long form as CSV), and yield the files."""
     for name in formats:
         path = stem.with_name(f"{stem.name}.{name}")
         if name == "csv":
-            write_table(path, cells)
+            write_table(path, frame)
         else:
             write_text(path, FORMATS[name](tables))
         yield path
 
 
-def remarks(scored: Scored, cells: pd.DataFrame) -> tuple[str, ...]:
-    """What a reader of any table of these results has to know."""
-    said = []
-    if len(scored.versions) > 1:
-        said.append(f"runs of several versions are mixed: {', '.join(scored.versions)}")
-    if scaling := sorted(set(scored.scores["scaling"].unique()) - {"none"}):
-        said.append(f"scores after {scaling[0]} scaling, fitted on validation")
-    if superseded := cells.attrs.get("superseded"):
-        more = len(superseded) - MOST_KEYS
-        keys = ", ".join(superseded[:MOST_KEYS]) + (f" and {more} more" if more > 0 else "")
-        said.append(
-            f"where runs of the same names differ in other settings the latest is shown, not "
-            f"{keys}: give them different names to compare them"
-        )
-    return tuple(said)
+def find_unknown_formats(formats: Iterable[str]) -> list[str]:
+    """Return a fault for each format that tables are not written in."""
+    kinds = ["csv", *FORMATS]
+    return [
+        f"unknown format {name!r}{near(name, kinds)} (known: {', '.join(kinds)})"
+        for name in formats
+        if name not in kinds
+    ]
 
 
-# ------------------------------------------------------------------ layout
+def make_slug(*parts: Any) -> str:
+    """Return a name that is safe as a file's name and in an address."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(str(part) for part in parts)).strip("-")
 
 
-def lay_out(
-    cells: pd.DataFrame,
-    rows: tuple[str, ...],
-    columns: str,
-    metrics: Sequence[str],
-    more_notes: Sequence[str] = (),
-) -> Iterator[Table]:
-    """Yield one table for each combination of what neither rows nor columns show."""
-    shown = {*rows, columns}
-    apart = [name for name in DIMENSIONS if name not in shown and name != "threshold"]
-    if "k" in shown:
-        apart.remove("regime")
-    made = ~cells["model"].isin([ORACLE, CHANCE])
-    competing = cells[made & ~cells["baseline"]]
-    if not len(competing):  # baselines by themselves compete with each other
-        competing = cells[made]
-    for names, group in competing.groupby(apart, sort=False):
-        fixed = dict(zip(apart, names, strict=True))
-        common = [name for name in apart if name not in CHOICES]
-        same = (cells[common] == [fixed[name] for name in common]).all(axis=1)
-        references = cells[same & ~cells.index.isin(competing.index)]
-        heads = _values(group, columns, metrics)
-        body = [
-            (tuple(_say(name, value) for name, value in key), line)
-            for key, line in _lines(group, rows, columns, heads)
+# ------------------------------------------------------------------ formats
+
+TIE, BELOW = "*", "†"
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """Return the tables as GitHub's Markdown."""
+
+    def cell(entry: Entry) -> str:
+        text = _escape_markdown(entry.plain)
+        return f"**{text}**" if entry.mark == "best" else text
+
+    blocks = []
+    for table in tables:
+        heads = [*table.heads, *table.columns]
+        lines = [f"### {_escape_markdown(table.title)}", "", _join(map(_escape_markdown, heads))]
+        lines.append(_join(["---"] * len(table.heads) + ["---:"] * len(table.columns)))
+        lines += [
+            _join([*map(_escape_markdown, names), *map(cell, row)]) for names, row in table.rows
         ]
-        below = list(_references(references, rows, columns, heads))
-        yield Table(
-            _title(fixed, group),
-            rows,
-            tuple(_say(columns, value) for value in heads),
-            tuple([*body, *below]),
-            len(below),
-            (*_notes(group, references, "metric" in fixed), *more_notes),
-        )
+        lines += ["", *(f"- {_escape_markdown(note)}" for note in table.notes)]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
 
 
-def _values(group: pd.DataFrame, dimension: str, metrics: Sequence[str]) -> list[Any]:
-    values = list(group[dimension].unique())
-    return sorted(values, key=metrics.index) if dimension == "metric" else sorted(values)
+def _join(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
-def _lines(
-    group: pd.DataFrame, rows: Sequence[str], columns: str, heads: Sequence[Any]
-) -> Iterator[tuple[list[tuple[str, Any]], tuple[Entry, ...]]]:
-    lines: dict[tuple[Any, ...], dict[Any, Entry]] = {}
-    for cell in group.to_dict("records"):
-        names = tuple(cell[name] for name in rows)
-        lines.setdefault(names, {})[cell[columns]] = _entry(cell)
-    for names, by_head in sorted(lines.items()):
-        entries = tuple(by_head.get(head, Entry("")) for head in heads)
-        yield list(zip(rows, names, strict=True)), entries
+def _escape_markdown(text: str) -> str:
+    for special in "\\|*_`<>":
+        text = text.replace(special, f"\\{special}")
+    return " ".join(text.split())
 
 
-def reference_kinds(cells: pd.DataFrame) -> list[str]:
-    """The ceiling, what looks at no image, and chance, as the column ``strategy`` calls them."""
-    return [ORACLE, *sorted(set(cells.loc[cells["baseline"], "strategy"])), CHANCE]
+LATEX = {
+    "\\": r"\textbackslash{}",
+    **{special: f"\\{special}" for special in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+    "†": r"$^{\dagger}$",
+    "≤": r"$\le$",
+}
 
 
-def reference_label(kind: str) -> str:
-    """How a table calls one of :func:`reference_kinds`."""
-    return {ORACLE: "ceiling (true risk)", CHANCE: CHANCE}.get(kind, f"{kind} (no image)")
+def latex(tables: Sequence[Table]) -> str:
+    """Return the tables for a document that loads ``booktabs`` (and ``inputenc`` utf8)."""
+
+    def cell(entry: Entry) -> str:
+        text = _escape_latex(entry.text)
+        if entry.mark == "best":
+            text = rf"\textbf{{{text}}}"
+        marks = (r"\ast" if entry.mark == "tie" else "") + (r"\dagger" if entry.below else "")
+        return f"{text}$^{{{marks}}}$" if marks else text
+
+    def line(row: Row) -> str:
+        return f"    {' & '.join([*map(_escape_latex, row[0]), *map(cell, row[1])])} \\\\"
+
+    blocks = []
+    for table in tables:
+        heads = [*table.heads, *table.columns]
+        notes = _escape_latex("; ".join(table.notes))
+        lines = [
+            r"\begin{table}",
+            r"  \centering",
+            f"  \\caption{{{_escape_latex(table.title)}. {notes}.}}",
+            f"  \\begin{{tabular}}{{{'l' * len(table.heads)}{'r' * len(table.columns)}}}",
+            r"    \toprule",
+            f"    {' & '.join(map(_escape_latex, heads))} \\\\",
+            r"    \midrule",
+            *map(line, table.competing),
+            *([r"    \midrule"] if table.below else []),
+            *map(line, table.below),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table}",
+        ]
+        blocks.append("\n".join(lines))
+    return "% needs \\usepackage{booktabs}\n" + "\n\n".join(blocks) + "\n"
 
 
-def _references(
-    cells: pd.DataFrame, rows: Sequence[str], columns: str, heads: Sequence[Any]
-) -> Iterator[tuple[tuple[str, ...], tuple[Entry, ...]]]:
-    """Ceiling, baselines and chance: the same for every model and strategy."""
-    where = [name for name in rows if name not in CHOICES]
-    for kind in reference_kinds(cells):
-        own = cells[(cells["strategy"] == kind) & cells["mean"].notna()]
-        groups = own.groupby(where, sort=True) if where else [((), own)] if len(own) else []
-        for names, line in groups:
-            known = dict(zip(where, names, strict=True))
-            label = reference_label(kind)
-            texts = [_say(name, known[name]) if name in known else "" for name in rows]
-            texts[next((i for i, name in enumerate(rows) if name not in known), 0)] = label
-            by_head = {cell[columns]: _entry(cell) for cell in line.to_dict("records")}
-            if columns in CHOICES:
-                entries = tuple(next(iter(by_head.values())) for _ in heads)
-            else:
-                entries = tuple(by_head.get(head, Entry("")) for head in heads)
-            yield tuple(texts), entries
+def _escape_latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
 
 
-def _entry(cell: Mapping[Any, Any]) -> Entry:
-    folds, expected = int(cell["folds"]), int(cell["expected"])
-    share = f"{folds}/{expected} folds"
-    if folds == 0:
-        reason = cell["reason"]
-        return Entry(reason if reason.startswith("n/a") else f"{share}: {reason}".rstrip(": "))
-    spread = "" if cell["sd"] != cell["sd"] else f" ± {cell['sd']:.3f}"
-    text = f"{round(cell['mean'], 3) + 0.0:.3f}{spread}"  # no -0.000
-    if folds < expected:
-        text += f" ({share})"
-    return Entry(text, cell["mark"], bool(cell["below"]), float(cell["mean"]))
+@cache
+def templates() -> Environment:
+    """Return the HTML templates of tables and of the report; they escape what they are given."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-
-def _say(dimension: str, value: Any) -> str:
-    if dimension == "k":
-        return f"k={value}" if value else "all"
-    return find_metric(value).title if dimension == "metric" else str(value)
-
-
-def _title(fixed: Mapping[str, Any], group: pd.DataFrame) -> str:
-    first = [name for name in ("metric", "dataset", "model", "strategy", "regime") if name in fixed]
-    said = [_say(name, fixed[name]) for name in first]
-    if fixed.get("k"):
-        said.append(f"k={fixed['k']}")
-    if "cv" in fixed:
-        said.append(str(fixed["cv"]))
-    if "level" in fixed:
-        said.append(f"per {fixed['level']}")
-    synthetic = group.loc[group["synthetic"].astype(bool), "dataset"].unique()
-    if len(synthetic):
-        some = len(synthetic) < group["dataset"].nunique()
-        said.append((f"{', '.join(map(str, synthetic))}: " if some else "") + SYNTHETIC)
-    return " · ".join(said)
-
-
-def _notes(group: pd.DataFrame, references: pd.DataFrame, one_metric: bool) -> Iterator[str]:
-    over = "folds" if (group["k"] == 0).all() else "folds and draws"
-    yield (
-        f"mean ± standard deviation over {over}; bold: best; *: its difference to the best could "
-        "be chance (corrected t-test over folds, 5 %)"
+    environment = Environment(
+        loader=PackageLoader("prognobench.analysis.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    rules = {rule for rule in group["threshold"] if rule != "none"}
-    if rules:
-        yield f"decisions at threshold: {', '.join(sorted(rules))}"
-    if group["below"].any():
-        yield "†: not better than the best that looks at no image"
-    yield from dict.fromkeys(
-        f"{cell['dataset']}, {cell['model']}, {cell['strategy']}: "
-        f"{cell['expected'] - cell['folds']} of {cell['expected']} folds blank: {cell['reason']}"
-        for cell in group.to_dict("records")
-        if cell["reason"] and 0 < cell["folds"] < cell["expected"]
+    environment.tests["said_once"] = _is_said_once
+    environment.filters["unbroken"] = _unbroken
+    return environment
+
+
+def html(tables: Sequence[Table]) -> str:
+    """Return the tables as a piece of HTML; numbers carry their values for sorting."""
+    return templates().get_template("fragment.html").render(tables=tables)
+
+
+def _is_said_once(row: Sequence[Entry]) -> bool:
+    """Whether a row has the same reason in every column: it then stands in one wide cell."""
+    return len({entry.text for entry in row}) == 1 and not any(entry.is_number for entry in row)
+
+
+def _unbroken(text: str) -> str:
+    """Keep a number and its spread on one line; what follows in brackets may go to the next."""
+    number, bracket, remark = text.partition(" (")
+    return number.replace(" ", "\u00a0") + bracket + remark
+
+
+def terminal(table: Table) -> RichTable:
+    """Return a table for ``rich``: best in bold, references dim."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(title=table.title, title_justify="left", box=None, header_style="bold")
+    drawn.caption = "\n".join(table.notes)
+    drawn.caption_justify = "left"
+    for name in table.heads:
+        drawn.add_column(name)
+    for name in table.columns:
+        drawn.add_column(name, justify="right")
+    for style, part in (("", table.competing), ("dim", table.below)):
+        for names, row in part:
+            cells = [Text(entry.plain, "bold" if entry.mark == "best" else "") for entry in row]
+            drawn.add_row(*map(Text, names), *cells, style=style)
+    return drawn
+
+
+def plain_rows(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Return column names and rows of plain text, for a pipe."""
+    return (
+        [*table.heads, *table.columns],
+        [[*names, *(entry.plain for entry in row)] for names, row in table.rows],
     )
-    shares = references.loc[references["model"] == CHANCE, "prevalence"].dropna()
-    if one_metric and len(shares) and "average_precision" in set(group["metric"]):
-        yield f"prevalence {shares.mean():.3f} is the chance level of PR-AUC"
+
+
+FORMATS: dict[str, Callable[[Sequence[Table]], str]] = {
+    "md": markdown,
+    "tex": latex,
+    "html": html,
+}
+"""File ending -> how tables are written."""

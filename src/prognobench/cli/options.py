@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from prognobench.analysis.intervals import Resampling
+    from prognobench.analysis.statistics.resampling import Resampling
 
 FILTERS = ("dataset", "model", "strategy", "regime", "k", "cv")
 
@@ -135,6 +135,6 @@ def resampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def resampling_of(options: Mapping[str, Any]) -> Resampling:
     """How to resample, by the options of :func:`resampling_options`."""
-    from prognobench.analysis.intervals import Resampling
+    from prognobench.analysis.statistics.resampling import Resampling
 
     return Resampling(**{name: options[name] for name in Resampling.__dataclass_fields__})

@@ -32,19 +32,19 @@ def print_tables(
     results: Path, where: Mapping[str, Sequence[str]] | None = None, **choices: Any
 ) -> None:
     """Score, make tables, print them on stdout and say where their files are."""
-    from prognobench.analysis.tables import make_table
+    from prognobench.analysis.statistics.score_tables import make_table
 
     _print_made(make_table(results, where=where, **choices))
 
 
 def _print_made(made: Made) -> None:
-    from prognobench.analysis import render
+    from prognobench.analysis.tables import plain_rows, terminal
 
     for table in made.tables:
         if console.is_watched():
-            console.draw(render.terminal(table))
+            console.draw(terminal(table))
         else:
-            console.print_rows(*render.rows(table), title=table.title, notes=table.notes)
+            console.print_rows(*plain_rows(table), title=table.title, notes=table.notes)
     for file in made.files:
         console.say(f"written: {file}")
 
@@ -84,9 +84,9 @@ def score(
     prognobench score --scaling platt --by sex --by age:50:65:80
     prognobench score --sensitivity 0.9 --threshold 0.2
     """
-    from prognobench.analysis.evaluation import HALF, SENSITIVITY, VALIDATION
-    from prognobench.analysis.scoring import Settings
-    from prognobench.analysis.scoring import score as score_all
+    from prognobench.analysis.decisions import HALF, SENSITIVITY, VALIDATION
+    from prognobench.analysis.scores import Settings
+    from prognobench.analysis.scores import score as score_all
 
     wanted = [f"{SENSITIVITY} {value:g}" for value in sensitivities]
     rules = dict.fromkeys([HALF, VALIDATION, *wanted, *(f"{value:g}" for value in thresholds)])
@@ -134,16 +134,16 @@ def table(results: Path, efficiency: bool, intervals: bool, **options: Any) -> N
     """
     where = where_of(options)
     if intervals or options["by"]:
-        from prognobench.analysis.pooled import Wanted, make_intervals
+        from prognobench.analysis.statistics.intervals import Wanted, make_intervals
 
         chosen = {name: options[name] for name in ("metrics", "threshold", "level", "by")}
         wanted = Wanted(where=where, resampling=resampling_of(options), **chosen)
         _print_made(make_intervals(results, wanted, options["formats"]))
         return
     if efficiency:
-        from prognobench.analysis.listings import make_efficiency
+        from prognobench.analysis.statistics.costs import make_costs
 
-        _print_made(make_efficiency(results, options["metrics"], where, options["formats"]))
+        _print_made(make_costs(results, options["metrics"], where, options["formats"]))
         return
     names = ("rows", "columns", "metrics", "threshold", "level", "formats")
     print_tables(results, where=where, **{name: options[name] for name in names})
@@ -179,12 +179,11 @@ def compare(results: Path, ranks: bool, posthoc: Any, **options: Any) -> None:
     """
     where, metric, formats = where_of(options), options["metric"], options["formats"]
     if ranks:
-        from prognobench.analysis.listings import make_ranks
+        from prognobench.analysis.statistics.ranks import make_ranks
 
         _print_made(make_ranks(results, metric, where, posthoc, formats))
         return
-    from prognobench.analysis.comparisons import Question
-    from prognobench.analysis.paired import make_comparison
+    from prognobench.analysis.statistics.comparisons import Question, make_comparison
 
     names = ("by", "against", "metric", "threshold", "level", "rope")
     question = Question(
@@ -205,7 +204,7 @@ def claims(results: Path, file: Path | None, formats: Sequence[str]) -> None:
     prognobench claims
     prognobench claims --file mine.yaml
     """
-    from prognobench.analysis.findings import make_claims
+    from prognobench.analysis.statistics.claims import make_claims
 
     _print_made(make_claims(results, file, formats))
 
@@ -225,7 +224,7 @@ def report(results: Path, out: Path | None, metric: str, figures: bool) -> None:
     prognobench report
     prognobench report elsewhere/results --metric average_precision --figures
     """
-    from prognobench.analysis.report import report as write_report
+    from prognobench.analysis.report.page import write_report
 
     with console.progress_bars() as progress:
         file = write_report(results, out, metric=metric, figures=figures, progress=progress)

@@ -1,31 +1,27 @@
-"""Scores of folds become one number per combination of names, with its spread and its rank."""
+"""Scores of folds become one number per combination of names, with its spread and its mark."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.catalogue import NAMES
-from prognobench.analysis.evaluation import HALF, NO_THRESHOLD
+from prognobench.analysis.catalogue import CHOICES, CONTEXT, filter_runs, keep_newest
+from prognobench.analysis.decisions import HALF, NO_THRESHOLD
+from prognobench.analysis.evaluation import Measure
 from prognobench.analysis.predictions import ORACLE
-from prognobench.analysis.scored import Scored
-from prognobench.analysis.scoring import CHANCE
-from prognobench.analysis.stats import CONFIDENCE, corrected_p
+from prognobench.analysis.scores import CHANCE, Scored
+from prognobench.analysis.statistics.paired_tests import CONFIDENCE, corrected_p
 from prognobench.errors import ConfigError
 from prognobench.metrics.metric import Metric, find_metric
-from prognobench.registry import near
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DIMENSIONS = ("dataset", "model", "strategy", "regime", "k", "cv", "metric", "threshold", "level")
 """What rows and columns of a table can be; seeds, repetitions, draws and folds are averaged."""
-
-CHOICES = ("model", "strategy")
-"""The dimensions along which values compete: the best of them is marked."""
 
 COLUMNS = (
     *DIMENSIONS,
@@ -57,14 +53,19 @@ class Selection:
     def found(self) -> list[Metric]:
         return [find_metric(name) for name in self.metrics]
 
+    @property
+    def rules(self) -> dict[str, str]:
+        """Name of each metric -> its threshold rule."""
+        return {metric.name: Measure.of(metric, self.threshold).rule for metric in self.found()}
+
 
 def aggregate(scored: Scored, selection: Selection = Selection()) -> pd.DataFrame:
     """Return one row per combination of :data:`DIMENSIONS` with mean and spread over its folds.
 
     ``mark`` is ``best``, or ``tie`` where the difference to the best could be chance (corrected
-    t-test on shared folds, 5 %). ``below`` says that a baseline without images is at least as
-    good. ``expected`` counts the folds that the runs consist of, ``folds``
-    those that entered the mean. Combinations without a score have a ``reason``.
+    t-test on shared folds, 5 %). ``below`` says that a baseline, which sees no image, is at least
+    as good. ``expected`` counts the folds of the runs, ``folds`` those in the mean. Combinations
+    without a score have a ``reason``.
 
     Raises
     ------
@@ -74,13 +75,13 @@ def aggregate(scored: Scored, selection: Selection = Selection()) -> pd.DataFram
     import pandas as pd
 
     metrics = selection.found()
-    runs = newest(choose(scored.runs, selection.where))
-    scores = _pick(scored.scores, runs, selection, metrics)
+    runs = keep_newest(filter_runs(scored.runs, selection.where))
+    scores = _pick(scored.scores, runs, selection)
     done = _summary(scores)
     kinds = pd.DataFrame(
         {
-            "metric": [metric.name for metric in metrics],
-            "threshold": [_rule(metric, selection) for metric in metrics],
+            "metric": list(selection.rules),
+            "threshold": list(selection.rules.values()),
             "level": selection.level,
         }
     )
@@ -98,73 +99,22 @@ def aggregate(scored: Scored, selection: Selection = Selection()) -> pd.DataFram
     return table
 
 
-def choose(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Return the rows with the wanted values; references pass on their own name.
-
-    Raises
-    ------
-    ConfigError
-        For a column or value that does not occur.
-    """
-    faults = []
-    for column, wanted in where.items():
-        if column not in table:
-            faults.append(
-                f"nothing called {column!r} to choose by{near(column, [*map(str, table)])}"
-            )
-            continue
-        texts = table[column].map(_plain)
-        known = sorted(set(texts))
-        faults += [
-            f"no run with {column}={value}{near(value, known)} (there are: {', '.join(known)})"
-            for value in map(str, wanted)
-            if value not in known
-        ]
-        chosen = texts.isin([str(value) for value in wanted])
-        table = table[chosen | (table["model"] == ORACLE) if column in CHOICES else chosen]
-    if faults:
-        raise ConfigError(faults)
-    return table
-
-
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def newest(runs: pd.DataFrame) -> pd.DataFrame:
-    """Keep the latest of runs that share all their names and differ in settings.
-
-    ``attrs["superseded"]`` lists the keys that were left out.
-    """
-    names = [name for name in NAMES if name not in ("key", "synthetic")]
-    ordered = runs.sort_values("finished", kind="stable", na_position="first")
-    kept = ordered.drop_duplicates(names, keep="last").sort_index()
-    kept.attrs["superseded"] = sorted(set(runs["key"]) - set(kept["key"]))
-    return kept
-
-
-def _rule(metric: Metric, selection: Selection) -> str:
-    return NO_THRESHOLD if metric.needs == "scores" else selection.threshold
-
-
-def _pick(
-    scores: pd.DataFrame, runs: pd.DataFrame, selection: Selection, metrics: Sequence[Metric]
-) -> pd.DataFrame:
+def _pick(scores: pd.DataFrame, runs: pd.DataFrame, selection: Selection) -> pd.DataFrame:
     """The folds' scores that were asked for, of these runs and of chance on their patients."""
     import pandas as pd
 
-    known = set(scores["threshold"].unique())
-    rules = {metric.name: _rule(metric, selection) for metric in metrics}
+    known, rules = set(scores["threshold"].unique()), selection.rules
     if missing := set(rules.values()) - known - {HALF, NO_THRESHOLD}:
         raise ConfigError(
-            f"no scores at threshold {missing.pop()!r} (there are: "
-            f"{', '.join(sorted(known - {NO_THRESHOLD}))}; 'prognobench score' makes others with "
-            "--threshold and --sensitivity)"
+            f"no scores at threshold {missing.pop()!r} (known: "
+            f"{', '.join(sorted(known - {NO_THRESHOLD}))}). Add others with 'prognobench score "
+            "--threshold' or '--sensitivity'"
         )
     wanted = scores["metric"].map(rules) == scores["threshold"]
     scores = scores[wanted & (scores["level"] == selection.level) & scores["fold"].notna()]
     scores = scores[scores["subgroup"] == ""]
     of_runs = scores.merge(runs[["dataset", "model", "strategy", "key", "baseline"]])
+    # The key of a chance row is the digest of the folds whose patients it forecasts.
     sets = runs.assign(key=runs["folds"].str[:12])[["dataset", "key"]].drop_duplicates()
     of_chance = scores[scores["model"] == CHANCE].merge(sets)
     return pd.concat([of_runs, of_chance], ignore_index=True)
@@ -206,6 +156,8 @@ def _unfinished(runs: pd.DataFrame) -> Any:
 
 def _mark(table: pd.DataFrame, scores: pd.DataFrame, metrics: Mapping[str, Metric]) -> None:
     """Add ``mark`` (the best of what competes, and what could be as good) and ``below``."""
+    # Within a group everything competes: it shares all names but those of the choice. Groups are
+    # worked on as rows of whole arrays, since a large sweep has thousands of them.
     competing = [name for name in DIMENSIONS if name not in CHOICES]
     marks, below = np.full(len(table), "", dtype=object), np.zeros(len(table), dtype=bool)
     means, baseline = table["mean"].to_numpy(float), table["baseline"].to_numpy(bool)
@@ -220,8 +172,8 @@ def _mark(table: pd.DataFrame, scores: pd.DataFrame, metrics: Mapping[str, Metri
         distance = metrics[names[competing.index("metric")]].distance(means)
         best = rows[distance[rows].argmin()]
         to_beat = distance[index[real[index] & baseline[index]]]
-        below[rows] = distance[rows] >= to_beat.min(initial=np.inf)
-        folds, share = by_fold(scores.iloc[scores_of[names]])
+        below[rows] = distance[rows] >= to_beat.min(initial=np.inf)  # without a baseline: none is
+        folds, share = average_draws(scores.iloc[scores_of[names]])
         others = folds[[choices[row] for row in rows]].to_numpy()
         p = corrected_p(folds[[choices[best]]].to_numpy() - others, share)
         marks[rows] = np.where(p >= 1 - CONFIDENCE, "tie", "")
@@ -230,11 +182,11 @@ def _mark(table: pd.DataFrame, scores: pd.DataFrame, metrics: Mapping[str, Metri
 
 
 FOLD = ("seed", "repeat", "fold")
-"""What names a fold: its draws share the test patients, so they are averaged and count once."""
+"""What names a fold. Its draws share the test patients, so they are averaged and count once."""
 
 
-def by_fold(scores: pd.DataFrame) -> tuple[pd.DataFrame, float]:
-    """Return a column per model and strategy, a row per fold; and :func:`share_tested`."""
+def average_draws(scores: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+    """Return the scores with a column per choice and a row per fold; and :func:`share_tested`."""
     table = scores.groupby([*FOLD, *CHOICES])["value"].mean().unstack(list(CHOICES))
     return table, share_tested(scores)
 
@@ -242,9 +194,9 @@ def by_fold(scores: pd.DataFrame) -> tuple[pd.DataFrame, float]:
 def share_tested(scores: pd.DataFrame) -> float:
     """Test patients per training patient, for the corrected t-test.
 
-    A few-shot draw takes a handful of the patients it may train on. What the correction is for,
-    the overlap of training parts, is at most that of the parts it draws from: all patients that
-    other folds test.
+    A few-shot draw takes few of the patients that it may train on. The test corrects for the
+    overlap of training parts, and that is at most the overlap of the parts that are drawn from:
+    all patients that other folds test.
     """
     trained_on = scores["train_patients"]
     if scores["draw"].notna().any():
@@ -252,3 +204,46 @@ def share_tested(scores: pd.DataFrame) -> float:
         others = runs["n"].transform("sum") - scores["n"]
         trained_on = trained_on.mask(scores["draw"].notna() & (others > trained_on), others)
     return float((scores["n"] / trained_on).mean())
+
+
+# ------------------------------------------------------------------ contexts
+
+Context = tuple[dict[str, Any], "pd.DataFrame", "pd.DataFrame"]
+"""Names of a context, the rows that compete in it, and its references."""
+
+
+def is_reference(cells: pd.DataFrame) -> pd.Series[bool]:
+    """Return which rows do not compete: ceiling, baselines and chance."""
+    return cells["model"].isin([ORACLE, CHANCE]) | cells["baseline"]
+
+
+def iter_contexts(cells: pd.DataFrame) -> Iterator[Context]:
+    """Yield each dataset under each regime, k and cv, where anything competes."""
+    for names, group in cells.groupby(list(CONTEXT), sort=True):
+        reference = is_reference(group)
+        if not reference.all():
+            yield dict(zip(CONTEXT, names, strict=True)), group[~reference], group[reference]
+
+
+def iter_main_contexts(cells: pd.DataFrame) -> Iterator[Context]:
+    """Yield the contexts of whole training parts, or all contexts where there are no such."""
+    full = cells[cells["k"] == 0]
+    yield from iter_contexts(full if len(full) else cells)
+
+
+def describe_context(named: Mapping[str, Any]) -> str:
+    """Return a context in words: dataset, regime, k, cv."""
+    k = f" k={named['k']}" if named["k"] else ""
+    return f"{named['dataset']} · {named['regime']}{k} · {named['cv']}"
+
+
+def sort_best_first(cells: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """Return rows of one metric, best mean first."""
+    distance = metric.distance(cells["mean"].to_numpy(float))
+    return cells.iloc[np.argsort(distance, kind="stable")]
+
+
+def best_baseline(references: pd.DataFrame, metric: Metric) -> pd.Series[Any] | None:
+    """Return the baseline of best mean among the references of a context, if there is any."""
+    known = references[references["baseline"] & references["mean"].notna()]
+    return sort_best_first(known, metric).iloc[0] if len(known) else None

@@ -1,4 +1,4 @@
-"""Scores of all folds pooled, with intervals over patients; subgroups of patients too."""
+"""Scores of all folds pooled, with intervals over patients; also of subgroups of patients."""
 
 from __future__ import annotations
 
@@ -9,24 +9,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.aggregate import choose, newest
-from prognobench.analysis.catalogue import NAMES
-from prognobench.analysis.evaluation import (
-    HALF,
-    NO_THRESHOLD,
-    VALIDATION,
-    Measure,
-    make_cells,
-    threshold_rule,
-)
-from prognobench.analysis.figures import CONTEXT, describe
-from prognobench.analysis.intervals import Panel, Resampling, bootstrap, make_panel, within
+from prognobench.analysis.catalogue import CONTEXT, NAMES, filter_runs, keep_newest
+from prognobench.analysis.decisions import HALF, NO_THRESHOLD, VALIDATION, parse_threshold
+from prognobench.analysis.evaluation import Measure, make_cells
 from prognobench.analysis.predictions import ORACLE, Level, Predictions, load_predictions
-from prognobench.analysis.render import Entry, Table
-from prognobench.analysis.scored import Scored, read_scores
-from prognobench.analysis.scoring import CHANCE
-from prognobench.analysis.subgroups import Bands, subgroups
-from prognobench.analysis.tables import SYNTHETIC, Made, remarks, write_tables
+from prognobench.analysis.scores import CHANCE, Scored, read_scores
+from prognobench.analysis.statistics.aggregate import describe_context
+from prognobench.analysis.statistics.resampling import (
+    Panel,
+    Resampling,
+    bootstrap,
+    make_panel,
+    within,
+)
+from prognobench.analysis.statistics.score_tables import note_results
+from prognobench.analysis.subgroups import Bands, find_subgroups
+from prognobench.analysis.tables import (
+    SYNTHETIC,
+    Entry,
+    Made,
+    Row,
+    Table,
+    make_count,
+    make_number,
+    write_tables,
+)
 from prognobench.metrics.metric import find_metric
 
 if TYPE_CHECKING:
@@ -63,9 +70,8 @@ class Wanted:
 
     @property
     def measures(self) -> list[Measure]:
-        rule, _ = threshold_rule(self.threshold)
-        found = [find_metric(name) for name in self.metrics]
-        return [Measure(m, NO_THRESHOLD if m.needs == "scores" else rule) for m in found]
+        rule, _ = parse_threshold(self.threshold)
+        return [Measure.of(find_metric(name), rule) for name in self.metrics]
 
 
 def make_intervals(
@@ -82,23 +88,21 @@ def make_intervals(
     """
     measures = wanted.measures
     scored = read_scores(results)
-    runs = newest(choose(scored.runs, wanted.where))
+    runs = keep_newest(filter_runs(scored.runs, wanted.where))
     frame = pooled_scores(runs, scored, wanted, measures)
-    notes = remarks(scored, runs)
-    tables = tuple(lay_out(frame, runs, scored, measures, (_how(wanted), *notes)))
+    notes = (_explain(wanted), *note_results(scored, runs))
+    tables = list(lay_out(frame, runs, scored, measures, notes))
     names = "+".join(measure.metric.name for measure in measures)
-    stem = (
-        results / "tables" / "_".join(["intervals", names, *(f"by-{name}" for name in wanted.by)])
-    )
-    return Made(tables, tuple(write_tables(stem, frame, tables, formats)))
+    stem = "_".join(["intervals", names, *(f"by-{name}" for name in wanted.by)])
+    return write_tables(results / "tables" / stem, frame, tables, formats)
 
 
-def _how(wanted: Wanted) -> str:
+def _explain(wanted: Wanted) -> str:
     how = wanted.resampling
-    strata = "each class apart" if how.stratified else "all classes together"
+    strata = "within each class" if how.stratified else "over all patients"
     return (
-        f"[ ]: 95 % {how.kind} interval over patients, {how.resamples:,} resamples ({strata}, seed "
-        f"{how.seed}), all folds pooled; ±: mean and standard deviation over folds"
+        f"[ ]: 95 % {how.kind} interval over patients, all folds pooled ({how.resamples:,} "
+        f"resamples {strata}, seed {how.seed}); ±: mean and standard deviation over folds"
     )
 
 
@@ -115,7 +119,7 @@ def pooled_scores(
     rules = tuple({HALF, VALIDATION, *(m.rule for m in measures if m.rule != NO_THRESHOLD)})
     for predictions in load_predictions(runs, scored.folders):
         cells = make_cells(predictions, wanted.level, scored.scaling, rules)
-        masks = subgroups(predictions, runs, scored.folders, wanted.level, wanted.by)
+        masks = find_subgroups(predictions, runs, scored.folders, wanted.level, wanted.by)
         for run in predictions.cells["run"].unique():
             panel = make_panel(predictions, cells, run)
             named = {name: runs.at[run, name] for name in NAMES} | {"level": wanted.level}
@@ -135,7 +139,7 @@ def _groups(
     level: Level,
     masks: Mapping[str, NDArray[np.bool_]],
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Everybody, then each subgroup: who is in it."""
+    """Yield all patients, then each subgroup: its name, and 1 for the patients in it, else 0."""
     yield "", np.ones(len(panel.strata))
     test = predictions.units[level, "test"]
     own = predictions.cells["run"].to_numpy()[test.cell] == run
@@ -165,7 +169,7 @@ def _values(
             "high": found.high[column],
             "undefined": found.undefined[column],
             "n": int(inside.sum()),
-            "positives": inside[panel.strata == 1].sum() if panel.binary else np.nan,
+            "positives": inside[panel.strata == 1].sum() if panel.is_binary else np.nan,
             "fold_mean": known.mean() if len(known) else np.nan,
             "fold_sd": known.std(ddof=1) if len(known) > 1 else np.nan,
             "folds": len(known),
@@ -201,7 +205,7 @@ def lay_out(
         real = [line for number, line in lines if not number]
         references = [line for number, line in lines if number]
         references.append(_chance(own, scored, measures, heads))
-        title = f"{describe(named)} · per {own['level'].iloc[0]}"
+        title = f"{describe_context(named)} · per {own['level'].iloc[0]}"
         title += f" · {SYNTHETIC}" if own["synthetic"].astype(bool).any() else ""
         rules = sorted({measure.rule for measure in measures} - {NO_THRESHOLD})
         said = [f"decisions at threshold: {', '.join(rules)}"] if rules else []
@@ -217,7 +221,7 @@ def lay_out(
 
 def _entries(group: pd.DataFrame) -> Iterator[Entry]:
     first = group.iloc[0]
-    yield from (_count(first["n"], first["unfinished"]), _count(first["positives"]))
+    yield from (make_count(first["n"], first["unfinished"]), make_count(first["positives"]))
     for row in group.to_dict("records"):
         if np.isnan(row["value"]):
             yield Entry("not defined")
@@ -232,19 +236,15 @@ def _entries(group: pd.DataFrame) -> Iterator[Entry]:
 
 def _chance(
     own: pd.DataFrame, scored: Scored, measures: Sequence[Measure], heads: Sequence[str]
-) -> tuple[tuple[str, ...], tuple[Entry, ...]]:
-    """What a forecast without skill reaches on the same patients."""
-    everybody = own[own["subgroup"] == ""].sort_values("n").iloc[-1]
+) -> Row:
+    """Return the row of a forecast without skill on the same patients."""
+    whole = own[own["subgroup"] == ""].sort_values("n").iloc[-1]
     scores = scored.scores[(scored.scores["model"] == CHANCE) & scored.scores["fold"].isna()]
     for name in (*CONTEXT, "level", "subgroup"):
-        scores = scores[scores[name] == everybody[name]]
+        scores = scores[scores[name] == whole[name]]
     values = scores.groupby("metric")["value"].mean()
-    entries = [_count(everybody["n"]), _count(everybody["positives"])]
+    entries = [make_count(whole["n"]), make_count(whole["positives"])]
     for measure in measures:
         value = float(values.get(measure.metric.name, np.nan))
-        entries.append(Entry("" if np.isnan(value) else f"{value:.3f}", value=value))
+        entries.append(make_number(value, "{:.3f}".format))
     return (CHANCE, *[""] * (len(heads) - 1)), tuple(entries)
-
-
-def _count(value: float, remark: str = "") -> Entry:
-    return Entry("" if np.isnan(value) else f"{value:.0f}{remark}", value=float(value))

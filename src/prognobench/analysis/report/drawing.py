@@ -1,9 +1,8 @@
-"""One restrained style: each function draws a table of data on axes."""
+"""How figures look: one restrained style, and one function for each kind of figure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,47 @@ MARKERS = "osD^v<>"
 
 LINES = ("-", "--", "-.", ":")
 
+CHOICE, BASELINE, REFERENCE = "choice", "baseline", "reference"
+"""Kinds of series: what competes, what sees no image, and what both are held against."""
+
+KINDS: dict[str, dict[str, Any]] = {
+    CHOICE: {},
+    BASELINE: {"color": INK, "linewidth": 1.1, "linestyle": ":"},
+    REFERENCE: {"color": FAINT, "linewidth": 1},
+}
+
+LABEL_SIZE, LABEL_STEPS = 6.5, 200
+"""Size of labels of points, and steps in which they are moved apart."""
+
+STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "svg.fonttype": "none",
+    # A name is no formula, whatever dollar signs are in it.
+    "text.parse_math": False,
+    "pdf.fonttype": 42,
+}
+
 
 def heat_map(axes: Axes, data: pd.DataFrame) -> None:
     """Columns row, column, value, text; a cell without a value shows its text small."""
@@ -39,7 +79,7 @@ def heat_map(axes: Axes, data: pd.DataFrame) -> None:
         colour = ("white" if dark else "black") if np.isfinite(cell["value"]) else INK
         at = columns.index(cell["column"]), rows.index(cell["row"])
         text = axes.text(*at, cell["text"], ha="center", va="center", color=colour, size=7)
-        text.set_in_layout(False)  # measured for nothing: it lies inside the axes
+        text.set_in_layout(False)  # it lies inside the axes, so measuring it takes time for nothing
     axes.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(length=0)
@@ -51,31 +91,22 @@ def _records(data: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _series(data: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, Any]]]:
+    """Yield each series with its name and style, which follows from its kind where it has one."""
     for number, (name, part) in enumerate(data.groupby("series", sort=False)):
         style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number % len(LINES)]}
-        yield str(name), part, style
+        kind = part["kind"].iloc[0] if "kind" in part else CHOICE
+        yield str(name), part, style | KINDS[kind]
 
 
 def _legend(axes: Axes) -> None:
-    """Below the axes, where it hides nothing."""
+    """Put the legend below the axes, where it hides nothing."""
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.19), ncols=2)
 
 
-REFERENCES = ("chance", "ceiling", "ideal", "treat")
-"""How the names of series begin that are no competitors."""
-
-NO_IMAGE = "(no image)"
-"""How the names of series end that look at no image: drawn darker than other references."""
-
-
 def _lines(axes: Axes, data: pd.DataFrame, markers: bool = False) -> None:
-    """Lines, the first with its band: more bands on one another hide what they show."""
+    """Draw lines, with a band around the first only: overlapping bands hide what they show."""
     for number, (name, part, style) in enumerate(_series(data)):
-        if name.startswith(REFERENCES):
-            style.update(color=FAINT, linewidth=1)
-        elif name.endswith(NO_IMAGE):
-            style.update(color=INK, linewidth=1.1, linestyle=":")
-        elif markers:
+        if markers and part["kind"].iloc[0] == CHOICE:
             style["marker"] = MARKERS[number % len(MARKERS)]
         axes.plot(part["x"], part["y"], label=name, **style)
         if number == 0:
@@ -85,7 +116,7 @@ def _lines(axes: Axes, data: pd.DataFrame, markers: bool = False) -> None:
 
 
 def curves(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
-    """Columns series, x, y, low, high: lines, and a band around the first."""
+    """Columns series, kind, x, y, low, high: lines, and a band around the first."""
 
     def draw(axes: Axes, data: pd.DataFrame) -> None:
         _lines(axes, data)
@@ -107,7 +138,7 @@ def unit_square(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
 
 
 def points_over_k(y: str) -> Callable[[Axes, pd.DataFrame], None]:
-    """Columns series, x (patients per class), y, low, high: few-shot curves."""
+    """Columns series, kind, x (patients per class), y, low, high: few-shot curves."""
 
     def draw(axes: Axes, data: pd.DataFrame) -> None:
         _lines(axes, data, markers=True)
@@ -142,7 +173,7 @@ def trade_off(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
         front = data[data["front"]].sort_values("x")
         axes.plot(front["x"], front["y"], color=FAINT, linewidth=1, zorder=0)
         axes.set_xscale("log")
-        small = data["x"].min() < 1  # 10m would be read as ten minutes or millions
+        small = data["x"].min() < 1  # "10m" could be read as ten minutes or millions
         numbers = FuncFormatter(lambda value, _: f"{value:g}") if small else EngFormatter(sep="")
         axes.xaxis.set_major_formatter(numbers)
         axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
@@ -155,38 +186,16 @@ def trade_off(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
     return draw
 
 
-LABEL_SIZE = 6.5
-
-
 def _name_points(axes: Axes, points: pd.DataFrame) -> None:
-    """Write each point's label at one of its corners, where it covers no other label or point."""
-    axes.autoscale_view()
-    place = axes.transData.transform(points[["x", "y"]].to_numpy(float))
-    scale = 72 / axes.figure.dpi
-    place = place * scale
-    right = axes.bbox.x1 * scale
-    taken = [(x - 2, y - 2, x + 2, y + 2) for x, y in place]
-    for (x, y), point in zip(place, _records(points), strict=True):
-        width, height = 0.55 * LABEL_SIZE * len(point["label"]), LABEL_SIZE
-        corners = [(4, 4), (4, -4 - height), (-4 - width, 4), (-4 - width, -4 - height)]
-        boxes = [(x + a, y + b, x + a + width, y + b + height) for a, b in corners]
-        covered = [
-            10 * sum(map(partial(_overlap, box), taken)) + (box[2] > right) + (box[0] < 0)
-            for box in boxes
-        ]
-        best = int(np.argmin(covered))
-        taken.append(boxes[best])
-        axes.annotate(
-            point["label"],
-            (point["x"], point["y"]),
-            size=LABEL_SIZE,
-            xytext=corners[best],
-            textcoords="offset points",
-        )
+    """Write the label of each point beside it, where it covers no other label or point."""
+    from adjustText import adjust_text
 
-
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+    texts = [
+        axes.text(point["x"], point["y"], point["label"], size=LABEL_SIZE)
+        for point in _records(points)
+    ]
+    # Steps instead of seconds, so that a figure is the same on every machine.
+    adjust_text(texts, points["x"], points["y"], ax=axes, iter_lim=LABEL_STEPS)
 
 
 def forest(x: str, zero: float | None = None) -> Callable[[Axes, pd.DataFrame], None]:
@@ -245,12 +254,10 @@ def confusion(axes: Axes, data: pd.DataFrame) -> None:
 
 
 def reliability(axes: Axes, data: pd.DataFrame) -> None:
-    """Columns series, x (mean forecast), y (event rate), low, high, n: intervals for the first."""
+    """Columns series, kind, x (forecast), y (event rate), low, high, n; intervals for the first."""
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=":", label="ideal")
     for number, (name, part, style) in enumerate(_series(data)):
         style["marker"] = MARKERS[number % len(MARKERS)]
-        if name.endswith(NO_IMAGE):
-            style.update(color=INK, linewidth=1.1, linestyle=":")
         axes.plot(part["x"], part["y"], label=name, **style)
         if number == 0:
             reach = np.stack([part["y"] - part["low"], part["high"] - part["y"]]).clip(0)

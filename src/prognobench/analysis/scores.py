@@ -1,4 +1,4 @@
-"""From stored predictions to scores: ``results/runs.csv`` and ``results/scores.csv``."""
+"""From stored predictions to ``runs.csv`` and ``scores.csv``, and how these are read again."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.catalogue import NAMES, catalogue, training_patients
-from prognobench.analysis.decisions import Scaling
-from prognobench.analysis.evaluation import HALF, VALIDATION, Cells, evaluate, make_cells
-from prognobench.analysis.predictions import Level, Spans, load_predictions
-from prognobench.analysis.subgroups import Bands, subgroups
-from prognobench.files import write_table
-from prognobench.store import RunFolder
+from prognobench.analysis.catalogue import NAMES, count_training_patients, list_runs
+from prognobench.analysis.decisions import HALF, VALIDATION, Scaling
+from prognobench.analysis.evaluation import Cells, evaluate, make_cells
+from prognobench.analysis.predictions import ORACLE, Level, Spans, load_predictions
+from prognobench.analysis.subgroups import Bands, find_subgroups
+from prognobench.files import read_table, write_table
+from prognobench.metrics.metric import all_metrics
+from prognobench.store import RunFolder, iter_runs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +32,12 @@ COLUMNS = (
 )
 """The columns of ``scores.csv``."""
 
+TEXT = (
+    *("dataset", "model", "strategy", "regime", "cv", "key", "cohort", "folds", "path", "version"),
+    *("level", "subgroup", "threshold", "metric", "reason", "failure", "not_applicable"),
+)
+"""Columns that are text whatever they look like; blank is empty text."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -41,7 +48,7 @@ class Settings:
     scaling
         Calibration, fitted on each cell's validation part.
     rules
-        Thresholds of decisions, as :func:`.evaluation.threshold_rule` takes them.
+        Thresholds of decisions, as :func:`.decisions.parse_threshold` takes them.
     by
         Column of the cohort -> edges of its bands (empty: chosen from the data) whose subgroups
         are scored too, all folds pooled.
@@ -71,7 +78,7 @@ def score(
     StoreError
         If there are no runs, or a file of theirs is damaged.
     """
-    runs, folders = catalogue(results)
+    runs, folders = list_runs(results)
     scores = score_table(runs, folders, settings, progress)
     write_table(results / "runs.csv", runs)
     write_table(results / "scores.csv", scores)
@@ -87,7 +94,7 @@ def score_table(
     """Return the scores of all complete cells of these runs; see :func:`score`."""
     import pandas as pd
 
-    train = training_patients(runs, folders)
+    train = count_training_patients(runs, folders)
     tables: list[pd.DataFrame] = []
     for predictions in load_predictions(runs, folders):
         sizes = predictions.cells.merge(train, how="left")["train_patients"].to_numpy(float)
@@ -103,7 +110,7 @@ def score_table(
             }
             tables += _Scores(cells, spans, **common).tables(runs)
             pooled = spans.take(spans.fold < 0)
-            groups = subgroups(predictions, runs, folders, level, settings.by or {})
+            groups = find_subgroups(predictions, runs, folders, level, settings.by or {})
             for group, inside in groups.items():
                 scores = _Scores(cells, pooled, group=group, inside=inside, **common)
                 tables += scores.tables(runs)
@@ -233,3 +240,66 @@ def _blank_if(blank: NDArray[np.bool_], values: NDArray[np.intp]) -> Any:
     import pandas as pd
 
     return pd.arrays.IntegerArray(values.astype(np.int64), blank)
+
+
+# ------------------------------------------------------------------ reading
+
+
+@dataclass(frozen=True)
+class Scored:
+    """``runs.csv`` and ``scores.csv`` of a results folder, and the folder of each row of runs."""
+
+    runs: pd.DataFrame
+    scores: pd.DataFrame
+    folders: tuple[RunFolder, ...]
+
+    @property
+    def versions(self) -> list[str]:
+        """The versions of prognobench that made the runs."""
+        return sorted(set(self.runs["version"]) - {""})
+
+    @property
+    def scaling(self) -> Scaling:
+        """How probabilities were calibrated before they were scored."""
+        found: list[Scaling] = list(self.scores["scaling"].unique())
+        return found[0] if found else "none"
+
+
+def read_scores(results: Path) -> Scored:
+    """Read the scores of a results folder; scored anew if anything was computed since.
+
+    Raises
+    ------
+    StoreError
+        If there are no runs.
+    """
+    scored = _read(results) if (results / "scores.csv").exists() else None
+    if scored is None or not _up_to_date(results, scored):
+        score(results)
+        scored = _read(results)
+    return scored
+
+
+def _read(results: Path) -> Scored:
+    tables = [read_table(results / name, TEXT) for name in ("runs.csv", "scores.csv")]
+    # A regime without k has 0 here: blanks do not group.
+    runs, scores = (table.fillna({"k": 0}).astype({"k": int}) for table in tables)
+    return Scored(runs, scores, tuple(RunFolder(results / path) for path in runs["path"]))
+
+
+def _up_to_date(results: Path, scored: Scored) -> bool:
+    """Whether the runs, their complete and failed cells, and the metrics are those scored."""
+    folders = list(iter_runs(results))
+    marks = [mark for folder in folders for mark in folder.path.glob("cells/*/done.json")]
+    failures = [note for folder in folders for note in folder.path.glob("cells/*/failure.json")]
+    runs = scored.runs[scored.runs["model"] != ORACLE]
+    metrics = {metric.name for metric in all_metrics()}
+    if (len(folders), len(marks)) != (len(runs), runs["done"].sum()):
+        return False
+    if not set(COLUMNS).issubset(scored.scores):
+        return False
+    if not metrics.issubset(scored.scores["metric"].unique()):
+        return False
+    written = (results / "scores.csv").stat().st_mtime_ns
+    files = [*(folder.path / "run.json" for folder in folders), *marks, *failures]
+    return all(file.stat().st_mtime_ns < written for file in files)

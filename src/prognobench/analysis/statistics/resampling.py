@@ -1,4 +1,4 @@
-"""Intervals by bootstrap over patients, whose images and repetitions stay together."""
+"""Bootstrap over patients: the images and repetitions of a patient are drawn together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from prognobench.analysis.evaluation import Cells, Measure
 from prognobench.analysis.predictions import Predictions
-from prognobench.analysis.stats import CONFIDENCE
+from prognobench.analysis.statistics.paired_tests import CONFIDENCE
 from prognobench.metrics.sample import Sample, decide
 from prognobench.seeds import generator
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 RESAMPLES = 2000
 
 BLOCK = 400_000
-"""Weights that are in work at a time: what fits a processor's cache."""
+"""Weights that are worked on at a time: as many as fit into a processor's cache."""
 
 Method = Literal["percentile", "bca"]
 
@@ -111,7 +111,7 @@ class Panel:
         return values
 
     @property
-    def binary(self) -> bool:
+    def is_binary(self) -> bool:
         return int(self.repetitions[0].scores.shape[1]) == 2
 
     @property
@@ -135,7 +135,9 @@ class Panel:
     ) -> NDArray[np.float64]:
         total = np.zeros((len(weights), len(measures)))
         for repetition in self.repetitions:
+            # A patient's weight goes to all images of the patient, so they are drawn together.
             expanded = np.take(weights, repetition.patient, axis=1)
+            # Measures at one threshold share a sample, which sorts its scores once.
             samples: dict[str, Sample] = {}
             for column, measure in enumerate(measures):
                 if measure.rule not in samples:
@@ -212,10 +214,12 @@ def draw_weights(
     return _drawn(tuple(strata.tolist()), resamples, tuple(axes), stratified)
 
 
-@lru_cache(maxsize=1)  # one figure asks for the same resamples of each of its series
+@lru_cache(maxsize=1)  # a figure asks for the same resamples for each of its series
 def _drawn(
     classes: tuple[int, ...], resamples: int, axes: tuple[Axis, ...], stratified: bool
 ) -> NDArray[np.float64]:
+    # Drawing n patients with replacement is drawing how often each is taken: a weight. Metrics take
+    # weights, so all resamples are one matrix instead of as many copies of the predictions.
     rng = generator("bootstrap", *axes)
     strata = np.array(classes)
     weights = np.zeros((resamples, len(strata)))
@@ -223,6 +227,7 @@ def _drawn(
     for group in groups if stratified else [np.arange(len(strata))]:
         size = len(group)
         drawn = rng.integers(0, size, (resamples, size), dtype=np.int32)
+        # Patient p of resample r becomes number r * size + p: one bincount counts all resamples.
         drawn += (np.arange(resamples, dtype=np.int32) * size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=resamples * size)
         weights[:, group] = counts.reshape(resamples, size)
@@ -270,7 +275,7 @@ def interval_ends(
     tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     shares = np.repeat(tails[:, None], len(value), axis=1)
     if left_out is not None:
-        constant = np.ptp(drawn, axis=0) == 0  # no bias or skew to correct for
+        constant = np.ptp(drawn, axis=0) == 0  # has no bias or skew to correct for
         shares = np.where(constant, shares, _bca(left_out, value, drawn, shares))
     return quantiles(drawn, shares)
 
@@ -284,6 +289,7 @@ def quantiles(
     drawn: NDArray[np.float64], shares: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Low and high quantile of each column; resamples without a value are left out."""
+    # Not numpy.nanquantile, which loops over columns in Python; equal to it, which a test shows.
     ordered = np.sort(drawn, axis=0)  # NaN comes last
     known = (~np.isnan(drawn)).sum(axis=0)
     place = shares * np.maximum(known - 1, 0)
@@ -302,6 +308,7 @@ def _bca(
     drawn: NDArray[np.float64],
     shares: NDArray[np.float64],
 ) -> NDArray[np.float64]:
+    """Shares of the resamples that bias and skew move the ends of an interval to (Efron 1987)."""
     from scipy.special import ndtr, ndtri
 
     centred = np.nanmean(left_out, axis=0) - left_out

@@ -6,17 +6,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Ge
 
-from prognobench.analysis.aggregate import FOLD, newest, share_tested
-from prognobench.analysis.evaluation import HALF, NO_THRESHOLD
+from prognobench.analysis.catalogue import CONTEXT, keep_newest
+from prognobench.analysis.decisions import HALF
+from prognobench.analysis.evaluation import Measure
 from prognobench.analysis.predictions import ORACLE
-from prognobench.analysis.scored import Scored, read_scores
-from prognobench.analysis.scoring import CHANCE
-from prognobench.analysis.statements import Claim, Patterns, Where, read_claims, study_claims
-from prognobench.analysis.stats import Difference, corrected_t
+from prognobench.analysis.scores import CHANCE, Scored, read_scores
+from prognobench.analysis.statistics.aggregate import FOLD, share_tested
+from prognobench.analysis.statistics.paired_tests import Difference, corrected_t
+from prognobench.analysis.tables import (
+    Entry,
+    Made,
+    Table,
+    make_count,
+    make_difference,
+    make_slug,
+    write_tables,
+)
+from prognobench.errors import ConfigError
 from prognobench.metrics.metric import Metric, find_metric
 
 if TYPE_CHECKING:
@@ -24,16 +35,61 @@ if TYPE_CHECKING:
 
 Verdict = Literal["supported", "contradicted", "undecided"]
 
-CONTEXT = ("dataset", "regime", "k", "cv")
-"""Runs are compared within these only."""
-
 FEWEST_TO_CONTRADICT = 3
-"""Datasets that a strategy must win, all of them, before "none wins everywhere" is contradicted."""
+"""Datasets that one strategy must all win before "none wins everywhere" is contradicted."""
+
+COLUMNS = (
+    *("claim", "says", "verdict", "reason", "context"),
+    *("value", "low", "high", "folds", "runs"),
+)
+"""The columns of ``tables/claims*.csv``: one row per claim and context."""
+
+
+Range = tuple[float, float]
+Patterns = Mapping[str, tuple[str, ...]]
+"""Column -> shell patterns of names; all columns must match."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which contexts a claim is about."""
+
+    regime: tuple[str, ...] = ()
+    dataset: tuple[str, ...] = ()
+    patients: Range = (0, float("inf"))
+    minority: Range = (0, 0.5)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement; ``configs/claims/study.yaml`` explains the kinds.
+
+    ``first`` and ``second`` name groups; only runs that belong to all of them count.
+    """
+
+    name: str
+    says: str
+    kind: Literal["better", "not_worse", "steadier", "better_balanced", "no_single_winner"]
+    metric: str = "mcc"
+    first: tuple[str, ...] = ()
+    second: tuple[str, ...] = ()
+    margin: Annotated[float, Ge(0)] = 0.0
+    where: Where = Where()
+    balanced: Range = (0.35, 0.5)
+    imbalanced: Range = (0.0, 0.2)
+
+
+@dataclass(frozen=True)
+class ClaimFile:
+    """A file of claims: named groups of runs, and statements about them."""
+
+    claims: tuple[Claim, ...]
+    groups: Mapping[str, Patterns]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one context says: positive ``value`` speaks for the claim."""
+    """What one context shows: a positive ``value`` supports the claim."""
 
     context: str
     value: float
@@ -71,6 +127,46 @@ def check_claims(
     return [contexts.check(claim) for claim in described.claims]
 
 
+def study_claims() -> Path:
+    """Return the file with the study's findings."""
+    package = Path(__file__).parents[1]
+    roots = (package / "configs", package.parents[1] / "configs")
+    return next(path for root in roots if (path := root / "claims" / "study.yaml").exists())
+
+
+def read_claims(file: Path) -> ClaimFile:
+    """Read and check a file of claims; all its faults are one :class:`ConfigError`."""
+    import yaml
+    from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+    try:
+        written = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from error
+    strict = ConfigDict(extra="forbid")
+    for record in (ClaimFile, Claim, Where):
+        with_config(strict)(record)
+    try:
+        found = TypeAdapter(ClaimFile).validate_python(written)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{file}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            for fault in error.errors()
+        ) from error
+    faults = [
+        f"{file}: claim {claim.name!r} names an unknown group {group!r} "
+        f"(known: {', '.join(found.groups)})"
+        for claim in found.claims
+        for group in (*claim.first, *claim.second)
+        if group not in found.groups
+    ]
+    if faults:
+        raise ConfigError(faults)
+    for claim in found.claims:
+        find_metric(claim.metric)
+    return found
+
+
 # ------------------------------------------------------------------ evidence
 
 
@@ -78,7 +174,7 @@ class _Contexts:
     """Scores of folds by context, and the patients behind them."""
 
     def __init__(self, scored: Scored, groups: Mapping[str, Patterns]) -> None:
-        runs = newest(scored.runs[scored.runs["model"] != ORACLE])
+        runs = keep_newest(scored.runs[scored.runs["model"] != ORACLE])
         scores = scored.scores[(scored.scores["level"] == "patient")]
         scores = scores[(scores["subgroup"] == "") & (scores["model"] != CHANCE)]
         scores = scores.merge(runs[["dataset", "model", "strategy", "key", "baseline"]])
@@ -96,7 +192,7 @@ class _Contexts:
         return kinds.get(claim.kind, self._differences)(claim)
 
     def _differences(self, claim: Claim) -> Finding:
-        """First against second in every context."""
+        """The first group against the second in every context."""
         evidence = []
         for context, scores in self._contexts(claim):
             found = self._difference(claim, scores)
@@ -109,15 +205,15 @@ class _Contexts:
 
     def _contexts(self, claim: Claim) -> Iterator[tuple[str, pd.DataFrame]]:
         metric = find_metric(claim.metric)
-        rule = NO_THRESHOLD if metric.needs == "scores" else HALF
+        rule = Measure.of(metric, HALF).rule
         own = self.folds[(self.folds["metric"] == metric.name) & (self.folds["threshold"] == rule)]
         for names, scores in own.groupby(list(CONTEXT), sort=False):
             named: dict[str, Any] = dict(zip(CONTEXT, names, strict=True))
-            if self._speaks_of(claim.where, named):
+            if self._is_about(claim.where, named):
                 k = f", k={named['k']}" if named["k"] else ""
                 yield f"{named['dataset']} ({named['regime']}{k}, {named['cv']})", scores
 
-    def _speaks_of(self, where: Where, named: Mapping[str, Any]) -> bool:
+    def _is_about(self, where: Where, named: Mapping[str, Any]) -> bool:
         size = self.sizes.loc[tuple(named[name] for name in CONTEXT)]
         minority = min(size["prevalence"], 1 - size["prevalence"])
         return (
@@ -136,7 +232,7 @@ class _Contexts:
         return scores[keep]
 
     def _difference(self, claim: Claim, scores: pd.DataFrame) -> tuple[Difference, int, int] | None:
-        """First less second over folds, as goodness; with the numbers of runs and folds."""
+        """First minus second over folds, more is better; with the numbers of runs and folds."""
         metric = find_metric(claim.metric)
         groups = [self._members(scores, names) for names in (claim.first, claim.second)]
         measure = _steadiness if claim.kind == "steadier" else _goodness
@@ -150,29 +246,30 @@ class _Contexts:
 
     def _balanced(self, claim: Claim) -> Finding:
         """The mean difference in balanced contexts against that in imbalanced ones."""
-        sides: list[list[tuple[Difference, int, int]]] = []
+        parts: list[list[tuple[Difference, int, int]]] = []
         for minority in (claim.balanced, claim.imbalanced):
             narrowed = replace(claim, where=replace(claim.where, minority=minority))
             found = (self._difference(claim, scores) for _, scores in self._contexts(narrowed))
-            sides.append([each for each in found if each is not None])
-        if not all(sides):
-            missing = "balanced" if not sides[0] else "imbalanced"
+            parts.append([each for each in found if each is not None])
+        if not all(parts):
+            missing = "balanced" if not parts[0] else "imbalanced"
             return Finding(claim, "undecided", f"no {missing} dataset has both groups", ())
-        means = [float(np.mean([each[0].value for each in side])) for side in sides]
-        halves = [[(each[0].high - each[0].low) / 2 for each in side] for side in sides]
+        means = [float(np.mean([each[0].value for each in part])) for part in parts]
+        halves = [[(each[0].high - each[0].low) / 2 for each in part] for part in parts]
+        # Half-widths of independent means add as squares, as standard errors do.
         reach = float(np.sqrt(sum((np.array(half) ** 2).sum() / len(half) ** 2 for half in halves)))
         value = means[0] - means[1]
-        runs = sum(each[1] for side in sides for each in side)
-        folds = sum(each[2] for side in sides for each in side)
+        runs = sum(each[1] for part in parts for each in part)
+        folds = sum(each[2] for part in parts for each in part)
         evidence = Evidence(
-            f"{len(sides[0])} balanced ({means[0]:+.3f}) against {len(sides[1])} imbalanced "
+            f"{len(parts[0])} balanced ({means[0]:+.3f}) against {len(parts[1])} imbalanced "
             f"({means[1]:+.3f})",
             *(value, value - reach, value + reach, folds, runs),
         )
         return _judge(claim, [evidence])
 
     def _winners(self, claim: Claim) -> Finding:
-        """Two strategies that each clearly beat the other somewhere: none wins everywhere."""
+        """No strategy wins everywhere: two of them each clearly beat the other somewhere."""
         metric = find_metric(claim.metric)
         evidence: list[Evidence] = []
         clear: set[tuple[str, str]] = set()
@@ -180,7 +277,7 @@ class _Contexts:
         for context, scores in self._contexts(claim):
             own = scores[scores["value"].notna()].groupby("strategy")
             folds = {str(name): _goodness(group, metric) for name, group in own}
-            most = max(map(len, folds.values()), default=0)  # what is not finished, cannot win
+            most = max(map(len, folds.values()), default=0)  # unfinished runs cannot win
             ordered = [name for name in folds if len(folds[name]) == most]
             ordered.sort(key=lambda name: -folds[name].mean())
             if len(ordered) < 2:
@@ -206,7 +303,7 @@ class _Contexts:
 def _judge_winners(
     winners: Sequence[str], clear: set[tuple[str, str]], certain: bool
 ) -> tuple[Verdict, str]:
-    """``clear`` are pairs of a winner and whom it clearly beats; ``certain`` if all leads are."""
+    """Judge by pairs of a winner and what it clearly beats; ``certain`` if every lead is clear."""
     names, n = ", ".join(sorted(set(winners))), len(winners)
     for first, second in sorted(clear):
         if (second, first) in clear:
@@ -227,26 +324,88 @@ def _goodness(scores: pd.DataFrame, metric: Metric) -> pd.Series[float]:
 
 
 def _steadiness(scores: pd.DataFrame, metric: Metric) -> pd.Series[float]:
-    """Less the standard deviation over draws, mean over the group's runs, per fold."""
+    """Minus the standard deviation over draws, mean over the group's runs, per fold."""
     spread = scores.groupby(["model", "strategy", "key", *FOLD])["value"].std()
     return -spread.groupby(list(FOLD)).mean()
 
 
 def _judge(claim: Claim, evidence: Sequence[Evidence]) -> Finding:
     if not evidence:
-        reason = "no dataset in question has finished runs of both groups on the same folds"
+        reason = "no dataset of the claim has finished runs of both groups on the same folds"
         return Finding(claim, "undecided", reason, ())
-    speaking = sum(each.low > 0 for each in evidence)
+    supporting = sum(each.low > 0 for each in evidence)
     against = sum(each.high < 0 for each in evidence)
-    left = len(evidence) - speaking - against
+    left = len(evidence) - supporting - against
     mean = float(np.mean([each.value for each in evidence]))
     verdict: Verdict = "undecided"
-    if speaking and not against:
+    if supporting and not against:
         verdict = "supported"
-    elif against and not speaking:
+    elif against and not supporting:
         verdict = "contradicted"
     reason = (
-        f"{speaking} for, {against} against, {left} open; mean difference {mean:+.3f} over "
+        f"{supporting} for, {against} against, {left} open; mean difference {mean:+.3f} over "
         f"{sum(each.runs for each in evidence)} runs"
     )
     return Finding(claim, verdict, reason, tuple(evidence))
+
+
+# ------------------------------------------------------------------ tables
+
+
+def claims_table(findings: Sequence[Finding]) -> Iterator[Table]:
+    """Yield the verdicts, then the evidence behind them, one row for each context."""
+    yield Table(
+        "claims",
+        ("claim", "says"),
+        ("verdict", "because"),
+        tuple(
+            (
+                (finding.claim.name, finding.claim.says),
+                (Entry(finding.verdict), Entry(finding.reason)),
+            )
+            for finding in findings
+        ),
+    )
+    pairs = [(finding, each) for finding in findings for each in finding.evidence]
+    rows = [
+        (
+            (one.claim.name, each.context),
+            (
+                make_difference(each.value, each.low, each.high),
+                make_count(each.folds),
+                make_count(each.runs),
+            ),
+        )
+        for one, each in pairs
+    ]
+    if rows:
+        columns = ("difference [95 %]", "folds", "runs")
+        said = ("a positive difference supports the claim",)
+        yield Table("evidence", ("claim", "where"), columns, tuple(rows), notes=said)
+
+
+def make_claims(
+    results: Path, file: Path | None = None, formats: Sequence[str] = ("csv", "md")
+) -> Made:
+    """Check claims and write them to ``results/tables/claims*``.
+
+    Raises
+    ------
+    ConfigError
+        With every fault of the file.
+    StoreError
+        If there are no runs.
+    """
+    import pandas as pd
+
+    findings = check_claims(results, file)
+    rows = [
+        {"claim": finding.claim.name, "says": finding.claim.says, "verdict": finding.verdict}
+        | {"reason": finding.reason, "context": each.context if each else ""}
+        | {name: getattr(each, name, None) for name in COLUMNS[5:]}
+        for finding in findings
+        for each in (finding.evidence or (None,))
+    ]
+    stem = results / "tables" / ("claims" if file is None else f"claims_{make_slug(file.stem)}")
+    long = pd.DataFrame(rows, columns=list(COLUMNS))
+    return write_tables(stem, long, list(claims_table(findings)), formats)

@@ -1,0 +1,365 @@
+"""The best choices looked at closely: curves, calibration, decisions, intervals and subgroups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prognobench.analysis.catalogue import CHOICES, CONTEXT, keep_newest
+from prognobench.analysis.decisions import HALF, VALIDATION
+from prognobench.analysis.evaluation import Cells, Measure, make_cells
+from prognobench.analysis.predictions import Predictions, load_predictions
+from prognobench.analysis.report.drawing import (
+    BASELINE,
+    CHOICE,
+    REFERENCE,
+    confusion,
+    curves,
+    forest,
+    reliability,
+    unit_square,
+)
+from prognobench.analysis.report.figures import Figure, report_command
+from prognobench.analysis.scores import Scored
+from prognobench.analysis.statistics.aggregate import (
+    best_baseline,
+    describe_context,
+    iter_contexts,
+    sort_best_first,
+)
+from prognobench.analysis.statistics.curves import (
+    THRESHOLDS,
+    Curve,
+    calibration_curve,
+    net_benefit_curve,
+    precision_recall_curve,
+    roc_curve,
+    treat_all,
+)
+from prognobench.analysis.statistics.resampling import (
+    Intervals,
+    Panel,
+    Resampling,
+    Statistic,
+    bootstrap,
+    make_panel,
+    within,
+)
+from prognobench.analysis.statistics.score_tables import reference_label
+from prognobench.analysis.subgroups import find_subgroups, groupable_columns
+from prognobench.analysis.tables import make_slug
+from prognobench.errors import StoreError
+from prognobench.metrics.metric import Metric, find_metric
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+MOST_CONTEXTS, MOST_SERIES = 6, 4
+
+RESAMPLES = 1000
+
+SUBGROUPS = ("sex", "age", "centre", "view")
+"""Columns of a cohort that are looked at, where it has them."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One choice that is drawn: its label, row of the table of runs, and kind of line."""
+
+    label: str
+    row: int
+    kind: str = CHOICE
+
+
+@dataclass(frozen=True)
+class Closeup:
+    """The choices of one context that are drawn, best first, and their predictions."""
+
+    named: dict[str, Any]
+    series: tuple[Series, ...]
+    predictions: Predictions
+    cells: Cells
+    scored: Scored
+    metric: Metric
+    synthetic: bool
+
+    @cached_property
+    def panels(self) -> dict[str, Panel]:
+        return {one.label: make_panel(self.predictions, self.cells, one.row) for one in self.series}
+
+    @property
+    def best(self) -> str:
+        return self.series[0].label
+
+    @property
+    def is_binary(self) -> bool:
+        return len(self.predictions.classes) == 2
+
+    @property
+    def positive(self) -> str:
+        return self.predictions.classes[-1]
+
+    @property
+    def prevalence(self) -> float:
+        return float((self.panels[self.best].strata == 1).mean())
+
+    def score_best(self, metric: str) -> float:
+        """Return a score of the best choice, all folds pooled; of metrics without a threshold."""
+        panel = self.panels[self.best]
+        statistic = panel.statistic([Measure.of(find_metric(metric))])
+        return float(statistic(np.ones((1, len(panel.strata))))[0, 0])
+
+    def draw_curves(
+        self, curve: Callable[[Panel], Curve], references: dict[str, Curve] | None = None
+    ) -> pd.DataFrame:
+        """Return the data of a curve for each series, and of the references below."""
+        import pandas as pd
+
+        lines = [(one.label, one.kind, curve(self.panels[one.label])) for one in self.series]
+        blank = {"low": np.nan, "high": np.nan}
+        lines += [(name, REFERENCE, line | blank) for name, line in (references or {}).items()]
+        parts = [
+            pd.DataFrame(line).assign(series=name, kind=kind)[["series", "kind", *line]]
+            for name, kind, line in lines
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def figure(self, kind: str, title: str, alt: str, data: Any, draw: Any, **more: Any) -> Figure:
+        """Make a figure of this context."""
+        return Figure(
+            make_slug(kind, *self.named.values()),
+            f"{title}, {describe_context(self.named)}",
+            alt,
+            data,
+            report_command(self.metric),
+            draw,
+            synthetic=self.synthetic,
+            **more,
+        )
+
+
+def choose_closeups(cells: pd.DataFrame, scored: Scored, metric: Metric) -> list[Closeup]:
+    """Pick the best choice of each of the best strategies, in the largest contexts.
+
+    Parameters
+    ----------
+    cells
+        Of :func:`.aggregate`, with this metric.
+    """
+    found = list(iter_contexts(cells[(cells["metric"] == metric.name) & cells["mean"].notna()]))
+    found.sort(key=lambda context: (context[0]["k"] > 0, -len(context[1])))
+    runs = keep_newest(scored.runs)
+    wanted: list[tuple[dict[str, Any], tuple[Series, ...], bool]] = []
+    for named, own, references in found[:MOST_CONTEXTS]:
+        picked = sort_best_first(own, metric).drop_duplicates("strategy").head(MOST_SERIES)
+        baseline = best_baseline(references, metric)
+        chosen = [cell for _, cell in picked.iterrows()]
+        chosen += [baseline] if baseline is not None else []
+        series = tuple(_find_series(chosen, runs))
+        if series:
+            wanted.append((named, series, bool(own["synthetic"].any())))
+    return list(_load(wanted, scored, metric))
+
+
+def _find_series(chosen: Sequence[pd.Series[Any]], runs: pd.DataFrame) -> Iterator[Series]:
+    """Yield the first run of each choice that has a complete cell."""
+    for cell in chosen:
+        same = (runs[[*CONTEXT, *CHOICES]] == cell[[*CONTEXT, *CHOICES]]).all(axis=1)
+        for row in runs.index[same & (runs["done"] > 0)][:1]:
+            if cell["baseline"]:
+                yield Series(reference_label(cell["strategy"]), int(row), BASELINE)
+            else:
+                yield Series(", ".join(str(cell[name]) for name in CHOICES), int(row))
+
+
+def _load(
+    wanted: Sequence[tuple[dict[str, Any], tuple[Series, ...], bool]],
+    scored: Scored,
+    metric: Metric,
+) -> Iterator[Closeup]:
+    rows = sorted({one.row for _, series, _ in wanted for one in series})
+    for predictions in load_predictions(scored.runs.loc[rows], scored.folders):
+        cells = make_cells(predictions, "patient", scored.scaling)
+        here = set(predictions.cells["run"])
+        for named, series, synthetic in wanted:
+            if here.issuperset(one.row for one in series):
+                yield Closeup(named, series, predictions, cells, scored, metric, synthetic)
+
+
+# ------------------------------------------------------------------ figures
+
+
+def draw_closeup(closeup: Closeup) -> Iterator[Figure]:
+    """Yield all figures of one context."""
+    if closeup.is_binary:
+        yield roc(closeup)
+        yield precision_recall(closeup)
+        yield calibration(closeup)
+        yield decision_curve(closeup)
+    yield confusion_matrix(closeup)
+    yield intervals(closeup)
+    yield from by_subgroup(closeup)
+
+
+def roc(closeup: Closeup) -> Figure:
+    """ROC curves, pooled out-of-fold."""
+    chance: Curve = {"x": [0.0, 1.0], "y": [0.0, 1.0]}
+    return closeup.figure(
+        "roc",
+        "ROC",
+        f"ROC curves of the best choice of each strategy, pooled out-of-fold, the best with its "
+        f"95 % band over patients; {closeup.best}: area {closeup.score_best('roc_auc'):.3f}. "
+        "Chance is the diagonal.",
+        closeup.draw_curves(roc_curve, {"chance": chance}),
+        unit_square("1 - specificity", "sensitivity"),
+    )
+
+
+def precision_recall(closeup: Closeup) -> Figure:
+    """Precision-recall curves, pooled out-of-fold, with the prevalence as chance."""
+    prevalence = closeup.prevalence
+    chance: Curve = {"x": [0.0, 1.0], "y": [prevalence] * 2}
+    return closeup.figure(
+        "pr",
+        "Precision and recall",
+        f"Precision-recall curves, pooled out-of-fold, the best with its 95 % band over patients; "
+        f"{closeup.best}: average precision {closeup.score_best('average_precision'):.3f}. "
+        f"Chance is the prevalence, {prevalence:.3f}.",
+        closeup.draw_curves(precision_recall_curve, {f"chance ({prevalence:.2f})": chance}),
+        unit_square("recall", "precision"),
+    )
+
+
+def calibration(closeup: Closeup) -> Figure:
+    """Observed rate against forecast in bins of equally many patients."""
+    slope = closeup.score_best("calibration_slope")
+    return closeup.figure(
+        "calibration",
+        "Calibration",
+        f"Observed rate of {closeup.positive} against forecast in bins of equally many patients, "
+        f"with 95 % Wilson intervals; {closeup.best}: slope {slope:.2f} (1 is ideal).",
+        closeup.draw_curves(calibration_curve),
+        reliability,
+    )
+
+
+def decision_curve(closeup: Closeup) -> Figure:
+    """Net benefit over thresholds, beside treating everybody and nobody."""
+    benefit = treat_all(closeup.prevalence)
+    shown = benefit > -0.05
+    references: dict[str, Curve] = {
+        "treat all": {"x": THRESHOLDS[shown], "y": benefit[shown]},
+        "treat none": {"x": THRESHOLDS, "y": np.zeros(len(THRESHOLDS))},
+    }
+    return closeup.figure(
+        "decision",
+        "Net benefit",
+        f"Decision curves: net benefit per patient against the threshold probability of "
+        f"{closeup.positive}, with treating all and none; the best with its 95 % band.",
+        closeup.draw_curves(net_benefit_curve, references),
+        curves("threshold probability", "net benefit"),
+    )
+
+
+def confusion_matrix(closeup: Closeup) -> Figure:
+    """Decisions of the best choice at the threshold chosen on validation."""
+    import pandas as pd
+
+    best, classes = closeup.best, closeup.predictions.classes
+    first = closeup.panels[best].repetitions[0]
+    rule = VALIDATION if closeup.is_binary else HALF
+    decided = first.decisions(rule)
+    counts = np.zeros((len(classes), len(classes)))
+    np.add.at(counts, (first.labels, decided), 1)
+    totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    rows = [
+        (classes[i], classes[j], counts[i, j], counts[i, j] / totals[i, 0])
+        for i in range(len(classes))
+        for j in range(len(classes))
+    ]
+    right = int(np.trace(counts))
+    how = "the threshold chosen on validation" if closeup.is_binary else "the most probable class"
+    return closeup.figure(
+        "confusion",
+        f"Decisions of {best}",
+        f"Confusion matrix of {best} at {how}: {right} of {len(decided)} patients are classified "
+        "correctly.",
+        pd.DataFrame(rows, columns=["label", "decision", "n", "share"]),
+        confusion,
+        size=(3.4, 3.0),
+    )
+
+
+def _resample(
+    closeup: Closeup, panel: Panel, inside: NDArray[np.float64] | None = None
+) -> Intervals:
+    """Return the context's metric with its interval, of all patients or of those inside."""
+    statistic: Statistic = panel.statistic([Measure.of(closeup.metric)])
+    return bootstrap(
+        statistic if inside is None else within(statistic, inside),
+        panel.strata,
+        Resampling(resamples=RESAMPLES),
+        axes=("report", len(panel.strata)),
+    )
+
+
+def intervals(closeup: Closeup) -> Figure:
+    """The context's metric with intervals over patients."""
+    import pandas as pd
+
+    metric = closeup.metric
+    rows = []
+    for name, panel in closeup.panels.items():
+        found = _resample(closeup, panel)
+        rows.append((name, found.value[0], found.low[0], found.high[0]))
+    text = "; ".join(f"{name} {v:.2f} ({a:.2f} to {b:.2f})" for name, v, a, b in rows)
+    return closeup.figure(
+        f"interval-{metric.name}",
+        f"{metric.title} with intervals",
+        f"{metric.title}, pooled out-of-fold, with 95 % bootstrap intervals over patients: {text}.",
+        pd.DataFrame(rows, columns=["label", "value", "low", "high"]),
+        forest(metric.title),
+        size=(4.4, 1.0 + 0.26 * len(rows)),
+    )
+
+
+def by_subgroup(closeup: Closeup) -> Iterator[Figure]:
+    """The best choice in groups of patients, with intervals and counts."""
+    import pandas as pd
+
+    metric, best = closeup.metric, closeup.best
+    row, panel = closeup.series[0].row, closeup.panels[best]
+    folders = closeup.scored.folders
+    try:
+        columns = groupable_columns(folders[row].cohort(), SUBGROUPS)
+    except StoreError:
+        return
+    runs = closeup.scored.runs.loc[[one.row for one in closeup.series]]
+    masks = find_subgroups(
+        closeup.predictions, runs, folders, "patient", {name: () for name in columns}
+    )
+    test = closeup.cells.test
+    own = closeup.predictions.cells["run"].to_numpy()[test.cell] == row
+    rows = []
+    for name, mask in masks.items():
+        inside = np.isin(panel.patients, test.ids[mask & own]).astype(np.float64)
+        found = _resample(closeup, panel, inside)
+        n, positives = int(inside.sum()), int(inside[panel.strata == 1].sum())
+        count = f"{n}, {positives} {closeup.positive}" if closeup.is_binary else f"{n}"
+        ends = found.value[0], found.low[0], found.high[0]
+        rows.append((f"{name} ({count})", *ends, n, positives))
+    if rows:
+        yield closeup.figure(
+            f"subgroups-{metric.name}",
+            f"{metric.title} of {best} in subgroups",
+            f"{metric.title} of {best} in subgroups of patients with 95 % bootstrap intervals; "
+            "counts in brackets.",
+            pd.DataFrame(rows, columns=["label", "value", "low", "high", "n", "positives"]),
+            forest(metric.title),
+            size=(4.8, 0.9 + 0.24 * len(rows)),
+        )

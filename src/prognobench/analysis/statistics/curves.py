@@ -1,0 +1,104 @@
+"""Curves of one run, all folds pooled: ROC, precision-recall, calibration and net benefit.
+
+Curves take the first repetition, in which every patient is tested once; their bands come from a
+bootstrap over patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from prognobench.analysis.statistics.paired_tests import wilson
+from prognobench.analysis.statistics.resampling import Panel, draw_weights, interval_ends
+from prognobench.metrics.sample import Floats, Ranking, Sample
+
+RESAMPLES = 200
+"""Enough for a band that is drawn, not read off."""
+
+GRID = np.linspace(0, 1, 101)
+THRESHOLDS = np.linspace(0.01, 0.6, 60)
+
+BINS, FEWEST_IN_BIN = 8, 10
+"""Bins of a calibration curve, and patients in each; small cohorts get fewer bins."""
+
+Curve = dict[str, Any]
+"""Arrays ``x``, ``y``, ``low`` and ``high``."""
+
+
+def roc_curve(panel: Panel) -> Curve:
+    """Return sensitivity (y) over 1 - specificity (x)."""
+
+    def line(ranking: Ranking) -> Floats:
+        tp = ranking.tp / ranking.total_positives[:, None]
+        fp = ranking.fp / ranking.total_negatives[:, None]
+        zero = np.zeros(1)
+        rows = zip(tp, fp, strict=True)
+        return np.array([np.interp(GRID, np.append(zero, x), np.append(zero, y)) for y, x in rows])
+
+    return _with_band(panel, line)
+
+
+def precision_recall_curve(panel: Panel) -> Curve:
+    """Return precision (y) over recall (x), as steps: the first threshold that reaches a recall."""
+
+    def line(ranking: Ranking) -> Floats:
+        recall = ranking.tp / ranking.total_positives[:, None]
+        with np.errstate(invalid="ignore"):
+            precision = ranking.tp / (ranking.tp + ranking.fp)
+        # The small number lets a recall that equals a grid point but for rounding reach it.
+        reached = np.array([np.searchsorted(row, GRID - 1e-12) for row in recall])
+        reached = np.minimum(np.maximum(reached, 0), recall.shape[1] - 1)
+        return np.take_along_axis(precision, reached, axis=1)
+
+    return _with_band(panel, line)
+
+
+def _with_band(panel: Panel, line: Callable[[Ranking], Floats]) -> Curve:
+    first = panel.repetitions[0]
+    # Row 0 has weight 1 for everybody: the curve itself is computed as one more resample.
+    weights = np.concatenate([np.ones((1, len(panel.strata))), _draw(panel)])
+    sample = Sample.of(first.labels, first.scores, weights=weights[:, first.patient])
+    drawn = line(sample.ranking(1))
+    low, high = interval_ends(drawn[0], drawn[1:])
+    return {"x": GRID, "y": drawn[0], "low": low, "high": high}
+
+
+def _draw(panel: Panel) -> Floats:
+    return draw_weights(panel.strata, RESAMPLES, ("curves", len(panel.strata)))
+
+
+def calibration_curve(panel: Panel) -> Curve:
+    """Return the observed rate (y) over the mean forecast (x) in bins of equally many patients.
+
+    ``low`` and ``high`` are Wilson's; ``n`` counts the patients of a bin.
+    """
+    first = panel.repetitions[0]
+    order = np.argsort(first.scores[:, 1], kind="stable")
+    bins = np.array_split(order, min(BINS, max(1, len(order) // FEWEST_IN_BIN)))
+    n = np.array([len(part) for part in bins])
+    events = np.array([(first.labels[part] == 1).sum() for part in bins])
+    low, high = wilson(events, n)
+    forecast = np.array([first.scores[part, 1].mean() for part in bins])
+    return {"x": forecast, "y": events / n, "low": low, "high": high, "n": n}
+
+
+def net_benefit_curve(panel: Panel) -> Curve:
+    """Return the net benefit per patient (y) over the threshold probability (x; Vickers 2006)."""
+    first = panel.repetitions[0]
+    positive = (first.labels == 1)[:, None]
+    decided = first.scores[:, 1][:, None] >= THRESHOLDS
+    # What each patient adds at each threshold; a resample is then one product of matrices.
+    worth = decided * np.where(positive, 1.0, -THRESHOLDS / (1 - THRESHOLDS))
+    weights = _draw(panel)[:, first.patient]
+    drawn = weights @ worth / weights.sum(axis=1, keepdims=True)
+    mean = worth.mean(axis=0)
+    low, high = interval_ends(mean, drawn)
+    return {"x": THRESHOLDS, "y": mean, "low": low, "high": high}
+
+
+def treat_all(prevalence: float) -> Floats:
+    """Return the net benefit of treating every patient, over :data:`THRESHOLDS`."""
+    return np.asarray(prevalence - (1 - prevalence) * THRESHOLDS / (1 - THRESHOLDS))
