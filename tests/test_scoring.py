@@ -276,7 +276,7 @@ def test_scaled_scores_and_a_wanted_sensitivity_by_setting(tmp_path):
 
 @pytest.mark.parametrize("rule", ["valid", "sensitivity high", "1.5", "specificity 0.9"])
 def test_a_threshold_that_is_none(results, rule):
-    with pytest.raises(ConfigError, match="take a number from 0 to 1"):
+    with pytest.raises(ConfigError, match="use a number from 0 to 1"):
         score(results, settings=Settings(rules=(rule,)))
 
 
@@ -286,7 +286,7 @@ def test_a_threshold_that_is_none(results, rule):
 def test_names_of_cells():
     assert parse_cell("r1-f2-d3") == (1, 3, 2)
     assert parse_cell("r0-f4") == (0, -1, 4)
-    with pytest.raises(StoreError, match="not the name of a cell"):
+    with pytest.raises(StoreError, match="cells are named like r0-f2"):
         parse_cell("fold3")
 
 

@@ -199,7 +199,7 @@ def test_unknown_names_are_refused_together(results, scored):
     ("wanted", "said"),
     [
         ({"metrics": ("mc",)}, "Did you mean 'mcc'"),
-        ({"where": {"dataset": ["toyy"]}}, r"no run with dataset=toyy. Did you mean 'toy'"),
+        ({"where": {"dataset": ["toyy"]}}, r"no run has dataset=toyy. Did you mean 'toy'"),
         ({"where": {"datset": ["toy"]}}, "Did you mean 'dataset'"),
         ({"threshold": "0.7"}, "no scores at threshold '0.7'"),
         ({"rows": ("model", "model")}, "different dimensions"),

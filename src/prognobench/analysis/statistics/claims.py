@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -129,7 +130,8 @@ def check_claims(
 
 def study_claims() -> Path:
     """Return the file with the study's findings."""
-    package = Path(__file__).parents[1]
+    package = Path(str(files("prognobench")))
+    # Beside the code where it is installed, beside src in a checkout.
     roots = (package / "configs", package.parents[1] / "configs")
     return next(path for root in roots if (path := root / "claims" / "study.yaml").exists())
 
