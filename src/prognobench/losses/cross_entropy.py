@@ -25,7 +25,19 @@ def cross_entropy(
     balanced_sampling: bool = False,
     weights_and_sampling: bool = False,
 ) -> Loss:
-    """Cross-entropy with class weights, and label smoothing if asked (Szegedy et al. 2016)."""
+    """Cross-entropy with class weights, and with label smoothing on request (Szegedy et al. 2016).
+
+    From 0, which is best, without an upper bound.
+
+    Parameters
+    ----------
+    class_counts
+        Images per class in the training part, ``(classes,)``.
+    weighting, beta, balanced_sampling, weights_and_sampling
+        As in :func:`prognobench.losses.weighting.class_weights`.
+    label_smoothing
+        Share of the target that is spread over all classes.
+    """
     import numpy as np
 
     weights = class_weights(class_counts, weighting, beta, balanced_sampling, weights_and_sampling)

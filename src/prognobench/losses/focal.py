@@ -23,7 +23,19 @@ def focal(
     balanced_sampling: bool = False,
     weights_and_sampling: bool = False,
 ) -> Loss:
-    """Cross-entropy times ``(1 - p[y]) ** gamma``: easy samples count less (Lin et al. 2017)."""
+    """Cross-entropy times ``(1 - p[y]) ** gamma``: easy samples count less (Lin et al. 2017).
+
+    From 0, which is best, without an upper bound.
+
+    Parameters
+    ----------
+    class_counts
+        Images per class in the training part, ``(classes,)``.
+    gamma
+        0 is plain cross-entropy; the larger, the less easy samples count.
+    weighting, beta, balanced_sampling, weights_and_sampling
+        As in :func:`prognobench.losses.weighting.class_weights`.
+    """
     import numpy as np
 
     weights = class_weights(class_counts, weighting, beta, balanced_sampling, weights_and_sampling)

@@ -32,8 +32,12 @@ def ldam(
 
     Parameters
     ----------
+    class_counts
+        Images per class in the training part, ``(classes,)``.
     max_margin
         Margin of the rarest class, in logits.
+    weighting, beta, balanced_sampling, weights_and_sampling
+        As in :func:`prognobench.losses.weighting.class_weights`.
     """
     import numpy as np
 

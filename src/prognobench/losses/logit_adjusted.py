@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prognobench.losses.weighting import NonNegative, checked
+from prognobench.losses.weighting import NonNegative, checked_counts
 from prognobench.records import Loss
 from prognobench.registry import LOSSES
 
@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 def logit_adjusted(class_counts: NDArray[np.int64], *, tau: NonNegative = 1.0) -> Loss:
     """Train on logits plus ``tau`` times the log prior, predict without it (Menon et al. 2021).
 
-    With ``tau = 1`` the balanced error is the one that is minimised, and probabilities are those of
-    equally frequent classes; 0 is plain cross-entropy.
+    Parameters
+    ----------
+    class_counts
+        Images per class in the training part, ``(classes,)``.
+    tau
+        1 minimises the balanced error, and probabilities are those of equally frequent classes;
+        0 is plain cross-entropy.
     """
     import numpy as np
 
-    counts = checked(class_counts)
+    counts = checked_counts(class_counts)
     return Loss(
         class_weights=np.ones_like(counts),
         offset=tau * np.log(counts / counts.sum()),

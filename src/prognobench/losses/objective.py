@@ -18,8 +18,8 @@ class Terms(NamedTuple):
     """A :class:`~prognobench.records.Loss` as tensors that broadcast against the logits.
 
     ``class_weights``, ``offset`` and ``margin`` are ``(classes,)``, or ``(heads, 1, classes)``
-    beside logits ``(heads, batch, classes)``; the others are ``()`` or ``(heads, 1)``. What no
-    head uses is none: of a small batch it would take half the time.
+    beside logits ``(heads, batch, classes)``; the others are ``()`` or ``(heads, 1)``. A term that
+    no head uses is ``None``, since computing it would take half the time of a small batch.
     """
 
     class_weights: Tensor
@@ -29,7 +29,7 @@ class Terms(NamedTuple):
     label_smoothing: Tensor | None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Terms:
-        """Return the terms, each of them changed: moved to a device, say."""
+        """Return the terms with a change applied to each, such as a move to a device."""
         weights, *others = self
         return Terms(change(weights), *(term if term is None else change(term) for term in others))
 

@@ -17,8 +17,8 @@ Beta = Annotated[float, Ge(0), Lt(1)]
 NonNegative = Annotated[float, Ge(0)]
 
 
-def checked(class_counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the counts as floats.
+def checked_counts(class_counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the counts as floats; every class must occur.
 
     Raises
     ------
@@ -56,8 +56,8 @@ def class_weights(
         ``inverse_sqrt``: to 1 / sqrt(n); ``effective_number``: to (1 - beta) / (1 - beta**n)
         (Cui et al. 2019); ``none``: all 1.
     balanced_sampling, weights_and_sampling
-        Weights and a balanced sampler both undo the imbalance; together they overdo it, so the
-        pair has to be asked for.
+        Weights and a balanced sampler each undo the imbalance; together they overdo it, so that
+        both at once need ``weights_and_sampling=True``.
 
     Raises
     ------
@@ -70,15 +70,16 @@ def class_weights(
 
     if balanced_sampling and weighting != "none" and not weights_and_sampling:
         raise ConfigError(
-            f"loss: balanced_sampling=true and weighting={weighting} both correct for the "
+            f"loss: balanced_sampling=true and weighting={weighting} both correct the "
             "imbalance; set loss.weighting=none, or loss.weights_and_sampling=true to use both"
         )
-    counts = checked(class_counts)
+    counts = checked_counts(class_counts)
     raw = {
         "balanced": 1 / counts,
         "inverse_sqrt": 1 / np.sqrt(counts),
         "effective_number": (1 - beta) / (1 - beta**counts),
         "none": np.ones_like(counts),
     }[weighting]
+    # Of mean 1 per image, not per class: the loss keeps its size, and learning rates their meaning.
     weights: NDArray[np.float64] = raw * counts.sum() / (raw * counts).sum()
     return weights

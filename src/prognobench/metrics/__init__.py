@@ -1,1 +1,4 @@
-"""Metrics: pure functions on arrays, each with its direction and bounds."""
+"""Metrics: pure functions of a sample's labels, scores and decisions, each with its direction.
+
+Which metrics a table shows, intervals and tests belong to ``analysis``, not here.
+"""

@@ -1,4 +1,4 @@
-"""What a metric declares about itself, and how it is found by name."""
+"""What a metric declares about itself, and how one is found by name."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class Metric:
 
     Attributes
     ----------
+    function
+        Sample -> ``(batch,)`` values; 0 / 0 is NaN.
     title
         As tables and axes call it.
     best
@@ -49,13 +51,14 @@ class Metric:
     chance: Chance | None = field(repr=False)
 
     def __call__(self, sample: Sample) -> Floats:
-        """Return one value per row of the batch; NaN where a class or a denominator is missing."""
+        """Return ``(batch,)`` values; NaN where a class or a denominator is missing."""
+        # A fold of one class has no comparable score, whatever a formula would give: blank.
         with np.errstate(divide="ignore", invalid="ignore"):
             values = np.where(sample.complete, self.function(sample), np.nan)
         return values
 
     def distance(self, values: Floats) -> Floats:
-        """How far values are from the best: the smaller, the better."""
+        """Return how far values are from the best: the smaller, the better."""
         return np.abs(values - self.best)
 
 
@@ -69,15 +72,18 @@ def metric(
     undefined: str = "",
     chance: Chance | None = None,
 ) -> Callable[[Callable[[Sample], Floats]], Metric]:
-    """Register a function of a :class:`Sample` as a metric."""
+    """Register a function of a :class:`Sample` as a metric.
 
-    def add(function: Callable[[Sample], Floats]) -> Metric:
-        made = Metric(function, name, title, best, bounds, needs, undefined, chance)
-        update_wrapper(made, function)
-        METRICS.register(name)(made)
-        return made
+    Parameters are the attributes of :class:`Metric`. By default values lie in [0, 1] and 1 is best.
+    """
 
-    return add
+    def register(function: Callable[[Sample], Floats]) -> Metric:
+        new = Metric(function, name, title, best, bounds, needs, undefined, chance)
+        update_wrapper(new, function)
+        METRICS.register(name)(new)
+        return new
+
+    return register
 
 
 def find_metric(name: str) -> Metric:
@@ -89,11 +95,11 @@ def find_metric(name: str) -> Metric:
         If there is none; near names are suggested.
     """
     known = all_metrics()
-    spellings = {_plain(made.title): made for made in known}
-    spellings |= {_plain(made.name): made for made in known}
+    spellings = {_plain(each.title): each for each in known}
+    spellings |= {_plain(each.name): each for each in known}
     if _plain(name) not in spellings:
         raise ConfigError(
-            f"unknown metric {name!r}{near(name, [*METRICS, *(made.title for made in known)])} "
+            f"unknown metric {name!r}{near(name, [*METRICS, *(each.title for each in known)])} "
             f"(known: {', '.join(METRICS)})"
         )
     return spellings[_plain(name)]
@@ -101,8 +107,8 @@ def find_metric(name: str) -> Metric:
 
 def all_metrics() -> list[Metric]:
     """Return every registered metric."""
-    made: list[Any] = [METRICS[name].builder for name in METRICS]
-    return [each for each in made if isinstance(each, Metric)]
+    builders: list[Any] = [METRICS[name].builder for name in METRICS]
+    return [each for each in builders if isinstance(each, Metric)]
 
 
 def _plain(name: str) -> str:

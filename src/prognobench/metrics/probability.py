@@ -1,4 +1,8 @@
-"""Metrics of probabilities as such: how far off, and how well calibrated."""
+"""Metrics of probabilities as such: how far off, and how well calibrated.
+
+Each takes a :class:`~prognobench.metrics.sample.Sample` and returns one value per row of its batch,
+``(batch,)``. The registration says the range and which value is best.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,13 @@ BINS = 10
 """Bins of equal width for calibration error and the Brier score's decomposition."""
 
 EPSILON = np.finfo(np.float64).eps
+"""Smallest probability whose logarithm is taken, as in scikit-learn's ``log_loss``."""
+
 LOGIT_CLIP = 1e-7
 """A probability in single precision cannot say how far beyond this it lies."""
 
 NEWTON_STEPS = 30
+"""Enough for the fits that exist; the others diverge and are reported as NaN."""
 
 
 @metric(
@@ -28,7 +35,7 @@ NEWTON_STEPS = 30
     ),
 )
 def brier(sample: Sample) -> Floats:
-    """Mean squared distance of probability and outcome (Brier 1950).
+    """Mean squared distance of probability and outcome (Brier 1950); 0 is best.
 
     Two classes: of the positive class's probability, 0 to 1. More: summed over classes, 0 to 2.
     """
@@ -39,7 +46,7 @@ def brier(sample: Sample) -> Floats:
 
 
 def _bins(sample: Sample) -> tuple[Floats, Floats, Floats]:
-    """Share of weight, mean forecast and event rate per bin, ``(batch, bins)`` each.
+    """Return share of weight, mean forecast and event rate per bin, ``(batch, bins)`` each.
 
     Two classes: forecast and event are the positive class; more: the most probable class, and
     whether it was right.
@@ -49,9 +56,11 @@ def _bins(sample: Sample) -> tuple[Floats, Floats, Floats]:
     else:
         forecast = sample.scores.max(axis=-1)
         event = sample.scores.argmax(axis=-1) == sample.labels
+    # A forecast of exactly 1 belongs to the last bin.
     number = np.minimum((forecast * BINS).astype(np.intp), BINS - 1)
     inside = number[..., None] == np.arange(BINS)
     shares = sample.sums(inside) / sample.total[:, None]
+    # An empty bin has no mean and no rate; its share of 0 takes it out of every sum.
     filled = np.where(shares > 0, shares, 1.0) * sample.total[:, None]
     means = sample.sums(inside * forecast[..., None]) / filled
     rates = sample.sums(inside * event[..., None]) / filled
@@ -62,7 +71,8 @@ def _bins(sample: Sample) -> tuple[Floats, Floats, Floats]:
 def ece(sample: Sample) -> Floats:
     """Expected calibration error: mean distance of forecast and event rate over ten equal bins.
 
-    Two classes: of the positive class. More: of the most probable class (Guo 2017).
+    From Naeini et al. (2015). Two classes: of the positive class. More: of the most probable class
+    (Guo et al. 2017).
     """
     shares, means, rates = _bins(sample)
     return np.asarray((shares * np.abs(means - rates)).sum(axis=-1))
@@ -105,8 +115,8 @@ def brier_reliability(sample: Sample) -> Floats:
 def brier_resolution(sample: Sample) -> Floats:
     """Part of the uncertainty that the forecasts explain.
 
-    Generalised as by Stephenson (2008) with what varies inside the bins, so that Brier score =
-    reliability - resolution + uncertainty holds exactly.
+    Generalised as by Stephenson et al. (2008) with what varies inside the bins, so that exactly
+    Brier score = reliability - resolution + uncertainty.
     """
     return _binary_only(sample, _reliability(sample) + _uncertainty(sample) - brier(sample))
 
@@ -164,7 +174,9 @@ def _design(sample: Sample, c: int) -> tuple[Floats, Floats]:
     undefined="scores are all equal or separate the classes",
 )
 def calibration_slope(sample: Sample) -> Floats:
-    """Slope of the outcome's log odds on the forecast's (Cox 1958); 1 is right, below 1 overfitted.
+    """Slope of the outcome's log odds on the forecast's (Cox 1958); 1 is best.
+
+    Below 1 forecasts are too extreme, which is what overfitting does.
 
     Multi-class: mean over classes, one vs rest.
     """
@@ -180,7 +192,9 @@ def calibration_slope(sample: Sample) -> Floats:
     undefined="no finite shift of the log odds fits",
 )
 def calibration_intercept(sample: Sample) -> Floats:
-    """Shift of the log odds at slope 1, "in the large"; 0 is right, below 0 overestimates.
+    """Shift of the log odds at slope 1, "calibration in the large" (Cox 1958); 0 is best.
+
+    Below 0 forecasts are too high.
 
     Multi-class: mean over classes, one vs rest.
     """
@@ -217,16 +231,19 @@ def fit_logistic(
             step_a, step_b = gradient[0] / _dot(curvature, ones), np.zeros(rows)
         else:
             step_a, step_b = _solve(gradient, curvature, x)
+        # A step of at most 5: a full Newton step overshoots where the likelihood is flat.
         limit = np.maximum(1.0, np.maximum(np.abs(step_a), np.abs(step_b)) / 5)
         a, b = a + step_a / limit, b + step_b / limit
         done = np.maximum(np.abs(step_a), np.abs(step_b)) < 1e-8
         if (done | ~np.isfinite(a + b)).all():
             break
+    # Separated classes drive the slope to infinity, where the steps become small as well.
     found = done & (np.abs(b) < 1e3) & (np.abs(a) < 1e3)
     return np.where(found, a, np.nan), np.where(found, b, np.nan)
 
 
 def _solve(gradient: list[Floats], curvature: Floats, x: Floats) -> tuple[Floats, Floats]:
+    """Return the Newton step of intercept and slope: the inverse of a 2 x 2 Hessian, per row."""
     h00, h01, h11 = curvature.sum(axis=-1), _dot(curvature, x), _dot(curvature, x * x)
     determinant = h00 * h11 - h01**2
     # Equal scores leave the slope free: the determinant is then rounding error.
@@ -236,6 +253,7 @@ def _solve(gradient: list[Floats], curvature: Floats, x: Floats) -> tuple[Floats
 
 
 def _dot(values: Floats, x: Floats) -> Floats:
+    """Return the dot product of each row; one row of ``x`` may stand for all."""
     if x.shape[0] == 1:
         return np.asarray(values @ x[0])
     return np.asarray(np.einsum("bn,bn->b", values, np.broadcast_to(x, values.shape)))

@@ -1,4 +1,8 @@
-"""Metrics of the order of scores: no threshold, no calibration."""
+"""Metrics of the order of scores: they need neither a threshold nor calibration.
+
+Each takes a :class:`~prognobench.metrics.sample.Sample` and returns one value per row of its batch,
+``(batch,)``. Unless the registration says otherwise, values lie in [0, 1] and 1 is best.
+"""
 
 from __future__ import annotations
 
@@ -29,15 +33,18 @@ def _average_precision(ranking: Ranking) -> Floats:
 def average_precision(sample: Sample) -> Floats:
     """PR-AUC as average precision: mean precision at the positives. Multi-class: macro.
 
-    The step-wise sum of scikit-learn's ``average_precision_score``, not the trapezoid. Chance is
-    the prevalence.
+    The step-wise sum of scikit-learn's ``average_precision_score``, not the trapezoid (Boyd et al.
+    2013). Chance is the prevalence.
     """
     return sample.average(lambda c: _average_precision(sample.ranking(c)))
 
 
 @metric("pr_auc_trapezoid", "PR-AUC (trapezoid)", needs="scores")
 def pr_auc_trapezoid(sample: Sample) -> Floats:
-    """Area under the precision-recall curve by the trapezoid rule; optimistic (Davis 2006).
+    """Area under the precision-recall curve by the trapezoid rule.
+
+    Optimistic, since between two points the true curve lies below the line (Davis and Goadrich
+    2006).
 
     The curve starts at recall 0 and precision 1, as in scikit-learn.
     """
@@ -65,10 +72,14 @@ def pr_gain(sample: Sample) -> Floats:
 
 @metric("roc_auc", "ROC-AUC", needs="scores", chance=lambda shares: 0.5)
 def roc_auc(sample: Sample) -> Floats:
-    """Probability that a positive outranks a negative, ties half. Multi-class: macro."""
+    """Probability that a positive outranks a negative, ties half. Multi-class: macro.
+
+    Equal to the area under the ROC curve (Hanley and McNeil 1982).
+    """
 
     def area(c: int) -> Floats:
         r = sample.ranking(c)
+        # Negatives strictly below each positive, and half of those that tie with it.
         outranked = r.total_negatives[:, None] - (r.fp + r.fp_above) / 2
         pairs = r.total_positives * r.total_negatives
         return np.asarray((r.positives * outranked).sum(axis=-1) / pairs)

@@ -1,4 +1,4 @@
-"""What a metric sees: labels, probabilities, decisions, and weights that can mean resamples."""
+"""What a metric reads: labels, probabilities, decisions, and weights, which can mean resamples."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Sample:
         weights: ArrayLike | None = None,
         cutoff: float = 0.5,
     ) -> Sample:
-        """Make a sample of one set of units.
+        """Return a sample of one set of units.
 
         Parameters
         ----------
@@ -117,7 +117,7 @@ class Sample:
 
     @cached_property
     def class_weights(self) -> Floats:
-        """``(batch, classes)``: how much of each class there is."""
+        """Weight of each class, ``(batch, classes)``."""
         return self.sums(self.labels[..., None] == np.arange(self.classes))
 
     @cached_property
@@ -127,37 +127,38 @@ class Sample:
 
     @cached_property
     def complete(self) -> NDArray[np.bool_]:
-        """``(batch,)``: whether every class occurs."""
+        """Whether every class occurs, ``(batch,)``."""
         return np.asarray((self.class_weights > 0).all(axis=-1))
 
     @cached_property
     def confusion(self) -> Floats:
-        """``(batch, classes, classes)``: label, decision."""
+        """Confusion matrices ``(batch, classes, classes)``: label, decision."""
         k = self.classes
+        # Each pair of label and decision as one number, so that a weighted count gives the table.
         codes = (self.labels * k + self.decisions)[..., None]
         return self.sums(codes == np.arange(k * k)).reshape(-1, k, k)
 
     def mean(self, values: Floats) -> Floats:
-        """Weighted mean of ``(batch, n)`` values."""
+        """Return the weighted mean ``(batch,)`` of ``(batch, n)`` values."""
         average: Floats = self.sums(values[..., None])[:, 0] / self.total
         return average
 
     def sums(self, values: NDArray[Any]) -> Floats:
-        """Weighted sums ``(batch, k)`` of ``(batch, n, k)`` values."""
-        if len(values) == 1:
+        """Return weighted sums ``(batch, k)`` of ``(batch, n, k)`` values."""
+        if len(values) == 1:  # a bootstrap: one matrix product serves all its resamples
             shared: Floats = self.weights @ values[0].astype(np.float64)
             return shared
         weights = np.broadcast_to(self.weights, values.shape[:2])
         return np.asarray(np.einsum("bn,bnk->bk", weights, values))
 
     def average(self, one_against_rest: Callable[[int], Floats]) -> Floats:
-        """The positive class's value, or the mean over classes of more than two (macro)."""
+        """Return the positive class's value, or the mean over classes of more than two (macro)."""
         if self.classes == 2:
             return one_against_rest(1)
         return np.asarray(np.mean([one_against_rest(c) for c in range(self.classes)], axis=0))
 
     def ranking(self, c: int) -> Ranking:
-        """Units ordered by the score of class ``c``."""
+        """Return the units ordered by the score of class ``c``; computed once per class."""
         cache: dict[int, Ranking] = self.__dict__.setdefault("_rankings", {})
         if c not in cache:
             cache[c] = _rank(self.scores[..., c], self.labels == c, self.weights)
@@ -180,6 +181,10 @@ def decide(scores: Floats, cutoff: Any) -> NDArray[np.intp]:
 
 
 def _rank(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Ranking:
+    """Order units by score and count positives and negatives at and above each.
+
+    Where all samples share scores, they are sorted once and only the weights differ.
+    """
     order = np.argsort(-scores, axis=-1, kind="stable")
     ordered = np.take_along_axis(scores, order, axis=-1)
     rows = max(scores.shape[0], weights.shape[0])
@@ -188,6 +193,8 @@ def _rank(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Ranki
     positives = np.broadcast_to(w * y, (rows, scores.shape[1]))
     negatives = np.broadcast_to(w * ~y, positives.shape)
     n = scores.shape[1]
+    # A run of tied scores is one operating point: each member counts to the end of its run, and
+    # "above" ends where the run starts.
     starts = np.ones_like(ordered, dtype=bool)
     starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     ends = np.roll(starts, -1, axis=-1)
@@ -196,7 +203,7 @@ def _rank(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Ranki
     first = np.maximum.accumulate(np.where(starts, here, 0), axis=-1)
     last = np.minimum.accumulate(np.where(ends, here, n - 1)[:, ::-1], axis=-1)[:, ::-1]
     tp, fp = (_from_zero(np.cumsum(part, axis=-1)) for part in (positives, negatives))
-    if starts.all():
+    if starts.all():  # no ties: every run has one member
         return Ranking(positives, tp[:, 1:], fp[:, 1:], tp[:, :-1], fp[:, :-1])
     return Ranking(
         positives, _take(tp, last + 1), _take(fp, last + 1), _take(tp, first), _take(fp, first)
@@ -204,11 +211,12 @@ def _rank(scores: Floats, positive: NDArray[np.bool_], weights: Floats) -> Ranki
 
 
 def _from_zero(sums: Floats) -> Floats:
+    """Put a 0 before cumulative sums, so that index i is the sum of the first i."""
     return np.concatenate([np.zeros((len(sums), 1)), sums], axis=-1)
 
 
 def _take(values: Floats, order: NDArray[np.intp]) -> Floats:
-    """``take_along_axis`` on the last axis, where either side may have one row for all."""
+    """Return ``take_along_axis`` on the last axis; either side may have one row for all."""
     if order.shape[0] == 1:
         return np.asarray(np.take(values, order[0], axis=-1))
     return np.take_along_axis(np.broadcast_to(values, (len(order), values.shape[1])), order, -1)
