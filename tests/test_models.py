@@ -171,7 +171,7 @@ def test_separate_projections_change_nothing_but_the_names() -> None:
 @pytest.mark.parametrize("architecture", ["beit_base_patch16_224", "resnet18"])
 def test_projections_that_cannot_be_taken_apart(architecture: str) -> None:
     source = source_of("timm", architecture=architecture, qkv="separate")
-    with torch.device("meta"), pytest.raises(ConfigError, match="take 'fused'"):
+    with torch.device("meta"), pytest.raises(ConfigError, match="set 'fused'"):
         source.load()
 
 
@@ -222,16 +222,19 @@ def test_own_pooling_replaces_the_class_token() -> None:
     [
         (
             {"name": "dinov2_small", "image_size": 200},
-            "no multiple of .* 14 pixels; take 196 or 210",
+            "not a multiple of .* 14 pixels; set 196 or 210",
         ),
-        ({"name": "medsiglip", "image_size": 450}, "no multiple of .* 14 pixels; take 448 or 462"),
+        (
+            {"name": "medsiglip", "image_size": 450},
+            "not a multiple of .* 14 pixels; set 448 or 462",
+        ),
         (
             {"name": "vit", "weights": "embedded", "image_size": 100},
-            "no multiple of .* 8 pixels; take 96 or 104",
+            "not a multiple of .* 8 pixels; set 96 or 104",
         ),
         # Names that do not tell their patch.
-        ({"name": "timm", "architecture": "levit_128", "image_size": 100}, "take 96 or 128 or 224"),
-        ({"name": "timm", "architecture": "crossvit_9_240", "image_size": 224}, "take 240"),
+        ({"name": "timm", "architecture": "levit_128", "image_size": 100}, "set 96 or 128 or 224"),
+        ({"name": "timm", "architecture": "crossvit_9_240", "image_size": 224}, "set 240"),
     ],
 )
 def test_a_side_that_a_network_does_not_take(settings: dict[str, Any], message: str) -> None:

@@ -1,1 +1,4 @@
-"""Backbones: one file per family, each builder returns a BackboneSource."""
+"""Backbones: builders return a BackboneSource, which knows its weights without loading them.
+
+Networks themselves are timm's; what wraps and fills them is in ``encoders``, which imports torch.
+"""

@@ -1,4 +1,4 @@
-"""Two small backbones for images of 64 pixels, whose pretrained weights come with the package."""
+"""Two small backbones for images of 64 pixels, whose pretrained weights ship with the package."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def embedded(
         Of random weights.
     """
     if weights == "hub":
-        raise ConfigError("model.weights: these weights are on no hub; take 'embedded'")
+        raise ConfigError("model.weights=hub: these weights are on no hub; set 'embedded'")
     if network == "vit":
         check_image_size(network, image_size, patch=NETWORKS[network][1]["patch_size"])
     file = str(ASSETS / f"{network}.safetensors") if weights == "embedded" else weights
@@ -70,7 +70,7 @@ def embedded(
 
 
 def create(network: str, image_size: int = IMAGE_SIZE) -> nn.Module:
-    """Make one of :data:`NETWORKS` with random weights, without a classifier."""
+    """Build one of :data:`NETWORKS` with random weights, without a classifier."""
     import timm
 
     architecture, changes = NETWORKS[network]

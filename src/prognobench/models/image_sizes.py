@@ -1,4 +1,4 @@
-"""Which sides of the input a network takes, found out without its weights."""
+"""Which image sizes a network takes, found out without its weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 STEP = 32
-"""What networks shrink an image by, most of them: a CNN takes any multiple of it."""
+"""How much most CNNs shrink an image, in pixels; they take any multiple of it."""
 
 
 def check_image_size(
@@ -25,9 +25,9 @@ def check_image_size(
 ) -> None:
     """Raise if a network does not take images of this size.
 
-    A transformer's patches must fill the image. A network whose name does not tell its patch and
-    whose image size is neither usual nor even is built on the meta device, without memory, and
-    tried.
+    A transformer's patches must fill the image. A network whose name does not tell its patch is
+    built on the meta device, without memory, and tried, unless the image size is the usual one (or
+    a multiple of :data:`STEP`, where none is known).
 
     Parameters
     ----------
@@ -43,32 +43,32 @@ def check_image_size(
     Raises
     ------
     ConfigError
-        With the nearest sides that the network takes.
+        With the nearest image sizes that the network takes.
     """
     found = re.search(r"patch(\d+)", name)
     if patch := patch or (int(found[1]) if found else None):
         if image_size % patch:
             below = image_size - image_size % patch
             raise ConfigError(
-                f"model.image_size: {image_size} is no multiple of {name}'s patch of {patch} "
-                f"pixels; take {below or patch} or {below + patch}"
+                f"model.image_size: {image_size} is not a multiple of {name}'s patch of {patch} "
+                f"pixels; set {below or patch} or {below + patch}"
             )
         return
-    even = image_size % STEP == 0 if usual is None else image_size == usual
-    if even or build is None or _takes(build, image_size):
+    sure = image_size % STEP == 0 if usual is None else image_size == usual
+    if sure or build is None or _takes(build, image_size):
         return
     below = image_size - image_size % STEP
     near = {below, below + STEP} | ({usual} if usual else set())
-    others = [str(near_by) for near_by in sorted(near - {0, image_size}) if _takes(build, near_by)]
+    others = [str(size) for size in sorted(near - {0, image_size}) if _takes(build, size)]
     if others:  # a network that cannot be tried at all is not refused for its image size
         raise ConfigError(
-            f"model.image_size: {name} takes no images of {image_size} pixels; "
-            f"take {' or '.join(others)}"
+            f"model.image_size: {name} does not take images of {image_size} pixels; "
+            f"set {' or '.join(others)}"
         )
 
 
 def _takes(build: Callable[[int], nn.Module], image_size: int) -> bool:
-    """Pass one image without content through a network without weights."""
+    """Pass one image without content through a network without weights; say whether it works."""
     import torch
 
     try:

@@ -1,4 +1,4 @@
-"""One way from a recipe for a network and a place of weights to a backbone."""
+"""From a function that builds a network, and weights that were located, to a backbone."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from prognobench.seeds import derive
 if TYPE_CHECKING:
     from torch import nn
 
-_masters: OrderedDict[str, Backbone] = OrderedDict()
 KEPT = 2
 """How many loaded backbones stay in memory, so that a sweep reads each file once."""
+
+_masters: OrderedDict[str, Backbone] = OrderedDict()
+"""Loaded backbones by fingerprint, the one used last at the end."""
 
 
 def backbone_source(
@@ -31,12 +33,12 @@ def backbone_source(
     pooling: Literal["auto", "own"] = "auto",
     qkv: Literal["fused", "separate"] = "fused",
 ) -> BackboneSource:
-    """Make a source whose first ``load`` builds and fills the network; later ones copy it.
+    """Return a source whose first ``load`` builds and fills the network; later ones copy it.
 
     Parameters
     ----------
     build
-        Makes a timm network with random weights and without a classifier.
+        Returns a timm network with random weights and without a classifier.
     weights
         From :func:`prognobench.models.weights.locate`.
     settings
@@ -63,7 +65,8 @@ def backbone_source(
 
     def load() -> Backbone:
         master = lend()
-        # LeViT and its like keep attention biases from whoever read them until training starts.
+        # LeViT and its relatives cache attention biases in eval mode; train() drops the cache of
+        # whoever read the master before.
         return replace(master, module=deepcopy(master.module).train().eval())
 
     return BackboneSource(fingerprint, preprocessing, load, weights.origin, lend)
@@ -77,6 +80,7 @@ def _network(build: Callable[[], nn.Module], weights: Weights) -> tuple[nn.Modul
 
     with torch.random.fork_rng(devices=[]):
         if weights.path is None:
+            # The digest of random weights holds their seed.
             torch.manual_seed(derive(weights.digest, "weights"))
             return build(), (weights.origin,)
         with checkpoint.WithoutInitialisation():

@@ -51,7 +51,7 @@ def timm(
     package
         ``package:file`` of an installed package that has the weights too.
     obtain
-        How a person gets weights that are not on the hub.
+        How a user gets weights that are not on the hub; error messages quote it.
     image_size
         Of the square input in pixels; position embeddings are resampled. By default, and for
         ``mean``, ``std`` and ``interpolation`` too, what timm says of the weights.
@@ -61,11 +61,11 @@ def timm(
     pooling
         ``auto`` is the class token where there is one; ``own`` is what the network pools.
     qkv
-        ``separate`` gives queries, keys and values a matrix each, as the models' first library
-        has them, so that an adapter goes on each.
+        ``separate`` gives queries, keys and values a matrix each, as transformers has them, so
+        that each gets an adapter of its own.
     activation
-        Of the feed-forward layers, where the weights were trained with another one than timm's
-        architecture has (``auto``).
+        Of the feed-forward layers. ``auto`` is that of timm's architecture; weights that were
+        trained with another one need it named.
     seed
         Of random weights.
     """
@@ -90,6 +90,7 @@ def timm(
             architecture,
             image_size,
             channels,
+            # Left out where it changes nothing, so that fingerprints stay as they were before.
             *([] if activation == "auto" else [activation]),
         ),
         pooling=pooling,
@@ -98,7 +99,7 @@ def timm(
 
 
 def _declared(architecture: str) -> Any:
-    """Return what timm knows of an architecture and its weights.
+    """Return timm's record of an architecture and its weights.
 
     Raises
     ------
@@ -121,7 +122,7 @@ def _declared(architecture: str) -> Any:
 
 
 def _published(architecture: str) -> tuple[str, str]:
-    """Return the hub tag of timm's weights, or how else a person gets them."""
+    """Return the hub tag of timm's weights, or else how a user gets them."""
     declared = _declared(architecture)
     if declared.hf_hub_id:
         return declared.hf_hub_id, ""
@@ -132,6 +133,7 @@ def _build(architecture: str, activation: str, image_size: int, channels: int = 
     import timm
 
     changes: dict[str, Any] = {}
+    # Networks of any input size do not know the argument.
     if _declared(architecture).fixed_input_size:
         changes["img_size"] = image_size
     if activation != "auto":

@@ -1,4 +1,4 @@
-"""Where weights come from, found and fingerprinted without loading them or importing torch."""
+"""Where weights come from: located and fingerprinted without loading them or importing torch."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ FILES = (
 )
 """Names under which hub repositories keep weights, best first."""
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+"""Of files that may hold weights."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that are known to be here.
+    """Weights that are on this machine.
 
     Attributes
     ----------
     origin
-        For people: a hub tag, a file's name, ``random (seed 0)``.
+        For reports: a hub tag, a file's name, ``random (seed 0)``.
     digest
-        SHA-256 of the file's content, or what stands for the random numbers.
+        SHA-256 of the file's content, or ``random-SEED``.
     path
         The file, or ``None`` for random weights.
     """
@@ -55,10 +56,10 @@ def locate(
     hub
         ``owner/repository`` or ``owner/repository:file`` on the Hugging Face hub.
     package
-        ``package:file`` of an installed package that has the weights too, for want of a network;
-        a file in the hub's cache comes first.
+        ``package:file`` of an installed package that ships the weights, for machines without a
+        network; a file in the hub's cache comes first.
     obtain
-        How a person gets weights that are neither here nor on a hub.
+        How a user gets weights that are neither here nor on a hub.
     seed
         Of random weights.
 
@@ -74,8 +75,8 @@ def locate(
     path = Path(weights).expanduser()
     if path.suffix not in SUFFIXES:
         raise WeightsError(
-            f"model.weights: {weights} is no file of weights ({', '.join(SUFFIXES)}), nor 'hub' "
-            "nor 'random'; code that comes with a model is never run"
+            f"model.weights={weights}: must be 'hub', 'random' or a file of weights "
+            f"({', '.join(SUFFIXES)}); code that comes with a model is never run"
         )
     if not path.is_file():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -143,15 +144,16 @@ def _packaged(package: str) -> Path | None:
 
 
 def _of_name(hub: str, package: str, obtain: str) -> Weights:
-    """Find weights by hub tag or package: what is here first, the network last."""
+    """Find weights by hub tag or package: first on this machine, last on the network."""
     if (path := _cached(hub)) is None and (inside := _packaged(package)) is not None:
         return Weights(f"{package.partition(':')[0]} ({inside.name})", file_digest(inside), inside)
     if not hub:
         raise WeightsError(
             f"these weights are on no hub: {obtain or 'get them from their authors'}; "
-            "then set model.weights=PATH to the file"
+            "then set model.weights=PATH"
         )
     path = path or _download(hub, obtain)
+    # The cache keeps .../snapshots/COMMIT/FILE: the commit says which version of a tag this is.
     commit = path.parts[path.parts.index("snapshots") + 1][:12]
     return Weights(f"{_split(hub)[0]}@{commit} ({path.name})", file_digest(path), path)
 
@@ -161,7 +163,9 @@ def _download(hub: str, obtain: str) -> Path:
 
     repository, files = _split(hub)
     if not files[0].endswith(SUFFIXES):
-        raise WeightsError(f"model.hub: {files[0]} is no file of weights ({', '.join(SUFFIXES)})")
+        raise WeightsError(
+            f"model.hub: {files[0]} is not a file of weights ({', '.join(SUFFIXES)})"
+        )
     by_hand = (
         f"download {files[0]} from https://huggingface.co/{repository} on a machine that can, "
         "copy it here, and set model.weights=PATH to it"
@@ -181,7 +185,9 @@ def _download(hub: str, obtain: str) -> Path:
                 f"the hub has no repository {repository!r}; check model.hub"
             ) from error
         except errors.HFValidationError as error:
-            raise WeightsError(f"model.hub: {repository!r} is no 'owner/repository'") from error
+            raise WeightsError(
+                f"model.hub: {repository!r} must look like 'owner/repository'"
+            ) from error
         except (errors.LocalEntryNotFoundError, ConnectionError) as error:
             raise WeightsError(
                 f"the weights {repository} are not here and the hub cannot be reached: {by_hand}"
@@ -191,19 +197,19 @@ def _download(hub: str, obtain: str) -> Path:
         except OSError as error:
             raise WeightsError(f"{repository}: {error}; or {by_hand}") from error
     raise WeightsError(
-        f"{repository} has none of {', '.join(files)}; name the file: {repository}:FILE"
+        f"{repository} has none of {', '.join(files)}; name its file: model.hub={repository}:FILE"
     )
 
 
 def _fetch(repository: str, file: str) -> Path:
     """Download one file; a hub that cannot be reached is tried once.
 
-    ``HF_HUB_ETAG_TIMEOUT`` says for how many seconds.
+    ``HF_HUB_ETAG_TIMEOUT`` is how many seconds it waits.
 
     Raises
     ------
     ConnectionError
-        Whatever the hub's client calls it when nobody answers.
+        If nobody answers, whatever the hub's client calls that.
     OSError, ValueError
         The client's own errors: no such repository or file, a gated one, a full disk.
     """
@@ -215,5 +221,5 @@ def _fetch(repository: str, file: str) -> Path:
         return Path(hf_hub_download(repository, file))
     except (OSError, ValueError):
         raise
-    except Exception as error:  # of the HTTP library, which is another with each major version
+    except Exception as error:  # the HTTP library's own, and each major version uses another one
         raise ConnectionError(str(error)) from error

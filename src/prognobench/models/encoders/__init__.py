@@ -1,1 +1,4 @@
-"""Modules behind :class:`~prognobench.records.Backbone`; they import torch, so import them late."""
+"""What stands behind :class:`~prognobench.records.Backbone`: wrapped timm networks and their files.
+
+These modules import torch, so import them inside functions.
+"""

@@ -1,4 +1,4 @@
-"""Files of weights into networks: read safely, match names, compare, load."""
+"""Load files of weights into networks: read safely, match names, compare, load."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from prognobench.errors import WeightsError, listed
 from prognobench.models.encoders.layouts import LAYOUTS, State
 
 SHOWN = 5
+"""How many differences a message lists."""
 
 
 class WithoutInitialisation(TorchFunctionMode):
@@ -39,12 +40,12 @@ class WithoutInitialisation(TorchFunctionMode):
 def read(path: Path) -> State:
     """Read a safetensors file or a state dict, never executing anything from it.
 
-    A dictionary around the state dict (``{"epoch": ..., "state_dict": ...}``) is taken off.
+    A dictionary around the state dict (``{"epoch": ..., "state_dict": ...}``) is removed.
 
     Raises
     ------
     WeightsError
-        If the file is broken or is no state dict.
+        If the file is broken or holds no state dict.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -75,7 +76,10 @@ def _first_line(error: Exception) -> str:
 
 
 def _tensors(content: Any) -> State:
-    """Return the mapping, at any depth, that holds the most tensors; of equals the averaged."""
+    """Return the mapping, at any depth, that holds the most tensors.
+
+    Of equals it is the averaged one: self-supervised methods store student and teacher.
+    """
     if not isinstance(content, Mapping):
         return {}
     here = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
@@ -84,16 +88,17 @@ def _tensors(content: Any) -> State:
 
 
 def _averaged(name: str) -> bool:
-    """Whether a name stands for weights averaged over training, which are the better ones."""
+    """Return whether a name means weights averaged over training, which are the better ones."""
     return re.search(r"(^|[._])(ema|teacher)([._]|$)", name) is not None
 
 
 def strip_prefix(state: State, wanted: set[str]) -> tuple[State, str]:
-    """Take off the prefix behind which most of the wanted names stand in ``state``.
+    """Remove the prefix behind which most of the wanted names stand in ``state``.
 
-    Of equal prefixes (student and teacher) the averaged one is taken. Without a prefix ``state``
-    comes back as it is.
+    Of equal prefixes (student and teacher) it is the averaged one. Without a prefix ``state`` comes
+    back unchanged.
     """
+    # Every tail of every key that the network knows votes for what stands before it.
     prefixes: Counter[str] = Counter()
     for key in state:
         parts = key.split(".")
@@ -103,6 +108,7 @@ def strip_prefix(state: State, wanted: set[str]) -> tuple[State, str]:
     if not prefixes:
         return state, ""
     prefix, hits = max(prefixes.items(), key=lambda item: (item[1], _averaged(item[0])))
+    # Fewer than half is chance: names like "norm.weight" occur in every network.
     if not prefix or 2 * hits < len(wanted):
         return state, ""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, prefix
@@ -112,8 +118,8 @@ def fill(network: nn.Module, state: State) -> tuple[str, ...]:
     """Load ``state`` into ``network`` and report what matched.
 
     Names are converted by :data:`~prognobench.models.encoders.layouts.LAYOUTS`. Every tensor of
-    the network must then be there, in its shape; what the file has beside them
-    (a classifier, a text tower) is left out and reported.
+    the network must then be there, in its shape; what else the file has (a classifier, a text
+    tower) is left out and reported.
 
     Raises
     ------
@@ -130,7 +136,9 @@ def fill(network: nn.Module, state: State) -> tuple[str, ...]:
         raise WeightsError(
             f"the weights are of another architecture: {_first_line(error)}"
         ) from error
+    # Once more: in the other library's names the prefix could not be recognised.
     state, _ = strip_prefix(state, set(wanted))
+    # Old files lack these counters of BatchNorm, which play no part while momentum is set.
     counters = {key for key in wanted if key.endswith("num_batches_tracked")}
     missing = [key for key in wanted if key not in state and key not in counters]
     shapes = [
@@ -145,7 +153,7 @@ def fill(network: nn.Module, state: State) -> tuple[str, ...]:
     left_out = sorted(key for key in state if key not in wanted)
     report = [f"{len(used)} of {len(wanted)} tensors of the network came from the file ({total})"]
     if prefix:
-        report.append(f"prefix {prefix!r} taken off")
+        report.append(f"prefix {prefix!r} removed")
     if left_out:
         report.append(f"left out: {listed(left_out, SHOWN)}")
     return tuple(report)

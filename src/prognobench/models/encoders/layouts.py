@@ -1,8 +1,8 @@
-"""Names of tensors as other libraries write them, turned into timm's.
+"""Names of tensors as other libraries write them, converted to timm's.
 
-Each layout takes a state dict and the network to fill, and gives a state dict in timm's names.
-One that does not recognise its library returns what it was given; tensors that it does not know
-keep their names and so end up in the report.
+Each layout takes a state dict and the network to fill, and returns a state dict in timm's names.
+One that does not recognise its library returns its input; tensors that it does not know keep their
+names, so that the report lists them.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ TRANSFORMERS_ANCHORS = (
     "embeddings.norm.weight",  # Swin
     "embeddings.patch_embedding.weight",  # SigLIP
 )
-"""A tensor by which a vision tower of transformers is found, whatever stands before it."""
+"""Tensors by which a vision tower of transformers is found, whatever stands before their names."""
 
+# transformers names what a part is for (embeddings, encoder, attention), timm what it is in a plain
+# ViT. The order matters: ".attention.output.dense" must be gone before ".output.dense" is renamed.
 TRANSFORMERS: Renames = (
     (r"^embeddings\.(class_embedding|cls_token)$", "cls_token"),
     (r"^embeddings\.register_tokens$", "reg_token"),
     (r"^embeddings\.position_embeddings?(\.weight)?$", "pos_embed"),
     (r"^embeddings\.patch_embeddings?(\.projection)?\.", "patch_embed.proj."),
     (r"^embeddings\.norm\.", "patch_embed.norm."),
-    (r"^pre_layrnorm\.", "norm_pre."),
+    (r"^pre_layrnorm\.", "norm_pre."),  # CLIP's own spelling
     (r"^(post_layernorm|layernorm)\.", "norm."),
-    (r"^encoder\.layers\.(\d+\.(blocks|downsample))\.", r"layers.\1."),
+    (r"^encoder\.layers\.(\d+\.(blocks|downsample))\.", r"layers.\1."),  # Swin has stages
     (r"^encoder\.layers?\.", "blocks."),
     (r"\.layer_norm([12])\.", r".norm\1."),
     (r"\.layernorm_before\.", ".norm1."),
@@ -45,6 +47,7 @@ TRANSFORMERS: Renames = (
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
     (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
+    # SigLIP pools by attention of one learned query.
     (r"^head\.probe$", "attn_pool.latent"),
     (r"^head\.attention\.out_proj\.", "attn_pool.proj."),
     (r"^head\.attention\.in_proj_", "attn_pool.qkv."),
@@ -52,6 +55,7 @@ TRANSFORMERS: Renames = (
     (r"^head\.mlp\.", "attn_pool.mlp."),
 )
 
+# EfficientNet-PyTorch numbers a block's norms from 0, timm from 1.
 EFFICIENTNET: Renames = (
     (r"^_conv_stem\.", "conv_stem."),
     (r"^_bn0\.", "bn1."),
@@ -61,6 +65,8 @@ EFFICIENTNET: Renames = (
     (r"\._se_(reduce|expand)\.", r".se.conv_\1."),
     (r"\._depthwise_conv\.", ".conv_dw."),
 )
+# A block that widens its input first has three convolutions; one that does not has two, so that
+# the same number means another place in it.
 EXPANDING: Renames = (
     (r"\._expand_conv\.", ".conv_pw."),
     (r"\._bn0\.", ".bn1."),
@@ -94,12 +100,13 @@ def from_transformers(state: State, network: nn.Module) -> State:
     if prefix is None:
         return state
     tower = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    tower.pop("embeddings.mask_token", None)
+    tower.pop("embeddings.mask_token", None)  # of masked pretraining, no part of the encoder
     renamed = _fuse({_rename(key, TRANSFORMERS): value for key, value in tower.items()})
     for key in renamed.keys() & {"cls_token", "pos_embed"}:
+        # transformers may keep them as (width,) and (positions, width).
         renamed[key] = renamed[key].reshape(1, -1, renamed[key].shape[-1])
     if getattr(network, "no_embed_class", False) and "cls_token" in renamed:
-        # timm adds the class token's position once and for all where there are registers.
+        # Where there are registers, timm has the class token's position added to it already.
         position = renamed["pos_embed"]
         renamed["cls_token"] = renamed["cls_token"] + position[:, :1]
         renamed["pos_embed"] = position[:, 1:]
@@ -113,7 +120,7 @@ def _next_stage(key: str) -> str:
 
 
 def _fuse(state: State) -> State:
-    """Put queries, keys and values into one matrix, and SigLIP's pooling query apart from it."""
+    """Fuse queries, keys and values into one matrix; separate SigLIP's pooling query from it."""
     fused: State = {}
     for key, value in state.items():
         if found := re.fullmatch(r"(.*\.attn)\.(q_proj|query)\.(weight|bias)", key):
@@ -131,13 +138,13 @@ def _fuse(state: State) -> State:
 
 
 def from_torchvision(state: State, network: nn.Module) -> State:
-    """Convert torchvision's DenseNet, whose files call a layer's parts ``norm.1`` for ``norm1``."""
+    """Convert torchvision's DenseNet, whose older files call a layer's ``norm1`` ``norm.1``."""
     old = r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)"
     return {re.sub(old, r"\1\2", key): value for key, value in state.items()}
 
 
 def from_efficientnet_pytorch(state: State, network: Any) -> State:
-    """Convert files of the package EfficientNet-PyTorch, which counts blocks without stages."""
+    """Convert files of EfficientNet-PyTorch, which numbers blocks through all stages."""
     if "_conv_stem.weight" not in state:
         return state
     places = [
@@ -157,14 +164,17 @@ def from_efficientnet_pytorch(state: State, network: Any) -> State:
 def from_timm(state: State, network: nn.Module) -> State:
     """Apply timm's own conversion for this family; it also resamples position embeddings.
 
-    It knows OpenAI's and OpenCLIP's towers and the files of DINOv2 and many others.
+    It knows OpenAI's and OpenCLIP's towers, the files of DINOv2 and many others.
     """
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     return dict(convert(state, network)) if convert else state
 
 
 def sum_first_convolution(state: State, network: Any) -> State:
-    """Sum the first convolution over its input channels, if the network has only one."""
+    """Sum the first convolution over its input channels, if the network has one input channel.
+
+    A grey image in three equal channels gives the same output through the unsummed one.
+    """
     first = network.pretrained_cfg["first_conv"]
     wanted = network.state_dict()
     for name in [f"{conv}.weight" for conv in ([first] if isinstance(first, str) else first)]:
@@ -180,4 +190,4 @@ LAYOUTS: tuple[Layout, ...] = (
     from_timm,
     sum_first_convolution,
 )
-"""All of them, in the order in which they apply."""
+"""All of them, in the order in which they apply: timm's conversion expects names near its own."""

@@ -1,4 +1,4 @@
-"""Encoders: one interface over timm's networks, whatever their family."""
+"""Encoders: one interface to timm's networks of every family."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class MapEncoder(NetworkEncoder):
 
     def tokens(self, images: Tensor) -> Tokens:
         maps: Tensor = self.network.forward_features(images)
-        if maps.ndim == 4:  # Swin puts channels last, CNNs put them first
+        if maps.ndim == 4:  # Swin has channels last, CNNs have them first
             channels_first = maps.shape[1] == self.network.num_features
             maps = maps.flatten(2).mT if channels_first else maps.flatten(1, 2)
         return Tokens(None, maps)
@@ -101,7 +101,7 @@ class TokenEncoder(NetworkEncoder):
         if self.own:
             pooled: Tensor = self.network.forward_head(tokens, pre_logits=True)
             return pooled
-        # Networks that pool by the mean have their last norm behind the pooling.
+        # Networks made to pool by the mean have their last norm after the pooling.
         last_norm = getattr(self.network, "fc_norm", None)
         return last_norm(tokens[:, 0]) if last_norm else tokens[:, 0]
 
@@ -124,6 +124,7 @@ class TokenEncoder(NetworkEncoder):
             output_fmt="NLC",
             intermediates_only=True,
         )
+        # Class token and registers come apart from the patches; a block's tokens are both.
         if self._prefix:
             blocks = [torch.cat((prefix, patches), 1) for patches, prefix in blocks]
         pooled = {"last1": self._pool(blocks[-1])}
@@ -136,6 +137,9 @@ class TokenEncoder(NetworkEncoder):
 
 def encoder(network: Any, pooling: Pooling = "auto") -> MapEncoder | TokenEncoder:
     """Wrap a timm network that was made with ``num_classes=0``."""
-    inner = getattr(network, "forward_intermediates", None)
-    plain = inner is not None and "return_prefix_tokens" in signature(inner).parameters
-    return TokenEncoder(network, pooling) if plain else MapEncoder(network)
+    intermediates = getattr(network, "forward_intermediates", None)
+    # timm offers this argument for networks that work on one sequence of tokens, and no others.
+    has_tokens = (
+        intermediates is not None and "return_prefix_tokens" in signature(intermediates).parameters
+    )
+    return TokenEncoder(network, pooling) if has_tokens else MapEncoder(network)

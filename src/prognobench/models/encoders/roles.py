@@ -1,4 +1,4 @@
-"""Which submodule plays which role, read off a timm network's names and types."""
+"""Which submodule has which role, by the names and types within a timm network."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PATTERNS = {
 
 
 def role_names(network: nn.Module, prefix: str) -> dict[str, tuple[str, ...]]:
-    """Return role -> names of submodules, input first; roles that nothing plays are absent.
+    """Return role -> names of submodules, input first; roles that nothing has are absent.
 
-    The patch embedding of a transformer is no ``convolution``: its stride is its kernel, and no
-    strategy means it when it adapts convolutions.
+    The patch embedding of a transformer does not count as ``convolution``: its stride is its
+    kernel, and no strategy that adapts convolutions means it.
     """
     blocks = block_names(network, "")
     found: dict[str, list[str]] = {}
@@ -40,6 +40,8 @@ def _role(name: str, module: nn.Module, blocks: tuple[str, ...]) -> str | None:
         for role, pattern in PATTERNS.items():
             if re.search(rf"(^|\.){pattern}$", name):
                 return role
+    # By the name of the class, since timm has two dozen of its own; without weights there is
+    # nothing to train.
     own = any(True for _ in module.parameters(recurse=False))
     return "norm" if own and "norm" in type(module).__name__.lower() else None
 
@@ -52,6 +54,8 @@ def block_names(network: nn.Module, prefix: str) -> tuple[str, ...]:
         if isinstance(child, nn.Sequential | nn.ModuleList) and len(child) > 1:
             inside, parent = f"{container}.", child
             break
+    # Some containers (DenseNet's features) also hold the stem's convolution and norm, which are
+    # single layers: a block has children.
     trained = {n: m for n, m in parent.named_children() if any(True for _ in m.parameters())}
     deep = [name for name, module in trained.items() if any(True for _ in module.children())]
     return tuple(f"{prefix}{inside}{name}" for name in deep or trained)
