@@ -396,7 +396,9 @@ def test_a_window_beside_all_pixels_is_not_believed(tmp_path: Path) -> None:
 def test_a_window_that_is_no_number_is_named(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "image.dcm", DEEP, bits=12, WindowCenter=1200, WindowWidth=4321)
     path.write_bytes(path.read_bytes().replace(b"4321", b"wide"))
-    with pytest.raises(DataError, match=r"image\.dcm: .*WindowWidth is 'wide.0', no number"):
+    with pytest.raises(
+        DataError, match=r"image\.dcm: .*WindowWidth is 'wide.0', which must be a number"
+    ):
         read_image(path)
 
 

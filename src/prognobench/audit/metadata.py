@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.imaging.decode import is_dicom
-from prognobench.imaging.dicom_files import DicomFile, read_dataset
+from prognobench.imaging.dicom_files import DicomFile, is_dicom, read_dataset
 from prognobench.records import FORMATS, Cohort, Files
 from prognobench.seeds import derive
 from prognobench.workers import shared_out

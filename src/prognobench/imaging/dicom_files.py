@@ -1,8 +1,9 @@
-"""DICOM files, recognised and opened: the one place that hands them to pydicom."""
+"""DICOM files, recognised and opened: the one place that hands them to pydicom to read."""
 
 from __future__ import annotations
 
 import io
+import os
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from prognobench.errors import DataError, MissingExtraError
-from prognobench.records import MAX_PIXELS
+from prognobench.records import DICOM_SUFFIXES, MAX_PIXELS
 
 DEFLATED_LIMIT = 4 * MAX_PIXELS
 """Bytes that a deflated data set may grow to; even its header is only read by inflating it all."""
+
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 INFLATED_AT_ONCE = 1 << 14
 """Deflated bytes; they grow a thousandfold at most."""
@@ -25,11 +28,16 @@ def has_dicom_mark(path: str | Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file says so: by the mark after its preamble, or by its name."""
+    return has_dicom_mark(path) or path.suffix.lower() in DICOM_SUFFIXES
+
+
 class DicomFile(io.BufferedReader):
     """A file opened for :func:`read_dataset`, which guards against what would fill the memory."""
 
     def __init__(self, path: str | Path) -> None:
-        super().__init__(io.FileIO(path))
+        super().__init__(io.FileIO(os.fspath(path)))  # pydicom adds its name to texts
 
     def read(self, size: int | None = -1, /) -> bytes:
         content = super().read(size)
@@ -69,6 +77,11 @@ def read_dataset(
     config.settings.reading_validation_mode = config.IGNORE
     only = None if tags is None else list(tags)
     return dcmread(file, stop_before_pixels=not pixels, specific_tags=only, force=force)
+
+
+def pixel_keyword(dataset: Any) -> str | None:
+    """The name of the element that holds the pixels, which may be floats; None without one."""
+    return next((name for name in PIXELS if name in dataset), None)
 
 
 def _refuse_deflated_bomb(path: object, content: bytes) -> None:

@@ -48,7 +48,7 @@ def to_square(
         image = minmax(image)
     if options.equalise:
         image = equalise(image)
-    square = _fitted(image, image_size, interpolation, options.fit)
+    square = _fit(image, image_size, interpolation, options.fit)
     return square.reshape(image_size, image_size, options.channels)
 
 
@@ -83,26 +83,27 @@ def equalise(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(parts, cv2.COLOR_YCrCb2RGB), dtype=np.uint8)
 
 
-def _fitted(
+def _fit(
     image: NDArray[np.uint8], image_size: int, interpolation: str, fit: str
 ) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     if fit == "stretch":
-        return _scaled(image, image_size, image_size, interpolation)
+        return _scale(image, image_size, image_size, interpolation)
     if fit == "crop":
         shortest = min(height, width)
         top, left = (height - shortest) // 2, (width - shortest) // 2
         central = image[top : top + shortest, left : left + shortest]
-        return _scaled(central, image_size, image_size, interpolation)
+        return _scale(central, image_size, image_size, interpolation)
     longest = max(height, width)
+    # The shorter edge keeps a pixel, however narrow the image.
     height, width = (max(1, round(image_size * length / longest)) for length in (height, width))
     square = np.zeros((image_size, image_size, *image.shape[2:]), dtype=np.uint8)
     top, left = (image_size - height) // 2, (image_size - width) // 2
-    square[top : top + height, left : left + width] = _scaled(image, height, width, interpolation)
+    square[top : top + height, left : left + width] = _scale(image, height, width, interpolation)
     return square
 
 
-def _scaled(
+def _scale(
     image: NDArray[np.uint8], height: int, width: int, interpolation: str
 ) -> NDArray[np.uint8]:
     if image.shape[:2] == (height, width):
@@ -110,6 +111,7 @@ def _scaled(
     import cv2
     from PIL import Image
 
+    # What of the (halved, padded) image the result shows: an odd edge ends within a pixel.
     box = [float(image.shape[1]), float(image.shape[0])]
     # Averaging 2 x 2 pixels is ten times quicker than a filter over many, and changes the result
     # by a fifth of a grey value.
