@@ -21,7 +21,7 @@ from PIL import Image
 
 from prognobench.errors import DataError, StoreError
 from prognobench.imaging import cache, content
-from prognobench.imaging.cache import Pixels, cohort_digest, pixel_cache
+from prognobench.imaging.cache import Pixels, Recipe, cohort_digest, pixel_cache
 from prognobench.imaging.square import to_square
 from prognobench.records import Cohort, Files, ImageOptions, Rendered
 
@@ -80,7 +80,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_every_image_is_a_square_in_the_order_of_the_table(root: Path, folder: Path) -> None:
     cohort = cohort_of(root)
     seen: list[tuple[str, int, int]] = []
-    pixels = pixel_cache(cohort, 16, "bilinear", folder, progress=lambda *step: seen.append(step))
+    pixels = pixel_cache(
+        cohort, Recipe(16, "bilinear"), folder, progress=lambda *step: seen.append(step)
+    )
     assert isinstance(pixels.array, np.memmap)
     assert pixels.array.shape == (6, 16, 16, 1)
     assert not pixels.array.flags.writeable
@@ -95,11 +97,11 @@ def test_nothing_is_decoded_twice(
     root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cohort = cohort_of(root)
-    first = pixel_cache(cohort, 16, "bicubic", folder)
+    first = pixel_cache(cohort, Recipe(16, "bicubic"), folder)
     with counted(monkeypatch) as decoded:
-        again = pixel_cache(cohort, 16, "bicubic", folder)
+        again = pixel_cache(cohort, Recipe(16, "bicubic"), folder)
         backwards = replace(cohort, table=cohort.table[::-1].reset_index(drop=True))
-        turned = pixel_cache(backwards, 16, "bicubic", folder)
+        turned = pixel_cache(backwards, Recipe(16, "bicubic"), folder)
     assert decoded == []
     assert again.digests == first.digests == turned.digests[::-1]
     assert np.array_equal(turned.array, first.array[::-1])
@@ -108,11 +110,11 @@ def test_nothing_is_decoded_twice(
 def test_images_added_to_a_cohort_are_decoded_alone(
     root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pixel_cache(cohort_of(root, 4), 16, "bicubic", folder)
+    pixel_cache(cohort_of(root, 4), Recipe(16, "bicubic"), folder)
     with counted(monkeypatch) as decoded:
-        grown = pixel_cache(cohort_of(root, 6), 16, "bicubic", folder)
+        grown = pixel_cache(cohort_of(root, 6), Recipe(16, "bicubic"), folder)
     assert sorted(decoded) == ["4.png", "5.png"]
-    fresh = pixel_cache(cohort_of(root, 6), 16, "bicubic", folder / "other")
+    fresh = pixel_cache(cohort_of(root, 6), Recipe(16, "bicubic"), folder / "other")
     assert np.array_equal(grown.array, fresh.array)
 
 
@@ -121,7 +123,7 @@ def test_an_image_listed_twice_is_decoded_once(
 ) -> None:
     (root / "1.png").write_bytes((root / "0.png").read_bytes())
     with counted(monkeypatch) as decoded:
-        pixels = pixel_cache(cohort_of(root), 16, "bicubic", folder)
+        pixels = pixel_cache(cohort_of(root), Recipe(16, "bicubic"), folder)
     assert len(decoded) == 5
     assert pixels.digests[0] == pixels.digests[1]
     assert np.array_equal(pixels.array[0], pixels.array[1])
@@ -132,7 +134,10 @@ def test_a_changed_file_is_noticed(
 ) -> None:
     monkeypatch.setattr(content, "SETTLED_NS", 0)
     cohort = cohort_of(root)
-    before, digest = pixel_cache(cohort, 16, "bicubic", folder), cohort_digest(cohort, folder)
+    before, digest = (
+        pixel_cache(cohort, Recipe(16, "bicubic"), folder),
+        cohort_digest(cohort, folder),
+    )
     old = (root / "2.png").stat()
     Image.fromarray(picture(20)).save(root / "2.png")
     changed = (root / "2.png").read_bytes()
@@ -141,7 +146,7 @@ def test_a_changed_file_is_noticed(
     os.utime(root / "2.png", ns=(old.st_atime_ns, old.st_mtime_ns))
     assert cohort_digest(cohort, folder) != digest
     (root / "2.png").write_bytes(changed)
-    after = pixel_cache(cohort, 16, "bicubic", folder)
+    after = pixel_cache(cohort, Recipe(16, "bicubic"), folder)
     differing = [a != b for a, b in zip(after.digests, before.digests, strict=True)]
     assert differing == [False, False, True, False, False, False]
     assert not np.array_equal(after.array[2], before.array[2])
@@ -151,11 +156,11 @@ def test_a_changed_file_is_noticed(
 def test_settings_are_part_of_the_digests(root: Path, folder: Path) -> None:
     cohort = cohort_of(root)
     made = [
-        pixel_cache(cohort, 16, "bicubic", folder),
-        pixel_cache(cohort, 24, "bicubic", folder),
-        pixel_cache(cohort, 16, "nearest", folder),
-        pixel_cache(cohort, 16, "bicubic", folder, options=ImageOptions(equalise=True)),
-        pixel_cache(cohort, 16, "bicubic", folder, options=ImageOptions(channels=3)),
+        pixel_cache(cohort, Recipe(16, "bicubic"), folder),
+        pixel_cache(cohort, Recipe(24, "bicubic"), folder),
+        pixel_cache(cohort, Recipe(16, "nearest"), folder),
+        pixel_cache(cohort, Recipe(16, "bicubic", ImageOptions(equalise=True)), folder),
+        pixel_cache(cohort, Recipe(16, "bicubic", ImageOptions(channels=3)), folder),
     ]
     assert len({pixels.digests for pixels in made}) == len(made)
     assert made[-1].array.shape == (6, 16, 16, 3)
@@ -227,24 +232,24 @@ def test_all_broken_images_are_told_at_once_and_the_others_kept(
     (root / "1.png").write_bytes(b"no image")
     (root / "3.png").write_bytes(whole[:60])
     with pytest.raises(DataError) as caught:
-        pixel_cache(cohort_of(root), 16, "bicubic", folder)
+        pixel_cache(cohort_of(root), Recipe(16, "bicubic"), folder)
     assert [Path(fault.split(":")[0]).name for fault in caught.value.faults] == ["1.png", "3.png"]
     assert not list(folder.glob("pixels/*/*.npy"))
     (root / "3.png").write_bytes(whole)
     Image.fromarray(picture(1)).save(root / "1.png")
     with counted(monkeypatch) as decoded:
-        pixel_cache(cohort_of(root), 16, "bicubic", folder)
+        pixel_cache(cohort_of(root), Recipe(16, "bicubic"), folder)
     assert sorted(decoded) == ["1.png", "3.png"]
     assert not list(folder.glob("pixels/*/*.part"))
 
 
 @pytest.mark.parametrize("left", [0, 40, 1000])
 def test_an_array_that_was_damaged_is_built_anew(root: Path, folder: Path, left: int) -> None:
-    whole = np.array(pixel_cache(cohort_of(root), 16, "bicubic", folder).array)
+    whole = np.array(pixel_cache(cohort_of(root), Recipe(16, "bicubic"), folder).array)
     (path,) = folder.glob("pixels/*/*.npy")
     path.write_bytes(path.read_bytes()[:left])
 
-    again = pixel_cache(cohort_of(root), 16, "bicubic", folder)
+    again = pixel_cache(cohort_of(root), Recipe(16, "bicubic"), folder)
 
     assert np.array_equal(again.array, whole)
 
@@ -252,13 +257,13 @@ def test_an_array_that_was_damaged_is_built_anew(root: Path, folder: Path, left:
 def test_a_cache_that_is_a_file_is_told(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StoreError, match=r"another folder can be chosen with paths\.cache"):
-        pixel_cache(cohort_of(root), 16, "bicubic", tmp_path / "file")
+        pixel_cache(cohort_of(root), Recipe(16, "bicubic"), tmp_path / "file")
 
 
 def test_all_missing_files_are_told_at_once(root: Path, folder: Path) -> None:
     (root / "1.png").unlink()
     (root / "4.png").unlink()
-    for look in (cohort_digest, lambda c, f: pixel_cache(c, 16, "bicubic", f)):
+    for look in (cohort_digest, lambda c, f: pixel_cache(c, Recipe(16, "bicubic"), f)):
         with pytest.raises(DataError) as caught:
             look(cohort_of(root), folder)
         assert len(caught.value.faults) == 2
@@ -274,7 +279,7 @@ def test_a_full_disk_is_told_and_nothing_is_left(root: Path, folder: Path) -> No
         with pytest.raises(
             StoreError, match=r"cannot be written: File too large; it takes 0\.\d+ GB"
         ):
-            pixel_cache(cohort, 224, "bicubic", folder)
+            pixel_cache(cohort, Recipe(224, "bicubic"), folder)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     left = [path.suffix for path in folder.glob("pixels/*/*")]
@@ -310,9 +315,12 @@ SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from test_cache import drawn, pixel_cache
+from test_cache import Recipe, drawn, pixel_cache
 pixel_cache(
-    drawn(40, 0.05), 16, "bicubic", Path({folder!r}), progress=lambda *s: print(s[1], flush=True)
+    drawn(40, 0.05),
+    Recipe(16, "bicubic"),
+    Path({folder!r}),
+    progress=lambda *s: print(s[1], flush=True),
 )
 """
 
@@ -334,10 +342,13 @@ def test_a_killed_build_goes_on_where_it_stopped(folder: Path) -> None:
         file.write(b"torn")
     steps: list[int] = []
     pixels = pixel_cache(
-        drawn(40, 0), 16, "bicubic", folder, progress=lambda _, done, all_: steps.append(done)
+        drawn(40, 0),
+        Recipe(16, "bicubic"),
+        folder,
+        progress=lambda _, done, all_: steps.append(done),
     )
     assert 1 <= len(steps) <= 31
-    fresh = pixel_cache(drawn(40, 0), 16, "bicubic", folder / "fresh")
+    fresh = pixel_cache(drawn(40, 0), Recipe(16, "bicubic"), folder / "fresh")
     assert np.array_equal(pixels.array, fresh.array)
 
 
@@ -348,7 +359,10 @@ def test_two_builds_at_once_take_turns(folder: Path) -> None:
     def build() -> None:
         made.append(
             pixel_cache(
-                drawn(20, 0.02), 16, "bicubic", folder, progress=lambda *step: steps.append(step[1])
+                drawn(20, 0.02),
+                Recipe(16, "bicubic"),
+                folder,
+                progress=lambda *step: steps.append(step[1]),
             )
         )
 
@@ -364,12 +378,12 @@ def test_two_builds_at_once_take_turns(folder: Path) -> None:
 def test_processes_give_the_same_as_threads(
     root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    threads = pixel_cache(cohort_of(root), 16, "bicubic", folder)
+    threads = pixel_cache(cohort_of(root), Recipe(16, "bicubic"), folder)
     (root / "5.png").write_bytes(b"no image")
     monkeypatch.setattr(cache, "PROCESSES_FROM", 1)
     with pytest.raises(DataError, match=r"5\.png"):
-        pixel_cache(cohort_of(root), 16, "bicubic", folder / "other")
-    processes = pixel_cache(cohort_of(root, 5), 16, "bicubic", folder / "third")
+        pixel_cache(cohort_of(root), Recipe(16, "bicubic"), folder / "other")
+    processes = pixel_cache(cohort_of(root, 5), Recipe(16, "bicubic"), folder / "third")
     assert np.array_equal(threads.array[:5], processes.array)
 
 
@@ -442,6 +456,6 @@ def test_a_real_cohort_is_decoded_whole(real_cohort_root: Path, folder: Path) ->
     from prognobench.registry import DATASETS
 
     cohort = DATASETS["covid_chestxray"](root=real_cohort_root, task="icu")
-    pixels = pixel_cache(cohort, 64, "bicubic", folder)
+    pixels = pixel_cache(cohort, Recipe(64, "bicubic"), folder)
     assert pixels.array.shape == (len(cohort), 64, 64, 1)
     assert pixels.array.reshape(len(cohort), -1).std(axis=1).min() > 10

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prognobench.cli.compose import compose
 from prognobench.cli.config_files import CONFIG_GROUPS, config_root, options
-from prognobench.config import from_mapping
+from prognobench.config import from_mapping, read_config
 from prognobench.errors import ConfigError
-from prognobench.records import Train
+from prognobench.files import json_form
+from prognobench.records import RunConfig, Train
+from prognobench.store import describe
 
 
 def faults_of(*overrides: str, multirun: bool = False) -> list[str]:
@@ -328,18 +335,25 @@ def document(group: str, name: str) -> dict[str, Any]:
     return {key: value for key, value in loaded.items() if value != "???"}
 
 
-@pytest.mark.parametrize(
-    ("group", "name"),
-    [(group, name) for group in CONFIG_GROUPS[:-1] for name in options(group)],
-)
-def test_every_choice_is_sound(group: str, name: str) -> None:
-    """Each YAML is accepted by its builder's schema, what only a user can give left aside."""
+def shipped(group: str, name: str) -> dict[str, Any]:
+    """The default choices with one of them changed."""
     defaults = document("", "config")["defaults"]
     chosen = {k: v for choice in defaults if isinstance(choice, dict) for k, v in choice.items()}
     groups = {key: document(key, chosen[key]) for key in CONFIG_GROUPS[:-1]}
-    groups[group] = document(group, name)
+    return {**groups, group: document(group, name)}
+
+
+every_choice = pytest.mark.parametrize(
+    ("group", "name"),
+    [(group, name) for group in CONFIG_GROUPS[:-1] for name in options(group)],
+)
+
+
+@every_choice
+def test_every_choice_is_sound(group: str, name: str) -> None:
+    """Each YAML is accepted by its builder's schema, what only a user can give left aside."""
     try:
-        config = from_mapping(groups)
+        config = from_mapping(shipped(group, name))
     except ConfigError as error:
         left = [fault for fault in error.faults if " is missing: give it as " not in fault]
         assert left == []
@@ -473,3 +487,63 @@ def test_one_module_imports_hydra() -> None:
     importing = re.compile(r"^\s*(import|from) hydra\b", re.MULTILINE)
     files = [file.name for file in package.rglob("*.py") if importing.search(file.read_text())]
     assert files == ["compose.py"]
+
+
+# ------------------------------------------------------------------ back from run.json
+
+
+def stored_and_read(config: RunConfig) -> RunConfig:
+    return read_config(json.loads(json.dumps(describe(config))))
+
+
+@every_choice
+def test_every_shipped_config_is_read_back_from_its_run(group: str, name: str) -> None:
+    groups = shipped(group, name)
+    try:
+        config = from_mapping(groups)
+    except ConfigError as error:  # what only a user can give
+        for fault in error.faults:
+            key = fault.partition(" is missing")[0].removeprefix(f"{group}.")
+            groups[group][key] = ["A"] if (name, key) == ("external", "test") else "given"
+        config = from_mapping(groups)
+    assert stored_and_read(config) == config
+
+
+finite = st.floats(min_value=1e-6, max_value=1.0, exclude_max=True)
+recipes = st.builds(
+    Train,
+    epochs=st.integers(1, 1000),
+    head_lr=finite,
+    min_lr=finite,
+    clip=finite,
+    weight_decay=finite,
+    warmup_epochs=finite,
+    ema=finite,
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(recipe=recipes, rates=st.lists(finite, min_size=1, max_size=4))
+def test_any_recipe_and_list_is_read_back(recipe: Train, rates: list[float]) -> None:
+    (config,) = composed()
+    probe = config.strategy.settings | {"learning_rates": tuple(rates)}
+    config = replace(config, train=recipe, strategy=replace(config.strategy, settings=probe))
+    assert stored_and_read(config) == config
+
+
+@cache
+def composed() -> list[RunConfig]:
+    return compose(["strategy=linear_probe", "loss=focal"])
+
+
+def test_what_a_stored_config_has_wrong_is_said_as_of_any_config() -> None:
+    described = json_form(describe(composed()[0]))
+    described["model"]["builder"] = "elsewhere"
+    described["train"]["epochs"] = 0
+    described["dataset"]["builder"] = "a_users_own"
+    with pytest.raises(ConfigError) as caught:
+        read_config(described, built=("model", "strategy"))
+    text = "\n".join(caught.value.faults)
+    assert len(caught.value.faults) == 2
+    assert "unknown model builder 'elsewhere'" in text
+    assert "train.epochs=0" in text

@@ -22,7 +22,7 @@ from pydicom import dcmread
 from prognobench.cli.compose import compose
 from prognobench.errors import ConfigError
 from prognobench.runs.execute import run
-from prognobench.runs.prepare import Workspace
+from prognobench.runs.workspace import Workspace
 
 
 def picture(seed: int, image_size: int = 128) -> np.ndarray:

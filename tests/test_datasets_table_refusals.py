@@ -12,7 +12,7 @@ from made_cohorts import make_covid_chestxray, write_csv, write_image
 from made_tables import Row, fails, folder_of, read, rows_of
 
 from prognobench.errors import DataError, MissingExtraError
-from prognobench.imaging.cache import pixel_cache
+from prognobench.imaging.cache import Recipe, pixel_cache
 from prognobench.registry import DATASETS
 
 
@@ -141,7 +141,7 @@ def test_what_breaks_only_on_decoding_is_told_by_its_row(tmp_path: Path) -> None
         content[middle : middle + 8] = bytes(8)
         file.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        pixel_cache(cohort, 32, "bicubic", tmp_path / "cache")
+        pixel_cache(cohort, Recipe(32, "bicubic"), tmp_path / "cache")
     first, second = caught.value.faults
     assert first.startswith("table.csv row 3: ")
     assert "2.png" in first

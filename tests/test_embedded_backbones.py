@@ -9,7 +9,7 @@ from safetensors import safe_open
 from prognobench.datasets.synthetic.patients import ImageGenerator
 from prognobench.errors import ConfigError, WeightsError
 from prognobench.frozen.bank import embed
-from prognobench.imaging.cache import pixel_cache
+from prognobench.imaging.cache import Recipe, pixel_cache
 from prognobench.models.embedded import ASSETS
 from prognobench.registry import DATASETS, MODELS
 
@@ -78,7 +78,7 @@ def images(tmp_path_factory):
         task="severity", prevalence=0.47, patients=300, images_per_patient=1.0, seed=11
     )
     folder = tmp_path_factory.mktemp("cache")
-    return cohort, pixel_cache(cohort, 64, "area", folder), folder
+    return cohort, pixel_cache(cohort, Recipe(64, "area"), folder), folder
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -7,6 +7,7 @@ import pytest
 from prognobench.cli.compose import compose
 from prognobench.runs import plan as planning
 from prognobench.runs.execute import run
+from prognobench.runs.measure import Rates
 from prognobench.runs.plan import plan
 
 SMALL = (
@@ -48,8 +49,8 @@ def test_longer_training_costs_more_in_proportion(here):
 
 
 def test_each_view_is_one_pass_over_the_images(here, monkeypatch):
-    rates = planning.Rates(1.0, 1.0, 0.0, 1.0, 1.0, 1, 1, 1)
-    monkeypatch.setattr(planning, "_measured", lambda *_: rates)
+    rates = Rates(1.0, 1.0, 0.0, 1.0, 1.0, 1, 1, 1)
+    monkeypatch.setattr(planning, "_measure", lambda *_: rates)
     table = planned("strategy=linear_probe", "strategy.views=0,2", *here)
 
     plain, two_views = table["seconds"]
@@ -59,8 +60,8 @@ def test_each_view_is_one_pass_over_the_images(here, monkeypatch):
 
 @pytest.mark.parametrize("order", ["prior,metadata,linear_probe", "linear_probe,metadata,prior"])
 def test_runs_that_read_no_image_embed_none(here, monkeypatch, order):
-    rates = planning.Rates(1.0, 1.0, 0.0, 1.0, 1.0, 1, 1, 1)
-    monkeypatch.setattr(planning, "_measured", lambda *_: rates)
+    rates = Rates(1.0, 1.0, 0.0, 1.0, 1.0, 1, 1, 1)
+    monkeypatch.setattr(planning, "_measure", lambda *_: rates)
     seconds = planned(f"strategy={order}", *here)["seconds"]
     assert seconds["prior"] == seconds["metadata"] == 0
     assert seconds["linear_probe"] > 0
@@ -79,8 +80,8 @@ def test_classifiers_that_a_loss_does_not_suit_are_said_as_a_run_says_them(here)
 
 
 def test_features_that_are_there_cost_nothing(here, monkeypatch):
-    rates = planning.Rates(1.0, 1.0, 0.0, 1.0, 1.0, 1, 1, 1)
-    monkeypatch.setattr(planning, "_measured", lambda *_: rates)
+    rates = Rates(1.0, 1.0, 0.0, 1.0, 1.0, 1, 1, 1)
+    monkeypatch.setattr(planning, "_measure", lambda *_: rates)
     probes = "strategy=linear_probe,logistic"
     before = planned(probes, *here)["seconds"].tolist()
     run(compose([*SMALL, "strategy=linear_probe", "train.epochs=1", *here], multirun=True))

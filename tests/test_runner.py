@@ -14,15 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from prognobench.analysis.scores import score
 from prognobench.cli.compose import compose
 from prognobench.errors import ConfigError, StoreError, TrainingError
 from prognobench.files import read_json, write_json
+from prognobench.imaging import content
 from prognobench.models import source as sources
 from prognobench.registry import load_components
 from prognobench.runs.execute import Outcome, run
@@ -79,6 +82,37 @@ def test_a_sweep_stores_every_cell_and_is_found_done(here: tuple[str, ...]) -> N
     again = run_sweep(*sweep)
     assert [len(outcome.computed) for outcome in again] == [0] * 4
     assert [len(outcome.found) for outcome in again] == [3] * 4
+
+
+def test_files_are_looked_at_once_however_many_runs_share_them(
+    here: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(30):
+        image = np.full((40, 40), 8 * number, dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    rows = [f"p{number},{number}.png,{('alive', 'dead')[number % 2]}" for number in range(30)]
+    (tmp_path / "t.csv").write_text("\n".join(["patient_id,image,outcome", *rows]) + "\n")
+    table = (
+        *("dataset=table", f"dataset.table={tmp_path / 't.csv'}", f"dataset.images={tmp_path}"),
+        *("dataset.label=outcome", "dataset.positive=dead", "model.weights=random"),
+        *(
+            "train=quick",
+            "train.epochs=1",
+            "cv.folds=3,4",
+            "model=vit,cnn",
+            "strategy=linear_probe,prior",
+        ),
+    )
+    looked: list[str] = []
+    stamp, digest = content._stamp, content._digest
+    monkeypatch.setattr(content, "_stamp", lambda path: looked.append(path) or stamp(path))
+    monkeypatch.setattr(content, "_digest", lambda path: looked.append(str(path)) or digest(path))
+    cache = f"paths.cache={tmp_path / 'cache'}"
+    outcomes = run(compose([*table, here[0], cache], multirun=True))
+    assert len(outcomes) == 8
+    assert not any(outcome.failed for outcome in outcomes)
+    assert len(looked) == 2 * 30  # the time of change and the content of each file
+    assert set(looked) == {str(tmp_path / f"{number}.png") for number in range(30)}
 
 
 def test_numbers_do_not_depend_on_the_order_or_company_of_cells(here: tuple[str, ...]) -> None:

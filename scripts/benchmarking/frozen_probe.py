@@ -14,8 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from prognobench.folds import make_folds
 from prognobench.frozen.bank import embed
-from prognobench.imaging.cache import pixel_cache
-from prognobench.records import BackboneSource, Cohort, Component
+from prognobench.imaging.cache import Recipe, pixel_cache
+from prognobench.records import BackboneSource, Cohort, Component, ImageOptions
 
 FIVE_FOLD, ALL = Component("five_fold", "k_fold"), Component("full", "full")
 
@@ -24,8 +24,7 @@ def features_of(
     cohort: Cohort, source: BackboneSource, folder: Path, layer: str = ""
 ) -> NDArray[np.float32]:
     """Features of every image ``(images, width)``; ``folder`` keeps pixels and features."""
-    look = source.preprocessing
-    pixels = pixel_cache(cohort, look.image_size, look.interpolation, folder)
+    pixels = pixel_cache(cohort, Recipe.of(source.preprocessing, ImageOptions()), folder)
     return embed(source, pixels, (layer,), folder=folder, device="cpu", precision="fp32")[layer]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -40,20 +40,50 @@ def from_mapping(composed: Mapping[str, Any]) -> RunConfig:
     faults += [
         f"unknown key '{key}'{near(key, sorted(known))}" for key in composed if key not in known
     ]
-    components: dict[str, Any] = {
-        kind: _component(kind, composed.get(kind), faults) for kind in GROUPS
-    }
+    components = {kind: _component(kind, composed.get(kind), faults) for kind in GROUPS}
     pixels = _pixels(composed.get("dataset"), faults)
-    plain = _check("", _PLAIN, _pick(composed), faults)
-    sections = {
-        "train": _record("train", Train, composed.get("train", {}), faults),
-        "checks": _record("checks", Checks, composed.get("checks", {}), faults),
+    components["strategy"] = _named_with_loss(components["strategy"], components["loss"])
+    return _checked(components, pixels, composed, faults)
+
+
+def read_config(described: Mapping[str, Any], built: Collection[str] = tuple(GROUPS)) -> RunConfig:
+    """Return the config that :func:`.store.describe` wrote into a run's ``run.json``.
+
+    Parameters
+    ----------
+    described
+        As JSON holds it: lists for tuples, text for paths.
+    built
+        The groups whose components are to be built again, and so have to be known here and have
+        settings of the right types. The others are taken as they are stored.
+
+    Raises
+    ------
+    ConfigError
+        With everything that this version does not take.
+    """
+    faults: list[str] = []
+    components = {}
+    for kind in GROUPS:
+        stored = Component(**described[kind])
+        whole = {**stored.settings, "name": stored.name, "builder": stored.builder}
+        components[kind] = _component(kind, whole, faults) if kind in built else stored
+    return _checked(components, described["image"], described, faults)
+
+
+def _checked(
+    components: Mapping[str, Any], pixels: Any, rest: Mapping[str, Any], faults: list[str]
+) -> RunConfig:
+    """Check what is no component, and raise an error if this or anything before was wrong."""
+    plain = _check("", _PLAIN, _pick(rest), faults)
+    sections: dict[str, Any] = {
+        "train": _record("train", Train, rest.get("train", {}), faults),
+        "checks": _record("checks", Checks, rest.get("checks", {}), faults),
         "image": _record("dataset.pixels", ImageOptions, pixels, faults),
-        "paths": _paths(composed.get("paths", {}), faults),
+        "paths": _paths(rest.get("paths", {}), faults),
     }
     if faults:
         raise ConfigError(faults)
-    components["strategy"] = _named_with_loss(components["strategy"], components["loss"])
     return RunConfig(**components, **sections, **plain)
 
 

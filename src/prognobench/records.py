@@ -84,6 +84,9 @@ class Cohort:
         The folder of the tables that the column ``where`` names, if there are any.
     distinct_spellings
         Whether ids that differ only in how they are written belong to different patients.
+    digests
+        One per image: of the file's bytes, or of the generator's recipe and the image's name.
+        Computed once, by :func:`.imaging.content.with_digests`; a builder leaves it out.
     """
 
     name: str
@@ -96,6 +99,11 @@ class Cohort:
     synthetic: bool = False
     tables: Path | None = None
     distinct_spellings: bool = False
+    digests: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.digests is not None and len(self.digests) != len(self.table):
+            raise ValueError(f"{len(self.digests)} digests of {len(self.table)} images")
 
     def __len__(self) -> int:
         return len(self.table)

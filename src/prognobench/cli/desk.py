@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prognobench.audit import Audit
     from prognobench.imaging.cache import Pixels
     from prognobench.records import Cohort, Fold, RunConfig
-    from prognobench.runs.prepare import Workspace
+    from prognobench.runs.workspace import Workspace
 
 
 REFUSED = 1
@@ -49,7 +49,7 @@ def check(context: click.Context, /, as_json: bool, folder: Path | None, **compo
     prognobench data check dataset=table dataset.table=cohort.csv dataset.images=images \\
         dataset.label=outcome dataset.positive=dead
     """
-    from prognobench.runs.prepare import Workspace
+    from prognobench.runs.workspace import Workspace
 
     configs = composed(**composing)
     documents = []
@@ -128,7 +128,7 @@ def prepare(**composing: Any) -> None:
     \b
     prognobench data prepare dataset=cxr_icu dataset.root=covid-chestxray model=resnet18
     """
-    from prognobench.runs.prepare import Workspace
+    from prognobench.runs.workspace import Workspace
 
     configs = composed(**composing)
     with console.progress_bars() as progress:

@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from prognobench.imaging.content import cohort_digest, content_digests
 from prognobench.imaging.decode import read_image
 from prognobench.imaging.draft import Draft, stored_rows
 from prognobench.imaging.square import to_square
-from prognobench.records import Cohort, Files, ImageOptions, Rendered
+from prognobench.records import Cohort, Files, ImageOptions, Preprocessing, Rendered
 from prognobench.workers import shared_out
 
 if TYPE_CHECKING:
@@ -67,8 +67,14 @@ class Recipe:
     interpolation: Interpolation = "bicubic"
     options: ImageOptions = field(default_factory=ImageOptions)
 
+    @classmethod
+    def of(cls, preprocessing: Preprocessing, options: ImageOptions) -> Self:
+        """Return what a model's weights need, of images that a dataset prepares so."""
+        return cls(preprocessing.image_size, preprocessing.interpolation, options)
+
     @cached_property
     def name(self) -> str:
+        """Of the folder that holds such pixels: it changes with whatever changes them."""
         settings = repr(
             (VERSION, self.image_size, self.interpolation, sorted(asdict(self.options).items()))
         )
@@ -86,13 +92,7 @@ class Recipe:
 
 
 def pixel_cache(
-    cohort: Cohort,
-    image_size: int,
-    interpolation: Interpolation,
-    folder: Path,
-    *,
-    options: ImageOptions = ImageOptions(),  # noqa: B008
-    progress: Progress | None = None,
+    cohort: Cohort, recipe: Recipe, folder: Path, progress: Progress | None = None
 ) -> Pixels:
     """Return a cohort's images as squares, decoding those that were not decoded before.
 
@@ -102,8 +102,8 @@ def pixel_cache(
 
     Parameters
     ----------
-    image_size, interpolation
-        Size of the squares and how images are scaled to it.
+    recipe
+        How the squares are made.
     folder
         The cache folder.
     progress
@@ -116,7 +116,6 @@ def pixel_cache(
     StoreError
         If the array cannot be written, for want of space, say; nothing half-written is left.
     """
-    recipe = Recipe(image_size, interpolation, options)
     pixels, broken = readable_pixels(cohort, recipe, folder, progress)
     if broken:
         raise DataError(dict.fromkeys(broken[row] for row in sorted(broken)))

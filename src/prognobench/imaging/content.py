@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -70,11 +71,24 @@ def _looks_like_numbers(cells: pd.Series[Any]) -> bool:
     return len(filled) > 0 and bool(pd.to_numeric(filled, errors="coerce").notna().all())
 
 
-def content_digests(cohort: Cohort, folder: Path) -> list[str]:
-    """Return one digest per image: of the file's bytes, or of a generator's recipe and the name.
+def with_digests(cohort: Cohort, folder: Path) -> Cohort:
+    """Return the cohort with its images' digests, so that nobody looks at its files again.
+
+    Raises
+    ------
+    DataError
+        With every file that cannot be read.
+    """
+    return replace(cohort, digests=content_digests(cohort, folder))
+
+
+def content_digests(cohort: Cohort, folder: Path) -> tuple[str, ...]:
+    """Return one digest per image: those that the cohort carries, or computed from the files.
 
     A file's digest is remembered under its path, size and times of change.
     """
+    if cohort.digests is not None:
+        return cohort.digests
     digests = [""] * len(cohort)
     sources, images = cohort.table["source"].to_numpy(), cohort.table["image"].to_numpy()
     faults: list[str] = []
@@ -89,7 +103,7 @@ def content_digests(cohort: Cohort, folder: Path) -> list[str]:
             digests[row] = digest
     if faults:
         raise DataError(faults)
-    return digests
+    return tuple(digests)
 
 
 def _sha256(text: str) -> str:

@@ -1,11 +1,10 @@
-"""The cells of runs whose backbone stays frozen, trained together over all runs of a sweep that
-share a cohort and a backbone.
+"""The cells of runs whose backbone stays frozen: all cells of all runs that share a cohort and a
+backbone are fitted together.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -14,20 +13,16 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from prognobench.errors import NotApplicableError, TrainingError
-from prognobench.frozen.bank import Features, backbone_facts, embed, view_of
-from prognobench.frozen.estimators import (
-    EstimatorTask,
-    ProbeResult,
-    fit_estimator,
-    reads_features,
-)
+from prognobench.errors import ConfigError, NotApplicableError
+from prognobench.frozen.bank import Features, backbone_facts
+from prognobench.frozen.estimators import EstimatorTask, ProbeResult, fit_estimator
 from prognobench.frozen.probes import ProbeTask, fit_groups, fit_probes
-from prognobench.records import Estimator, Fold, Probe
-from prognobench.runs.cells import cell_axes, prediction_table
-from prognobench.runs.prepare import Prepared, Workspace
+from prognobench.records import Fold, Probe
+from prognobench.runs.prepare import Prepared, cell_axes
+from prognobench.runs.recording import tabulate_predictions
+from prognobench.runs.shared_features import Embedded, embed_group, share_features
+from prognobench.runs.workspace import Workspace
 from prognobench.seeds import derive
-from prognobench.training.hardware import resolve_precision
 
 Task = ProbeTask | EstimatorTask
 Made = TypeVar("Made")
@@ -36,35 +31,59 @@ WRITERS = 8
 """Cells that are stored at once: what is written waits for the disk, and can wait together."""
 
 
-def feature_cells(runs: Sequence[Prepared], workspace: Workspace, device: torch.device) -> None:
+def check_layers(run: Prepared) -> None:
+    """Look up what the classifier reads.
+
+    Raises
+    ------
+    ConfigError
+        If the backbone has no such layer, or the recipe makes no augmented views.
+    """
+    spec = run.classifier
+    if isinstance(spec, Probe):
+        wanted = spec.layers
+        if spec.views and run.config.train.augmentation == "none":
+            raise ConfigError(
+                f"strategy.views={spec.views} are augmented images, but train.augmentation=none "
+                "makes none; set train.augmentation=light or strong"
+            )
+    else:
+        wanted = (spec.layer,) if "image" in spec.reads and spec.layer else ()
+    if not wanted:
+        return
+    known = backbone_facts(run.source, run.config.paths.cache).layers
+    if not set(wanted) & set(known):
+        raise ConfigError(
+            f"no feature {' or '.join(wanted)} in this backbone; it has {', '.join(known)}"
+        )
+
+
+def fit_cells(
+    runs: Sequence[Prepared], workspace: Workspace, devices: Mapping[str, torch.device]
+) -> None:
+    """Compute the unfinished cells of runs, those that share features together."""
+    for group in share_features(runs):
+        _fit_group(group, workspace, devices[group[0].config.device])
+
+
+def _fit_group(runs: Sequence[Prepared], workspace: Workspace, device: torch.device) -> None:
     """Compute all unfinished cells of runs that share a cohort and a frozen backbone.
 
     The images pass through the backbone once; a cell that fails costs no other cell.
     """
-    specs = {run.key: run.classifier for run in runs}
     cells = [(run, fold) for run in runs for fold in _applicable(run)]
-    images = {key for key, spec in specs.items() if reads_features(spec)}
-    features, backbone = [Features()], 0
-    shared: dict[str, Any] = {}
-    try:
-        if any(run.key in images for run, _ in cells):
-            start = time.perf_counter()
-            features = _features(runs[0], specs.values(), workspace, device)
-            _require_finite(features)
-            shared["seconds_embedding_shared"] = time.perf_counter() - start
-            shared["precision_features"] = resolve_precision(runs[0].config.train.precision, device)
-            backbone = backbone_facts(runs[0].source, runs[0].config.paths.cache).parameters
-    except Exception as error:
-        for run, fold in cells:
-            if run.key in images:
+    embedded = Embedded()
+    if reading := [(run, fold) for run, fold in cells if "image" in run.reads]:
+        try:
+            embedded = embed_group(runs, workspace, device)
+        except Exception as error:
+            for run, fold in reading:
                 run.folder.write_failure(fold.name, error)
-        features, cells = [Features()], [cell for cell in cells if cell[0].key not in images]
-    tasks = [_task(run, fold, specs[run.key], features) for run, fold in cells]
+            cells = [(run, fold) for run, fold in cells if "image" not in run.reads]
+    tasks = [_task(run, fold, embedded.features) for run, fold in cells]
     with ThreadPoolExecutor(WRITERS) as writers:
         for fitted in _fit(tasks):
-            stores = [
-                partial(_store, *cells[i], result, backbone, shared) for i, result in fitted.items()
-            ]
+            stores = [partial(_store, *cells[i], result, embedded) for i, result in fitted.items()]
             for i, fault in zip(fitted, writers.map(_attempt, stores), strict=True):
                 if fault is not None:
                     _record(*cells[i], fault)
@@ -90,28 +109,12 @@ def require_batches(run: Prepared, folds: Sequence[Fold]) -> None:
         If the classifier sees the whole training part at once.
     """
     spec = run.classifier
-    exact = bool(spec.strengths) if isinstance(spec, Probe) else reads_features(spec)
+    exact = bool(spec.strengths) if isinstance(spec, Probe) else "image" in spec.reads
     if folds and exact and run.loss(folds[0]).balanced_sampling:
         strategy, loss = run.config.strategy.name, run.config.loss.name
         raise NotApplicableError(
-            f"{strategy} draws no batches, which loss={loss} would draw evenly from all classes; "
-            "class weights do the same (loss=cross_entropy)"
-        )
-
-
-def _require_finite(features: Iterable[Features]) -> None:
-    """Raise an error if the backbone gives any image a feature that is no number."""
-    wrong = {
-        int(row)
-        for view in features
-        for of_images in view.values()
-        for row in np.flatnonzero(~np.isfinite(of_images).all(axis=1))
-    }
-    if wrong:
-        raise TrainingError(
-            f"the backbone gives {len(wrong)} images features that are not finite (the first in "
-            f"row {min(wrong) + 1} of the cohort); are its weights, and is train.precision wide "
-            "enough?"
+            f"{strategy} draws no batches, but loss={loss} draws them evenly from all classes; "
+            "use class weights instead (loss=cross_entropy)"
         )
 
 
@@ -126,19 +129,18 @@ def _store(
     run: Prepared,
     fold: Fold,
     result: ProbeResult | Exception,
-    backbone: int,
-    shared: dict[str, Any],
+    embedded: Embedded,
 ) -> None:
     if isinstance(result, Exception):
         raise result
     rows = np.concatenate([fold.validation, fold.test])
-    predictions = prediction_table(run, fold, result.probabilities[rows])
+    predictions = tabulate_predictions(run, fold, result.probabilities[rows])
     fitted = result.fitted
     classifier = result.classifier()
     cost = {
         **fitted.cost,
-        **shared,
-        **({} if classifier.layer is None else _parameters(fitted.cost, backbone)),
+        **embedded.cost,
+        **({} if classifier.layer is None else _parameters(fitted.cost, embedded.parameters)),
         "storage_bytes": classifier.stored_bytes,
         "best_epoch": fitted.best_epoch,
         "chosen": dict(result.chosen),
@@ -150,7 +152,7 @@ def _store(
 
 
 def _parameters(cost: Mapping[str, Any], backbone: int) -> dict[str, Any]:
-    """Count as :func:`.costs.parameter_counts` does."""
+    """Count parameters under the names that :func:`.costs.parameter_counts` gives them."""
     head = cost.get("parameters_trainable")
     if head is None:  # a classical classifier is no set of parameters
         return {"parameters_total": backbone}
@@ -162,45 +164,8 @@ def _parameters(cost: Mapping[str, Any], backbone: int) -> dict[str, Any]:
     }
 
 
-def _features(
-    run: Prepared,
-    specs: Iterable[Probe | Estimator],
-    workspace: Workspace,
-    device: torch.device,
-) -> list[Features]:
-    """The layers that any of the runs reads, of every image: plain, and in each augmented view."""
-    wanted: dict[str, None] = {}
-    views = 0
-    for spec in specs:
-        if isinstance(spec, Probe):
-            wanted.update(dict.fromkeys(spec.layers or ("",)))
-            views = max(views, spec.views)
-        elif reads_features(spec):
-            wanted[spec.layer] = None
-    if not wanted:
-        return [{}]
-    recipe = run.config.train
-    return [
-        embed(
-            run.source,
-            workspace.pixels(run.config),
-            tuple(wanted),
-            folder=run.config.paths.cache,
-            device=device,
-            precision=recipe.precision,
-            view=view_of(number, recipe),
-            progress=workspace.progress,
-        )
-        for number in range(1 + views)
-    ]
-
-
-def _task(
-    run: Prepared,
-    fold: Fold,
-    spec: Probe | Estimator,
-    features: Sequence[Features],
-) -> Task:
+def _task(run: Prepared, fold: Fold, features: Sequence[Features]) -> Task:
+    spec = run.classifier
     labels = run.cohort.table["label"].to_numpy(copy=True)
     seed = derive("probe", *cell_axes(run.config.seed, fold))
     if isinstance(spec, Probe):
@@ -232,7 +197,8 @@ def _fit(tasks: Sequence[Task]) -> Iterator[Mapping[int, ProbeResult | Exception
     """
     probes = [(i, task) for i, task in enumerate(tasks) if isinstance(task, ProbeTask)]
     alone = dict(enumerate(tasks))
-    with suppress(Exception):  # of a task that cannot even be grouped: told when it is alone
+    # A task that cannot even be grouped fails again below, and there costs no other task.
+    with suppress(Exception):
         for numbers, fitted in fit_groups([task for _, task in probes]):
             if not isinstance(fitted, Exception):
                 results = {probes[n][0]: one for n, one in zip(numbers, fitted, strict=True)}

@@ -6,61 +6,88 @@ Everything that can be wrong is found here, for all runs at once, before any of 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.audit import Audit, audit
 from prognobench.errors import ConfigError, FaultsError, PrognobenchError
-from prognobench.folds import export_folds, make_folds
-from prognobench.imaging.cache import Pixels, Recipe, cohort_digest, pixel_cache
-from prognobench.records import Estimator, Files, Probe
-from prognobench.registry import DATASETS, LOSSES, MODELS, STRATEGIES
-from prognobench.store import RunFolder, describe, run_folder, run_key
+from prognobench.imaging.cache import Recipe
+from prognobench.registry import LOSSES, STRATEGIES
+from prognobench.runs.kinds import Kind, classifier_of, kind_of
+from prognobench.runs.workspace import Workspace
+from prognobench.store import RunFolder, run_folder, run_key
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from prognobench.records import BackboneSource, Cohort, Estimator, Fold, Loss, RunConfig
-
-Progress = Callable[[str, int, int], None]
-"""Called with a label, how much is done, and how much there is."""
-
-Made = TypeVar("Made")
+    from prognobench.records import (
+        Adapted,
+        Backbone,
+        BackboneSource,
+        Cohort,
+        Estimator,
+        Fold,
+        Loss,
+        Probe,
+        RunConfig,
+    )
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A run that is ready to start."""
+class ReadyRun:
+    """A run, new or stored, whose backbone and strategy can be built.
+
+    Attributes
+    ----------
+    classes
+        Names of the outcome's values.
+    """
 
     config: RunConfig
-    cohort: Cohort
-    folds: tuple[Fold, ...]
-    source: BackboneSource
     folder: RunFolder
-    fingerprints: dict[str, str]
-    warnings: tuple[str, ...]
+    source: BackboneSource
+    classes: tuple[str, ...]
 
     @cached_property
-    def produces(self) -> str:
-        """Which path the strategy takes: ``Adapted``, ``Probe`` or ``Estimator``."""
-        return STRATEGIES[self.config.strategy.builder].produces
+    def kind(self) -> Kind:
+        """Whether the strategy trains the backbone, and all that follows from that."""
+        return kind_of(self.config.strategy)
 
     @cached_property
     def classifier(self) -> Probe | Estimator:
         """What a strategy that trains no backbone fits; of no other."""
+        return classifier_of(self.config.strategy)
+
+    def adapt(self, backbone: Backbone) -> Adapted:
+        """Apply a strategy that trains the backbone to it; of no other."""
         strategy = self.config.strategy
-        spec: Probe | Estimator = STRATEGIES[strategy.builder](**strategy.settings)
-        return spec
+        adapted: Adapted = STRATEGIES[strategy.builder](
+            backbone, len(self.classes), **strategy.settings
+        )
+        return adapted
 
     @property
+    def recipe(self) -> Recipe:
+        """How images become the squares that the backbone's weights need."""
+        return Recipe.of(self.source.preprocessing, self.config.image)
+
+
+@dataclass(frozen=True)
+class Prepared(ReadyRun):
+    """A run that is ready to start."""
+
+    cohort: Cohort
+    folds: tuple[Fold, ...]
+    fingerprints: dict[str, str]
+    warnings: tuple[str, ...]
+
+    @cached_property
     def reads(self) -> tuple[str, ...]:
         """What of a patient the strategy looks at: ``image``, ``covariates``."""
-        return ("image",) if self.produces == "Adapted" else self.classifier.reads
+        return self.kind.reads(self.config.strategy)
 
     @property
     def key(self) -> str:
@@ -92,128 +119,13 @@ class Prepared:
 
     def is_unfinished(self, fold: Fold) -> bool:
         """Whether a fold's cell is still to be computed."""
-        saved = {"none": (), "best": ("adapted",), "all": ("adapted", "epochs")}[
-            self.config.train.save
-        ]
-        if self.produces != "Adapted":  # has no epochs of its own
-            saved = saved[:1]
+        saved = self.kind.saved[self.config.train.save]
         return not (self.folder.not_applicable or self.folder.is_done(fold.name, *saved))
 
 
-class Workspace:
-    """What the runs of a sweep share, each made once: cohorts, folds, weights, pixels."""
-
-    def __init__(self, progress: Progress | None = None) -> None:
-        self.progress = progress
-        self._made: dict[str, Any] = {}
-
-    def once(self, make: Callable[[], Made], *identity: Any) -> Made:
-        """Return what ``make`` gave, or raise what it raised, the first time for this identity."""
-        key = json.dumps(identity, sort_keys=True, default=str)
-        if key not in self._made:
-            try:
-                self._made[key] = make()
-            except PrognobenchError as error:
-                self._made[key] = error
-        made: Any = self._made[key]
-        if isinstance(made, PrognobenchError):
-            raise made
-        result: Made = made
-        return result
-
-    def cohort(self, config: RunConfig) -> Cohort:
-        dataset = config.dataset
-
-        def make() -> Cohort:
-            from dataclasses import replace
-
-            cohort: Cohort = DATASETS[dataset.builder](**dataset.settings)
-            return replace(cohort, name=dataset.name)
-
-        return self.once(make, "cohort", asdict(dataset))
-
-    def cohort_digest(self, config: RunConfig) -> str:
-        return self.once(
-            lambda: cohort_digest(self.cohort(config), config.paths.cache),
-            "digest",
-            asdict(config.dataset),
-        )
-
-    def folds(self, config: RunConfig) -> tuple[Fold, ...]:
-        return self.once(
-            lambda: make_folds(self.cohort(config), config.cv, config.regime, config.seed),
-            *("folds", asdict(config.dataset), asdict(config.cv), asdict(config.regime)),
-            config.seed,
-        )
-
-    def source(self, config: RunConfig) -> BackboneSource:
-        model = config.model
-
-        def make() -> BackboneSource:
-            source: BackboneSource = MODELS[model.builder](**model.settings)
-            return source
-
-        return self.once(make, "source", asdict(model))
-
-    def recipe(self, config: RunConfig) -> Recipe:
-        """How images become the squares that the model's weights need."""
-        preprocessing = self.source(config).preprocessing
-        return Recipe(preprocessing.image_size, preprocessing.interpolation, config.image)
-
-    def pixels(self, config: RunConfig) -> Pixels:
-        """The cohort's images, decoded and scaled as the model's weights need them."""
-        recipe = self.recipe(config)
-        return self.once(
-            lambda: pixel_cache(
-                self.cohort(config),
-                recipe.image_size,
-                recipe.interpolation,
-                config.paths.cache,
-                options=recipe.options,
-                progress=self.progress,
-            ),
-            *("pixels", asdict(config.dataset), recipe.name),
-        )
-
-    def warnings(self, config: RunConfig, *, look: bool = False) -> tuple[str, ...]:
-        """The quick part of the data desk; what it must refuse is a :class:`ConfigError`.
-
-        Parameters
-        ----------
-        look
-            Also compare the images as pictures if the run reads pixels of files, which are decoded
-            for it now rather than later.
-        """
-        cohort = self.cohort(config)
-        files = any(isinstance(source, Files) for source in cohort.sources.values())
-        recipe = self.recipe(config) if look and files and _reads_pixels(config) else None
-
-        def make() -> tuple[str, ...]:
-            report = audit(
-                cohort,
-                self.folds(config),
-                folder=config.paths.cache,
-                recipe=recipe,
-                progress=self.progress,
-            )
-            if refusals := report.refusals(config.checks):
-                raise ConfigError(refusals)
-            return (*report.notes, *report.duplicates, *report.leaks)
-
-        splitting = [asdict(config.dataset), asdict(config.cv), asdict(config.regime)]
-        looking = None if recipe is None else recipe.name
-        return self.once(make, "audit", splitting, asdict(config.checks), config.seed, looking)
-
-    def full_audit(self, config: RunConfig, folds: Sequence[Fold]) -> Audit:
-        """All of the data desk's checks; images that cannot be decoded are part of its findings."""
-        return audit(
-            self.cohort(config),
-            folds,
-            folder=config.paths.cache,
-            thorough=True,
-            seed=config.seed,
-            progress=self.progress,
-        )
+def cell_axes(seed: int, fold: Fold) -> tuple[int, ...]:
+    """Return the named axes that a cell's random numbers come from."""
+    return (seed, fold.repeat, fold.fold, -1 if fold.draw is None else fold.draw)
 
 
 def prepare(
@@ -246,7 +158,7 @@ def prepare(
 
 def _prepare(config: RunConfig, workspace: Workspace, look: bool) -> Prepared:
     cohort, folds = workspace.cohort(config), workspace.folds(config)
-    source = workspace.source(config)
+    source = workspace.source(config.model)
     warnings = workspace.warnings(config, look=look)
     fingerprints = {
         "cohort": workspace.cohort_digest(config),
@@ -254,18 +166,10 @@ def _prepare(config: RunConfig, workspace: Workspace, look: bool) -> Prepared:
         "weights": source.fingerprint,
     }
     folder = run_folder(config, run_key(config, **fingerprints))
-    run = Prepared(config, cohort, folds, source, folder, fingerprints, warnings)
+    run = Prepared(config, folder, source, cohort.classes, cohort, folds, fingerprints, warnings)
     for fold in folds:
         run.loss(fold)
     return run
-
-
-def _reads_pixels(config: RunConfig) -> bool:
-    strategy = STRATEGIES[config.strategy.builder]
-    if strategy.produces != "Estimator":
-        return True
-    estimator: Estimator = strategy(**config.strategy.settings)
-    return estimator.inputs in ("features", "both")
 
 
 def _folds_digest(folds: Iterable[Fold]) -> str:
@@ -275,41 +179,3 @@ def _folds_digest(folds: Iterable[Fold]) -> str:
         for rows in (fold.train, fold.validation, fold.test):
             digest.update(np.asarray(rows, dtype=np.int64).tobytes() + b"|")
     return digest.hexdigest()
-
-
-def run_meta(run: Prepared) -> dict[str, Any]:
-    """What ``run.json`` says of a run before its first cell."""
-    config = run.config
-    return {
-        "key": run.key,
-        **{group: getattr(config, group).name for group in ("dataset", "model", "strategy")},
-        **{group: getattr(config, group).name for group in ("regime", "cv", "loss")},
-        "seed": config.seed,
-        "classes": list(run.cohort.classes),
-        "synthetic": run.cohort.synthetic,
-        "reads": list(run.reads),
-        "cells": [fold.name for fold in run.folds],
-        "weights": run.source.origin,
-        "warnings": list(run.warnings),
-        "not_applicable": None,
-        "fingerprints": run.fingerprints,
-        "config": describe(config),
-    }
-
-
-def run_tables(run: Prepared) -> dict[str, Any]:
-    """The tables that a run stores beside its cells: cohort, exclusions, folds."""
-    import pandas as pd
-
-    cohort = run.cohort.table.copy(deep=False)
-    if run.cohort.risk is not None:
-        for column, name in enumerate(run.cohort.classes):
-            cohort[f"risk_{name}"] = run.cohort.risk[:, column]
-    exclusions = run.cohort.exclusions
-    if exclusions is None:
-        exclusions = pd.DataFrame({"item": [], "reason": []}, dtype=str)
-    return {
-        "cohort": cohort,
-        "exclusions": exclusions,
-        "folds": export_folds(run.folds, run.cohort),
-    }

@@ -1,101 +1,54 @@
-"""The models that a run's cells saved, built again."""
+"""The models that the cells of a stored run saved, built again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
-from prognobench.errors import StoreError
+import numpy as np
+
+from prognobench.config import read_config
+from prognobench.errors import ConfigError, StoreError
 from prognobench.imaging.cache import Pixels, pixel_cache
-from prognobench.records import Adapted, Backbone, Cohort, Estimator, ImageOptions, Probe, Train
-from prognobench.registry import MODELS, STRATEGIES
+from prognobench.runs.prepare import ReadyRun
+from prognobench.runs.workspace import Workspace
 from prognobench.store import RunFolder
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
-    from prognobench.frozen.estimators import FrozenClassifier
-    from prognobench.records import BackboneSource
+    from prognobench.frozen.estimators import Column, FrozenClassifier
+    from prognobench.records import Adapted, Cohort
     from prognobench.training.hardware import Precision
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class StoredModels:
-    """A run's models, and what is needed to build them again.
-
-    Raises
-    ------
-    StoreError
-        If the weights are not those of the run.
-    """
-
-    folder: RunFolder
-    weights: str | None = None
-
-    def __post_init__(self) -> None:
-        wanted = self.folder.meta["fingerprints"]["weights"]
-        if self.source.fingerprint != wanted:
-            raise StoreError(
-                f"{self.folder.path}: the run used other weights (fingerprint {wanted}, here "
-                f"{self.source.fingerprint} from {self.source.origin}); name its own file"
-            )
-
-    @cached_property
-    def config(self) -> Mapping[str, Any]:
-        """The run's resolved config, as JSON holds it."""
-        config: Mapping[str, Any] = _tuples(self.folder.meta["config"])
-        return config
-
-    @cached_property
-    def source(self) -> BackboneSource:
-        settings = dict(self.config["model"]["settings"])
-        if self.weights is not None:
-            settings["weights"] = self.weights
-        source: BackboneSource = MODELS[self.config["model"]["builder"]](**settings)
-        return source
-
-    @property
-    def recipe(self) -> Train:
-        return Train(**self.config["train"])
-
-    def precision(self, device: torch.device | str) -> Precision:
-        """The run's; what its GPU rounded to TF32 stays whole on what is none."""
-        import torch
-
-        asked = self.recipe.precision
-        return "fp32" if asked == "tf32" and torch.device(device).type != "cuda" else asked
-
-    @property
-    def produces(self) -> str:
-        """What the run's strategy makes: ``Adapted``, ``Probe`` or ``Estimator``."""
-        return STRATEGIES[self.config["strategy"]["builder"]].produces
-
-    def pixels(self, cohort: Cohort, cache: Path, progress: Progress | None) -> Pixels:
-        """Return new images, decoded and scaled as those of the run were."""
-        expected = self.source.preprocessing
-        return pixel_cache(
-            cohort,
-            expected.image_size,
-            expected.interpolation,
-            cache,
-            options=ImageOptions(**self.config["image"]),
-            progress=progress,
-        )
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self.folder.meta["classes"])
+class StoredRun(ReadyRun):
+    """A run that was computed before."""
 
     @property
     def strategy(self) -> str:
-        return str(self.folder.meta["strategy"])
+        """Name of its strategy."""
+        return self.config.strategy.name
 
-    def saved_cells(self, cells: Sequence[str]) -> list[str]:
+    def precision(self, device: torch.device | str) -> Precision:
+        """Return the run's precision; TF32 exists on NVIDIA GPUs only, elsewhere fp32 stands in."""
+        import torch
+
+        asked = self.config.train.precision
+        return "fp32" if asked == "tf32" and torch.device(device).type != "cuda" else asked
+
+    def pixels(self, cohort: Cohort, progress: Progress | None) -> Pixels:
+        """Return new images, decoded and scaled as those of the run were."""
+        return pixel_cache(cohort, self.recipe, self.config.paths.cache, progress)
+
+    def saved_cells(self, cells: Sequence[str]) -> tuple[str, ...]:
         """Return the asked cells, or all that have a model.
 
         Raises
@@ -110,34 +63,157 @@ class StoredModels:
                 f"{self.folder.path} keeps no model of {', '.join(missing) or 'any cell'} "
                 f"(models there: {', '.join(saved) or 'none'}); run it again with train.save=best"
             )
-        return list(cells) or saved
+        return tuple(cells or saved)
 
-    def load(self, cell: str) -> Adapted:
-        """Build a cell's model and load what was saved of it."""
-        backbone: Backbone = self.source.load()
-        choice = self.config["strategy"]
-        build = STRATEGIES[choice["builder"]]
-        adapted: Adapted = build(backbone, len(self.classes), **choice["settings"])
-        if adapted.load is None:
-            raise StoreError(f"{self.folder.path}: {self.strategy} cannot load what it saved")
-        adapted.load(self._saved(cell))
-        adapted.model.eval()
-        return adapted
-
-    def classifier(self, cell: str) -> FrozenClassifier:
-        """Read what a cell on frozen features saved."""
-        from prognobench.frozen.probes import load_classifier
-
-        choice = self.config["strategy"]
-        spec: Probe | Estimator = STRATEGIES[choice["builder"]](**choice["settings"])
-        return load_classifier(self._saved(cell), spec, self.source.fingerprint)
-
-    def _saved(self, cell: str) -> Path:
+    def saved(self, cell: str) -> Path:
+        """Return the folder in which a cell's model lies."""
         return self.folder.path / "cells" / cell / "adapted"
 
 
-def _tuples(value: Any) -> Any:
-    """Undo JSON, which has lists for tuples."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def read_run(path: Path, weights: str | None = None, cache: Path | None = None) -> StoredRun:
+    """Return a stored run, ready to build its models again.
+
+    Parameters
+    ----------
+    weights
+        Where the backbone's weights lie now, if not where they lay for the run.
+    cache
+        The cache folder, if not the run's.
+
+    Raises
+    ------
+    StoreError
+        If this version does not take the run's config, or the weights are not those of the run.
+    """
+    folder = RunFolder(path)
+    meta = folder.meta
+    try:
+        # Its own cohort and folds play no part in predicting others.
+        config = read_config(meta["config"], built=("model", "strategy"))
+    except ConfigError as error:
+        raise StoreError(
+            f"{path / 'run.json'}: this version of prognobench cannot build the run's model: "
+            f"{error}; use the version in environment.json"
+        ) from error
+    if cache is not None:
+        config = replace(config, paths=replace(config.paths, cache=cache))
+    if weights is not None:
+        settings = {**config.model.settings, "weights": weights}
+        config = replace(config, model=replace(config.model, settings=settings))
+    source = Workspace().source(config.model)
+    wanted = meta["fingerprints"]["weights"]
+    if source.fingerprint != wanted:
+        raise StoreError(
+            f"{path}: the run used other weights (fingerprint {wanted}, here "
+            f"{source.fingerprint} from {source.origin}); give their file with --weights"
+        )
+    return StoredRun(config, folder, source, tuple(meta["classes"]))
+
+
+class Models(Protocol):
+    """The models of some cells of a stored run."""
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        """The covariates that they read."""
+        ...
+
+    def predict(
+        self, images: Cohort, device: torch.device | str, progress: Progress | None
+    ) -> Iterator[NDArray[np.float64]]:
+        """Yield the probabilities ``(images, classes)`` that each model gives."""
+        ...
+
+    def build(self, cell: str) -> Adapted:
+        """Build a cell's adapted backbone; raises :class:`StoreError` where none was adapted."""
+        ...
+
+
+@dataclass(frozen=True)
+class AdaptedModels:
+    """Backbones that were trained, each with its head."""
+
+    run: StoredRun
+    cells: tuple[str, ...]
+    columns: Sequence[Column] = ()
+
+    def predict(
+        self, images: Cohort, device: torch.device | str, progress: Progress | None
+    ) -> Iterator[NDArray[np.float64]]:
+        """Yield the probabilities ``(images, classes)`` that each model gives."""
+        from prognobench.training.loader import Loader
+        from prognobench.training.loop import predict
+
+        loader = Loader(
+            self.run.pixels(images, progress).array,
+            np.zeros(len(images), dtype=np.int64),
+            np.arange(len(images)),
+            self.run.source.preprocessing,
+            batch_size=4 * self.run.config.train.batch_size,
+            device=device,
+        )
+        for done, cell in enumerate(self.cells):
+            if progress:
+                progress("models", done, len(self.cells))
+            model = self.build(cell).model
+            yield predict(model, loader, device=device, precision=self.run.precision(device))
+
+    def build(self, cell: str) -> Adapted:
+        """Build a cell's model and load what was saved of it."""
+        self.run.saved_cells((cell,))
+        adapted = self.run.adapt(self.run.source.load())
+        if adapted.load is None:
+            raise StoreError(
+                f"{self.run.folder.path}: {self.run.strategy} cannot load what it saved"
+            )
+        adapted.load(self.run.saved(cell))
+        adapted.model.eval()
+        return adapted
+
+
+@dataclass(frozen=True)
+class Classifiers:
+    """Classifiers on features of a frozen backbone, on covariates, or on nothing."""
+
+    run: StoredRun
+    cells: tuple[str, ...]
+
+    @cached_property
+    def _loaded(self) -> list[FrozenClassifier]:
+        from prognobench.frozen.probes import load_classifier
+
+        spec, fingerprint = self.run.classifier, self.run.source.fingerprint
+        return [load_classifier(self.run.saved(cell), spec, fingerprint) for cell in self.cells]
+
+    @property
+    def columns(self) -> Sequence[Column]:
+        """The covariates that they read, each once."""
+        return tuple(dict.fromkeys(column for each in self._loaded for column in each.columns))
+
+    def predict(
+        self, images: Cohort, device: torch.device | str, progress: Progress | None
+    ) -> Iterator[NDArray[np.float64]]:
+        """Yield each classifier's probabilities; the images pass through the backbone once."""
+        from prognobench.frozen.bank import Features, embed
+
+        layers = dict.fromkeys(each.layer for each in self._loaded if each.layer is not None)
+        features: Features = {}
+        if layers:
+            features = embed(
+                self.run.source,
+                self.run.pixels(images, progress),
+                tuple(layers),
+                folder=self.run.config.paths.cache,
+                device=device,
+                precision=self.run.precision(device),
+                progress=progress,
+            )
+        for each in self._loaded:
+            yield each.probabilities(features, images.table)
+
+    def build(self, cell: str) -> Adapted:
+        """Refuse: the backbone is as it was."""
+        raise StoreError(
+            f"{self.run.folder.path}: {self.run.strategy} leaves the backbone's weights as they "
+            f"are; its classifier lies in cells/{cell}/adapted if it was saved"
+        )

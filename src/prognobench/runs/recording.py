@@ -1,0 +1,125 @@
+"""What is written of a run and of its cells: all but the training history and the model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prognobench import __version__
+from prognobench.errors import TrainingError
+from prognobench.folds import export_folds
+from prognobench.store import describe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from prognobench.files import Table
+    from prognobench.records import Fold
+    from prognobench.runs.prepare import Prepared
+
+LIBRARIES = (
+    *("torch", "torchvision", "timm", "peft", "transformers", "scikit-learn", "pandas", "numpy"),
+    *("scipy", "albumentations", "hydra-core"),
+)
+"""Whose versions are recorded with a run."""
+
+
+def describe_run(run: Prepared) -> dict[str, Any]:
+    """What ``run.json`` says of a run before its first cell."""
+    config = run.config
+    return {
+        "key": run.key,
+        **{group: getattr(config, group).name for group in ("dataset", "model", "strategy")},
+        **{group: getattr(config, group).name for group in ("regime", "cv", "loss")},
+        "seed": config.seed,
+        "classes": list(run.classes),
+        "synthetic": run.cohort.synthetic,
+        "reads": list(run.reads),
+        "cells": [fold.name for fold in run.folds],
+        "weights": run.source.origin,
+        "warnings": list(run.warnings),
+        "not_applicable": None,
+        "fingerprints": run.fingerprints,
+        "config": describe(config),
+    }
+
+
+def tabulate_run(run: Prepared) -> dict[str, Any]:
+    """The tables that a run stores beside its cells: cohort, exclusions, folds."""
+    import pandas as pd
+
+    cohort = run.cohort.table.copy(deep=False)
+    if run.cohort.risk is not None:
+        for column, name in enumerate(run.cohort.classes):
+            cohort[f"risk_{name}"] = run.cohort.risk[:, column]
+    exclusions = run.cohort.exclusions
+    if exclusions is None:
+        exclusions = pd.DataFrame({"item": [], "reason": []}, dtype=str)
+    return {
+        "cohort": cohort,
+        "exclusions": exclusions,
+        "folds": export_folds(run.folds, run.cohort),
+    }
+
+
+def tabulate_predictions(run: Prepared, fold: Fold, probabilities: NDArray[np.float64]) -> Table:
+    """Return predictions as they are stored, by column.
+
+    Parameters
+    ----------
+    probabilities
+        ``(validation and test images, classes)``, in the fold's order.
+
+    Raises
+    ------
+    TrainingError
+        If any is not finite: such a cell has no predictions.
+    """
+    if wrong := int((~np.isfinite(probabilities)).any(axis=1).sum()):
+        raise TrainingError(
+            f"the predictions of {wrong} of {len(probabilities)} images are not finite; "
+            "are the weights of the backbone, and the learning rates small enough?"
+        )
+    rows = np.concatenate([fold.validation, fold.test])
+    parts = np.repeat(["validation", "test"], [len(fold.validation), len(fold.test)])
+    scores = {f"score_{name}": probabilities[:, i] for i, name in enumerate(run.classes)}
+    return {"part": parts, **{name: of[rows] for name, of in run.images.items()}, **scores}
+
+
+def describe_environment(device: str) -> dict[str, Any]:
+    """Return what a run's numbers may depend on beside its config: machine and versions."""
+    import torch
+
+    return {
+        "prognobench": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "device": device,
+        "device_name": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "libraries": {name: version for name in LIBRARIES if (version := _version(name))},
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = [
+                line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+            ]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor()
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,174 @@
+"""The cells of runs whose backbone trains: backbone, strategy, training and store meet here."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from prognobench.errors import ConfigError, NotApplicableError
+from prognobench.imaging.augment import Augmentation
+from prognobench.records import Adapted, Backbone, BackboneSource, Fold, Preprocessing
+from prognobench.runs.prepare import Prepared, cell_axes
+from prognobench.runs.recording import tabulate_predictions
+from prognobench.runs.workspace import Workspace
+from prognobench.seeds import derive
+from prognobench.strategies.costs import parameter_counts, step_flops, stored_bytes
+from prognobench.training.loader import Loader
+from prognobench.training.loop import fit, predict
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def try_on_shapes(run: Prepared, workspace: Workspace) -> None:
+    """Apply the strategy to tensors that have a shape and no content, which takes no memory.
+
+    Raises
+    ------
+    ConfigError
+        With what the strategy refuses of this backbone.
+    """
+    fingerprint = run.source.fingerprint
+    shapes = workspace.once(partial(_shapes, run.source), "shapes", fingerprint)
+    backbone = replace(shapes, module=deepcopy(shapes.module))
+    try:
+        with torch.device("meta"):
+            run.adapt(backbone)
+    except ConfigError:
+        raise
+    except Exception:
+        # A pair that cannot be is recorded with its run; what only content shows, its cells say.
+        return
+
+
+def _shapes(source: BackboneSource) -> Backbone:
+    backbone = source.load()
+    return replace(backbone, module=backbone.module.to("meta"))
+
+
+def train_cells(
+    runs: Sequence[Prepared], workspace: Workspace, devices: Mapping[str, torch.device]
+) -> None:
+    """Compute the unfinished cells of runs, one after the other, each leased meanwhile."""
+    for run, fold in _unleased(runs):
+        try:
+            _train_cell(run, fold, workspace, devices[run.config.device])
+        except NotApplicableError as reason:
+            run.folder.mark_not_applicable(reason)
+        except Exception as error:
+            run.folder.write_failure(fold.name, error)
+
+
+def _unleased(runs: Sequence[Prepared]) -> Iterator[tuple[Prepared, Fold]]:
+    """Yield the cells that no other process computes, each leased while it is computed.
+
+    The second pass waits for the cells that others compute, and yields those that a dead process
+    left.
+    """
+    cells = [(r, fold, r.folder.failure(fold.name)) for r in runs for fold in r.unfinished()]
+    for wait in (False, True):
+        for run, fold, failure in cells:
+            if not _is_open(run, fold, failure):
+                continue
+            with run.folder.leased(fold.name, wait=wait) as ours:
+                if ours and _is_open(run, fold, failure):  # now that nobody else can end it
+                    yield run, fold
+        elsewhere = sum(_is_open(*cell) for cell in cells)
+        if elsewhere and not wait:
+            warnings.warn(
+                f"other processes compute {elsewhere} of these cells; waiting for them",
+                stacklevel=2,
+            )
+
+
+def _is_open(run: Prepared, fold: Fold, failure: bytes) -> bool:
+    """Whether a cell is unfinished, and has not failed since ``failure`` was all that it had."""
+    return run.is_unfinished(fold) and run.folder.failure(fold.name) == failure
+
+
+def _train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.device) -> None:
+    """Adapt the run's backbone on one fold, and store predictions, history and cost.
+
+    Raises
+    ------
+    NotApplicableError
+        If the strategy cannot be applied to this backbone.
+    TrainingError
+        If training cannot go on.
+    """
+    config, cohort, recipe = run.config, run.cohort, run.config.train
+    axes = cell_axes(config.seed, fold)
+    torch.manual_seed(derive("initial weights", *axes))
+    backbone = run.source.load()
+    adapted = run.adapt(backbone)
+    pixels, labels = workspace.pixels(config).array, cohort.table["label"].to_numpy(copy=True)
+    loss = run.loss(fold)
+    facts = workspace.once(
+        partial(_account, adapted, backbone.preprocessing, recipe.batch_size),
+        *("costs", run.source.fingerprint, asdict(config.strategy), len(run.classes)),
+        recipe.batch_size,
+    )
+
+    def loader(rows: NDArray[np.intp], training: bool) -> Loader:
+        return Loader(
+            pixels,
+            labels,
+            rows,
+            backbone.preprocessing,
+            batch_size=recipe.batch_size if training else 4 * recipe.batch_size,
+            augmentation=(
+                Augmentation(recipe.augmentation, recipe.horizontal_flip) if training else None
+            ),
+            seed=("batches", *axes),
+            shuffle=training,
+            balanced=training and loss.balanced_sampling,
+            device=device,
+        )
+
+    fitted = fit(
+        adapted,
+        loader(fold.train, True),
+        loader(fold.validation, False),
+        loss,
+        recipe,
+        device=device,
+        where=f"{cohort.name}, {config.model.name}, {config.strategy.name}, cell {fold.name}",
+        progress=workspace.progress,
+        keep=partial(_keep_epoch, run, fold, adapted),
+    )
+    start = time.perf_counter()
+    tested = predict(
+        adapted.model, loader(fold.test, False), device=device, precision=recipe.precision
+    )
+    cost = {
+        **fitted.cost,
+        "seconds_inference": time.perf_counter() - start,
+        "best_epoch": fitted.best_epoch,
+        **facts,
+        "notes": [*backbone.report, *adapted.notes],
+    }
+    save = adapted.save if recipe.save != "none" else None
+    predictions = tabulate_predictions(run, fold, np.concatenate([fitted.validation, tested]))
+    run.folder.write_cell(fold.name, predictions, fitted.history, cost, save)
+
+
+def _keep_epoch(run: Prepared, fold: Fold, adapted: Adapted, epoch: int) -> None:
+    if run.config.train.save == "all" and adapted.save is not None:
+        run.folder.write_epoch(fold.name, epoch, adapted.save)
+
+
+def _account(adapted: Adapted, preprocessing: Preprocessing, batch_size: int) -> dict[str, Any]:
+    """Return what an adapted model costs, whatever the fold: parameters, operations, storage."""
+    return {
+        **parameter_counts(adapted),
+        "flops_per_step": step_flops(adapted, preprocessing, batch_size),
+        "storage_bytes": stored_bytes(adapted),
+    }
