@@ -199,7 +199,9 @@ def patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "table.csv"
 
 
-def frozen_runs(patients: Path, tmp_path: Path, *overrides: str) -> list[RunFolder]:
+def runs_of(
+    patients: Path, tmp_path: Path, *overrides: str, cv: str = "cv.folds=3"
+) -> list[RunFolder]:
     outcomes = run(
         compose(
             [
@@ -211,7 +213,7 @@ def frozen_runs(patients: Path, tmp_path: Path, *overrides: str) -> list[RunFold
                 "dataset.covariates=[age,sex]",
                 "model=cnn",
                 "model.weights=random",
-                "cv.folds=3",
+                cv,
                 "train=quick",
                 f"paths.results={tmp_path / 'results'}",
                 f"paths.cache={tmp_path / 'cache'}",
@@ -226,7 +228,7 @@ def frozen_runs(patients: Path, tmp_path: Path, *overrides: str) -> list[RunFold
 
 def test_saved_classifiers_predict_what_the_run_did(patients: Path, tmp_path: Path) -> None:
     strategies = "linear_probe,logistic,knn,svm,gradient_boosting,covariates_image,metadata,prior"
-    runs = frozen_runs(patients, tmp_path, f"strategy={strategies}", "train.save=best")
+    runs = runs_of(patients, tmp_path, f"strategy={strategies}", "train.save=best")
     assert len(runs) == 8
     for folder in runs:
         for cell in folder.cells:
@@ -253,8 +255,8 @@ def test_saved_adapters_predict_what_the_run_did(
 ) -> None:
     """The validation part as well, on which early stopping rests."""
     chosen = ("model=vit", "strategy=lora,ia3,last_blocks", "train.epochs=3")
-    given = (*chosen, f"train.augmentation={augmentation}", "cv=holdout", "train.head_lr=0.05")
-    for folder in frozen_runs(patients, tmp_path, *given, "train.save=best", "~cv.folds"):
+    given = (*chosen, f"train.augmentation={augmentation}", "train.head_lr=0.05")
+    for folder in runs_of(patients, tmp_path, *given, "train.save=best", cv="cv=holdout"):
         stored = folder.predictions("r0-f0").set_index("patient_id")
         again = predict_images(folder.path, patients, cache=tmp_path / "cache")
         again = again.set_index("patient_id").loc[stored.index]
@@ -271,18 +273,18 @@ def backbone_parameters(folder: RunFolder) -> int:
 def test_cells_without_a_saved_classifier_are_computed_again(
     patients: Path, tmp_path: Path
 ) -> None:
-    (folder,) = frozen_runs(patients, tmp_path, "strategy=logistic")
+    (folder,) = runs_of(patients, tmp_path, "strategy=logistic")
     before = folder.predictions(folder.cells[0])
     with pytest.raises(StoreError, match=r"train\.save=best"):
         predict_images(folder.path, patients, cache=tmp_path / "cache")
-    (again,) = frozen_runs(patients, tmp_path, "strategy=logistic", "train.save=best")
+    (again,) = runs_of(patients, tmp_path, "strategy=logistic", "train.save=best")
     assert again.path == folder.path
     pd.testing.assert_frame_equal(again.predictions(again.cells[0]), before)
     predict_images(again.path, patients, cache=tmp_path / "cache")
 
 
 def test_covariates_of_new_patients_are_asked_for(patients: Path, tmp_path: Path) -> None:
-    (folder,) = frozen_runs(patients, tmp_path, "strategy=metadata", "train.save=best")
+    (folder,) = runs_of(patients, tmp_path, "strategy=metadata", "train.save=best")
     given = {"cache": tmp_path / "cache", "folder": patients.parent}
     with pytest.raises(DataError, match="give a table with the columns image, age, sex"):
         predict_images(folder.path, patients.parent, **given)
@@ -302,7 +304,7 @@ def test_covariates_of_new_patients_are_asked_for(patients: Path, tmp_path: Path
 def test_classifiers_of_other_features_or_damaged_are_refused(
     patients: Path, tmp_path: Path
 ) -> None:
-    (folder,) = frozen_runs(patients, tmp_path, "strategy=knn", "train.save=best")
+    (folder,) = runs_of(patients, tmp_path, "strategy=knn", "train.save=best")
     saved = folder.path / "cells" / folder.cells[0] / "adapted"
     about = json.loads((saved / "adapted.json").read_text())
     given = {"cache": tmp_path / "cache", "cells": [folder.cells[0]]}
