@@ -71,4 +71,5 @@ def test_ranks_have_a_column_for_each_choice(results):
 def test_efficiency_has_the_columns_of_tables_and_costs(results):
     columns = list(read_table(make_costs(results).files[0]).columns)
     assert columns == [*documented("tables/METRICS_ROWS"), *COSTS]
+    assert columns == documented("tables/efficiency.csv")
     assert set(COSTS) - {"trainable_share"} <= set(documented("runs.csv`, one row"))

@@ -98,7 +98,7 @@ def documenting() -> Any:
 
 def test_pages_written_from_code_are_fresh(documenting: Any) -> None:
     for page, text in documenting.pages.pages().items():
-        assert page.read_text() == text, f"{page.name} is stale: run scripts/write-docs"
+        assert page.read_text() == text, f"{page.name}: run .venv/bin/python scripts/write-docs"
 
 
 def test_every_setting_is_explained(documenting: Any) -> None:
