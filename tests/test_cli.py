@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from made_cohorts import write_csv
 from PIL import Image
 
-from prognobench.cli import console, main
+from prognobench.cli import cli, console, main
 from prognobench.registry import DATASETS
 
 SMALL = (
@@ -102,6 +103,9 @@ def test_a_run_ends_with_its_table(prognobench: Command, results: Path) -> None:
             "strategy.views=2 are augmented",
         ),
         (["lora=true", "strategy=full"], "contradicts"),
+        (["lora"], "cannot read 'lora': overrides look like key=value. Did you mean lora=true?"),
+        (["epochs=3"], "unknown key 'epochs'. Did you mean train.epochs?"),
+        (["experiment=embedded"], "experiment=embedded is a sweep: add -m"),
     ],
 )
 def test_a_wrong_command_starts_nothing(
@@ -233,7 +237,7 @@ def test_where_no_folds_can_be_made_the_desk_shows_the_counts_that_say_why(
     assert not tables["patients by part"]
     shown = prognobench("data", "check", *SMALL, "regime=few_shot", "regime.k=32")
     assert "no leaks" not in shown.err
-    assert "without folds, what stands in two parts of them was not looked for" in shown.err
+    assert "leaks between the parts of a fold were not looked for" in shown.err
 
 
 def test_images_are_decoded_ahead(prognobench: Command, tmp_path: Path) -> None:
@@ -309,6 +313,31 @@ def test_sides_that_do_not_fit_come_in_one_message(prognobench: Command) -> None
     assert "8 pixels; take 96 or 104" in said.err
 
 
+def commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*before, name))
+        else:
+            yield (*before, name)
+
+
+@pytest.mark.parametrize("command", [*commands(cli)])
+def test_the_help_of_every_command_has_examples(
+    command: tuple[str, ...], prognobench: Command
+) -> None:
+    text = prognobench(*command, "--help").out
+    examples = text.partition("  Examples:\n")[2].partition("\n\n")[0].splitlines()
+    assert any(line.startswith(f"    prognobench {' '.join(command)}") for line in examples)
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_overview_shows_whole_sentences(prognobench: Command) -> None:
+    for text in (prognobench("--help").out, prognobench("data", "--help").out):
+        sentences = text.partition("Commands:")[2].splitlines()[1:]
+        assert sentences
+        assert all(sentence.endswith(".") and "..." not in sentence for sentence in sentences)
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "models"], ["run", "--help"]])
 def test_answers_that_must_be_quick_import_nothing_heavy(arguments: list[str]) -> None:
     code = (
@@ -330,3 +359,13 @@ def test_overrides_complete(monkeypatch: pytest.MonkeyPatch, prognobench: Comman
     monkeypatch.setenv("COMP_CWORD", "2")
     monkeypatch.setattr(sys, "argv", ["prognobench"])
     assert "strategy=lora,bitfit" in prognobench().out
+    for words, found in {
+        "tra": ["train="],
+        "lo": ["loss=", "lora="],
+        "train.epo": ["train.epochs="],
+        "strategy.ran": ["strategy.rank="],
+        "nothing.x": [],
+    }.items():
+        monkeypatch.setenv("COMP_WORDS", f"prognobench run {words}")
+        said = prognobench().out
+        assert [line.rpartition(",")[2] for line in said.split()] == found

@@ -385,7 +385,7 @@ def test_listing_uses_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     from huggingface_hub import constants
 
-    from prognobench.cli.listing import listing
+    from prognobench.cli.discover import listing
 
     def refuse(*_: Any) -> None:
         raise AssertionError("a connection")

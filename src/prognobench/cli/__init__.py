@@ -1,4 +1,7 @@
-"""The command line: the only place that knows click. Each command is one call, then printing."""
+"""The command line: one file per family of commands; each command is one call, then printing.
+
+Click and Hydra are used here and nowhere else; nothing is computed here.
+"""
 
 from __future__ import annotations
 
@@ -11,47 +14,51 @@ import click
 
 from prognobench import __version__
 from prognobench.cli import console
-from prognobench.cli.computing import export, list_, plan, predict, run
-from prognobench.cli.desk import data
-from prognobench.cli.reading import claims, compare, report, score, table
+from prognobench.cli.apply import export, predict
+from prognobench.cli.data import data
+from prognobench.cli.discover import list_
+from prognobench.cli.results import claims, compare, report, score, table
+from prognobench.cli.run import plan, run
 from prognobench.errors import PrognobenchError
 
 EXIT_FAILED_CELLS, EXIT_WRONG, EXIT_INTERRUPTED = 1, 2, 130
 
 GARBAGE_AT = 100_000
-"""New objects before Python looks for garbage: what imports bring stays, and is looked through at
-every search (a tenth of a short command); models and their tensors go without one."""
+"""How many new objects start a garbage collection. Python's 700 search all that imports bring again
+and again, a tenth of a short command. Tensors are freed without a collection."""
 
 HELP = """
-Which backbone, adapted how, predicts a patient's outcome from a medical image, and how sure is
-that?
+Find out which backbone, adapted by which strategy, works best on your patients' images, and how
+sure that is.
 
 \b
+Examples:
   prognobench run dataset=mortality model=vit lora=true
   prognobench run -m model=vit,cnn strategy=full,linear_probe,lora,bitfit
   prognobench run dataset=table dataset.table=cohort.csv dataset.images=images \\
       dataset.label=outcome dataset.positive=dead
   prognobench table --metric mcc
 
-Choices and settings are given as key=value: group=name chooses ('prognobench list' shows what there
-is), group.key=value sets. Results go to ./results, or paths.results=FOLDER. Nothing is sent
-anywhere.
+Choices and settings are given as key=value: group=name chooses ('prognobench list' shows the
+names), group.key=value sets a value. Results are stored in ./results, or in paths.results=FOLDER.
+Nothing leaves this machine.
 
-Exit codes: 0 all done, 1 some cells failed (the others are stored), 2 the command or config is
+Exit codes: 0 all done; 1 some cells failed (the others are stored); 2 the command or config is
 wrong (nothing was started).
 
-Completion: eval "$(_PROGNOBENCH_COMPLETE=bash_source prognobench)" (or zsh_source, fish_source).
+Completion in the shell: eval "$(_PROGNOBENCH_COMPLETE=bash_source prognobench)" (or zsh_source,
+fish_source).
 """
 
 
-class _Group(click.Group):
-    """Commands in the order of work, not of the alphabet."""
+class _InOrder(click.Group):
+    """Lists its commands in the order of work, not of the alphabet."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
 
-@click.group(cls=_Group, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_InOrder, help=HELP, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
     pass
@@ -74,11 +81,13 @@ def main() -> None:
         error.show()
         sys.exit(EXIT_WRONG)
     except (click.Abort, KeyboardInterrupt):
-        console.say("interrupted; what was finished is stored, the same command goes on from there")
+        console.say(
+            "interrupted: finished cells are stored, and the same command goes on from there"
+        )
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output is gone; nothing is left to say to it.
+        # The reader of stdout (head, say) is gone, and flushing at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED_CELLS)
     finally:
-        gc.freeze()  # the process ends: a last search through all modules takes a second
+        gc.freeze()  # or the interpreter searches all modules once more at exit, for a second

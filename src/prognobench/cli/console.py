@@ -1,4 +1,4 @@
-"""What the terminal shows: data on stdout, everything else on stderr, quiet when piped."""
+"""What the terminal shows: data on stdout, messages and progress on stderr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def say(message: str) -> None:
-    """Print a message for the person, not for a pipe."""
+    """Print a message on stderr, where no pipe reads it."""
     print(message, file=sys.stderr, flush=True)
 
 
@@ -38,7 +38,7 @@ def _coloured(kind: str, style: str, line: str) -> None:
 
 
 def is_watched() -> bool:
-    """Whether a person reads stdout, rather than a pipe or a file."""
+    """Return whether stdout is a terminal, rather than a pipe or a file."""
     return sys.stdout.isatty()
 
 
@@ -81,7 +81,7 @@ def print_rows(
 def print_frame(frame: pd.DataFrame, title: str | None = None, most: int | None = None) -> None:
     """Print a data frame as a table on stdout: three decimals, what is missing is blank.
 
-    Of a frame longer than ``most`` only its first rows and the last, which may be a total.
+    Of a frame longer than ``most`` only the first rows are shown, and the last, often a total.
     """
     if most is not None and len(frame) > most:
         left = len(frame) - most
@@ -93,7 +93,7 @@ def print_frame(frame: pd.DataFrame, title: str | None = None, most: int | None 
 
 @contextmanager
 def progress_bars() -> Iterator[Progress | None]:
-    """Give a progress callback that draws bars on stderr, or ``None`` where nobody looks."""
+    """Yield a callback that draws progress bars on stderr, or ``None`` if that is no terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -14,20 +14,25 @@ if TYPE_CHECKING:
 FILTERS = ("dataset", "model", "strategy", "regime", "k", "cv")
 
 RESULTS = click.argument(
-    "results", type=click.Path(path_type=Path, file_okay=False), default=Path("results")
+    "results",
+    metavar="[RESULTS]",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("results"),
 )
 
 
 def _bands(
     _context: click.Context, _option: click.Parameter, columns: Sequence[str]
 ) -> dict[str, tuple[float, ...]]:
-    """``("age:50:65", "sex")`` as column -> edges of its bands."""
+    """Return ``("age:50:65", "sex")`` as column -> edges of its bands."""
     by = {}
     for column, *edges in (text.split(":") for text in columns):
         try:
             by[column] = tuple(float(edge) for edge in edges)
         except ValueError as error:
-            raise click.BadParameter(f"{column}: bands are numbers, as in age:50:65:80") from error
+            raise click.BadParameter(
+                f"{column}: give bands as numbers, as in age:50:65:80"
+            ) from error
     return by
 
 
@@ -35,7 +40,9 @@ def split(_context: click.Context, _option: click.Parameter, value: str | None) 
     return tuple(part.strip() for part in value.split(",")) if value else ()
 
 
-def _load(_context: click.Context, _option: click.Parameter, folder: Path | None) -> None:
+def _load_components(
+    _context: click.Context, _option: click.Parameter, folder: Path | None
+) -> None:
     from prognobench.registry import load_components
 
     if folder is not None:
@@ -46,16 +53,17 @@ OWN_METRICS = click.option(
     "--components",
     type=click.Path(path_type=Path),
     envvar="PROGNOBENCH_COMPONENTS",
-    callback=_load,
+    callback=_load_components,
     expose_value=False,
-    help="A folder of Python files with your own metrics.",
+    metavar="FOLDER",
+    help="Python files with your own metrics.",
 )
 
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that keep only some datasets, models and so on."""
+    """Add options that keep only some datasets, models and so on."""
     for name in reversed(FILTERS):
-        text = f"Only these of the dimension {name} (comma-separated)."
+        text = f"Only runs with this {name} (or several: a,b)."
         command = click.option(f"--{name}", callback=split, help=text)(command)
     return command
 
@@ -68,17 +76,21 @@ THRESHOLD = click.option(
     "--threshold",
     default="0.5",
     show_default=True,
-    help="Of decisions: a number, validation (largest MCC there), or 'sensitivity 0.9'.",
+    help="Where scores become decisions: a number, 'validation' (largest MCC there), or "
+    "'sensitivity 0.9'.",
 )
 LEVEL = click.option(
     "--level",
     type=click.Choice(["patient", "image"]),
     default="patient",
     show_default=True,
-    help="Score the mean of a patient's images, or each image.",
+    help="Score patients (the mean of their images) or single images.",
 )
 METRIC = click.option(
-    "--metric", default="mcc", show_default=True, help="See 'prognobench list metrics'."
+    "--metric",
+    default="mcc",
+    show_default=True,
+    help="Which score; see 'prognobench list metrics'.",
 )
 FORMATS = click.option(
     "--format",
@@ -86,18 +98,19 @@ FORMATS = click.option(
     callback=split,
     default="csv,md",
     show_default=True,
-    help="Of the files in RESULTS/tables: csv, md, tex, html.",
+    help="Formats of the files in RESULTS/tables: csv, md, tex, html.",
 )
 BY = click.option(
     "--by",
     multiple=True,
     callback=_bands,
-    help="Also subgroups by a column: sex, or age:50:65:80 for bands.",
+    metavar="COLUMN",
+    help="Also score subgroups by a column: sex, or age:50:65:80 for bands.",
 )
 
 
 def resampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of the bootstrap over patients."""
+    """Add the options of the bootstrap over patients."""
     options = (
         click.option(
             "--interval",
@@ -105,20 +118,20 @@ def resampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["percentile", "bca"]),
             default="percentile",
             show_default=True,
-            help="Kind of bootstrap interval over patients.",
+            help="The kind of bootstrap interval over patients.",
         ),
         click.option(
             "--stratified/--unstratified",
             default=True,
             show_default=True,
-            help="Resample each class apart, or all patients together.",
+            help="Resample each class by itself, or all patients together.",
         ),
         click.option(
             "--resamples",
             type=click.IntRange(1),
             default=2000,
             show_default=True,
-            help="How often patients are drawn.",
+            help="How many bootstrap samples of patients are drawn.",
         ),
         click.option(
             "--resampling-seed",
@@ -134,7 +147,7 @@ def resampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def resampling_of(options: Mapping[str, Any]) -> Resampling:
-    """How to resample, by the options of :func:`resampling_options`."""
+    """Return how to resample, by the options of :func:`resampling_options`."""
     from prognobench.analysis.statistics.resampling import Resampling
 
     return Resampling(**{name: options[name] for name in Resampling.__dataclass_fields__})

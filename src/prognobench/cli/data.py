@@ -1,4 +1,4 @@
-"""Commands about a dataset alone: what is wrong with it, and its images made ready."""
+"""Commands about a dataset alone: data check looks for faults, data prepare decodes images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prognobench.cli import console
-from prognobench.cli.computing import FOLDER, composed, takes_overrides
+from prognobench.cli.choosing import FOLDER, compose_configs, takes_overrides
 from prognobench.errors import ConfigError, FaultsError, WeightsError
 from prognobench.files import write_table
 
@@ -26,32 +26,34 @@ REFUSED = 1
 """Exit status of a check that found what a run would refuse."""
 
 
-@click.group()
+@click.group(short_help="Check a dataset, or decode its images.")
 def data() -> None:
-    """Audit a dataset; decode its images ahead."""
+    """Check a dataset before anything is trained on it, or decode its images ahead of time."""
 
 
-@data.command()
+@data.command(short_help="Look for leaks, duplicates and shortcuts.")
 @takes_overrides
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option(
-    "--csv", "folder", type=FOLDER, help="Also write the tables and the folds as CSV here."
+    "--csv", "folder", type=FOLDER, metavar="FOLDER", help="Also write tables and folds as CSV."
 )
 @click.pass_context
 def check(context: click.Context, /, as_json: bool, folder: Path | None, **composing: Any) -> None:
-    """Look for leaks, duplicates, broken images and shortcuts before a model finds them.
+    """Look for leaks, duplicates, broken images and shortcuts in a dataset and its folds.
 
-    Ends with status 1 where a run would refuse what was found (leaks, broken images), with 2 where
-    the dataset cannot be read or split.
+    The exit code is 1 if a run would refuse the dataset (leaks, broken images), and 2 if it cannot
+    be read or split.
 
     \b
-    prognobench data check dataset=cxr_icu dataset.root=covid-chestxray
-    prognobench data check dataset=table dataset.table=cohort.csv dataset.images=images \\
-        dataset.label=outcome dataset.positive=dead
+    Examples:
+      prognobench data check dataset=cxr_icu dataset.root=covid-chestxray
+      prognobench data check dataset=table dataset.table=cohort.csv dataset.images=images \\
+          dataset.label=outcome dataset.positive=dead
+      prognobench data check dataset=mortality --json
     """
     from prognobench.runs.workspace import Workspace
 
-    configs = composed(**composing)
+    configs = compose_configs(**composing)
     documents = []
     faults: list[str] = []
     refused = False
@@ -94,7 +96,9 @@ def _print(found: Audit, *, split: bool) -> None:
     for sentence in (*found.duplicates, *found.leaks):
         console.warn(sentence)
     if not split:
-        console.say("without folds, what stands in two parts of them was not looked for")
+        console.say(
+            "leaks between the parts of a fold were not looked for, because there are no folds"
+        )
     elif not (found.duplicates or found.leaks):
         console.say("no leaks and no repeated images were found")
 
@@ -120,17 +124,20 @@ def _table_file(folder: Path, found: Audit, title: str) -> Path:
     return folder / f"{found.cohort}-{title.replace(' ', '-')}.csv"
 
 
-@data.command()
+@data.command(short_help="Decode images ahead of a run.")
 @takes_overrides
 def prepare(**composing: Any) -> None:
-    """Decode a dataset's images into the pixel cache, as the chosen models need them.
+    """Decode a dataset's images into the cache, in the size that the chosen models need.
+
+    A run does this by itself; do it ahead where many processes will share the cache.
 
     \b
-    prognobench data prepare dataset=cxr_icu dataset.root=covid-chestxray model=resnet18
+    Examples:
+      prognobench data prepare dataset=cxr_icu dataset.root=covid-chestxray model=resnet18
     """
     from prognobench.runs.workspace import Workspace
 
-    configs = composed(**composing)
+    configs = compose_configs(**composing)
     with console.progress_bars() as progress:
         workspace = Workspace(progress)
         for config in configs:

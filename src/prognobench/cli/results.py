@@ -49,27 +49,29 @@ def _print_made(made: Made) -> None:
         console.say(f"written: {file}")
 
 
-@click.command()
+@click.command(short_help="Score the stored predictions again.")
 @RESULTS
 @click.option(
     "--scaling",
     type=click.Choice(["none", "temperature", "platt"]),
     default="none",
     show_default=True,
-    help="Calibrate on validation first.",
+    help="Calibrate the scores first, on each fold's validation part.",
 )
 @click.option(
     "--sensitivity",
     "sensitivities",
     type=click.FloatRange(0, 1, min_open=True),
     multiple=True,
-    help="Also decide at the threshold that reaches this on validation.",
+    metavar="SHARE",
+    help="Also decide at the threshold that reaches this sensitivity on the validation part.",
 )
 @click.option(
     "--threshold",
     "thresholds",
     type=click.FloatRange(0, 1),
     multiple=True,
+    metavar="NUMBER",
     help="Also decide at this threshold.",
 )
 @BY
@@ -77,12 +79,15 @@ def _print_made(made: Made) -> None:
 def score(
     results: Path, sensitivities: Sequence[float], thresholds: Sequence[float], **settings: Any
 ) -> None:
-    """Score stored predictions anew: RESULTS/scores.csv and runs.csv.
+    """Score the stored predictions again, and write RESULTS/scores.csv and RESULTS/runs.csv.
+
+    The other commands do this by themselves; use it for other thresholds, calibration or subgroups.
 
     \b
-    prognobench score
-    prognobench score --scaling platt --by sex --by age:50:65:80
-    prognobench score --sensitivity 0.9 --threshold 0.2
+    Examples:
+      prognobench score
+      prognobench score --scaling platt --by sex --by age:50:65:80
+      prognobench score --sensitivity 0.9 --threshold 0.2
     """
     from prognobench.analysis.decisions import HALF, SENSITIVITY, VALIDATION
     from prognobench.analysis.scores import Settings
@@ -95,42 +100,45 @@ def score(
     console.say(f"written: {file}")
 
 
-@click.command()
+@click.command(short_help="Print tables of scores.")
 @RESULTS
 @click.option(
-    "--rows", callback=split, default="model", show_default=True, help="Dimensions (several)."
+    "--rows", callback=split, default="model", show_default=True, help="What rows are (several)."
 )
-@click.option("--columns", default="strategy", show_default=True, help="One dimension.")
+@click.option("--columns", default="strategy", show_default=True, help="What columns are (one).")
 @click.option(
     "--metric",
     "metrics",
     callback=split,
     default="mcc,average_precision",
     show_default=True,
-    help="See 'prognobench list metrics'.",
+    help="Which scores (several); 'prognobench list metrics' explains them.",
 )
 @THRESHOLD
 @LEVEL
 @FORMATS
-@click.option("--efficiency", is_flag=True, help="Score against cost, by model and strategy.")
 @click.option(
-    "--intervals", is_flag=True, help="Pooled scores with intervals over patients, by run."
+    "--efficiency", is_flag=True, help="Show scores beside what they cost, by model and strategy."
+)
+@click.option(
+    "--intervals", is_flag=True, help="Show each run's pooled scores with intervals over patients."
 )
 @BY
 @resampling_options
 @filter_options
 @OWN_METRICS
 def table(results: Path, efficiency: bool, intervals: bool, **options: Any) -> None:
-    """Make tables of scores, for the terminal and in RESULTS/tables.
+    """Print tables of scores, and write them to RESULTS/tables.
 
-    Dimensions: dataset, model, strategy, regime, k, cv, metric, threshold, level.
+    Rows and columns can be: dataset, model, strategy, regime, k, cv, metric, threshold, level.
 
     \b
-    prognobench table --metric mcc --dataset mortality
-    prognobench table --rows dataset,model --columns strategy --format csv,md,tex
-    prognobench table --rows model,strategy --columns k --regime few_shot
-    prognobench table --efficiency
-    prognobench table --intervals --interval bca --by sex --by age:50:65:80
+    Examples:
+      prognobench table --metric mcc --dataset mortality
+      prognobench table --rows dataset,model --columns strategy --format csv,md,tex
+      prognobench table --rows model,strategy --columns k --regime few_shot
+      prognobench table --efficiency
+      prognobench table --intervals --interval bca --by sex --by age:50:65:80
     """
     where = where_of(options)
     if intervals or options["by"]:
@@ -149,33 +157,38 @@ def table(results: Path, efficiency: bool, intervals: bool, **options: Any) -> N
     print_tables(results, where=where, **{name: options[name] for name in names})
 
 
-@click.command()
+@click.command(short_help="Compare runs on the same patients.")
 @RESULTS
-@click.option("--by", default="strategy", show_default=True, help="The name in which runs differ.")
-@click.option("--against", help="Compare all with this one; by default every pair.")
+@click.option(
+    "--by", default="strategy", show_default=True, help="What the compared runs differ in."
+)
+@click.option("--against", help="Compare all with this one; default: every pair.")
 @METRIC
 @THRESHOLD
 @LEVEL
 @FORMATS
-@click.option("--rope", default=0.01, show_default=True, help="Half-width of practical equality.")
+@click.option(
+    "--rope", default=0.01, show_default=True, help="Differences below this count as none."
+)
 @resampling_options
-@click.option("--ranks", is_flag=True, help="Mean ranks of all choices over all datasets.")
+@click.option("--ranks", is_flag=True, help="Show mean ranks over datasets instead.")
 @click.option(
     "--posthoc",
     type=click.Choice(["nemenyi", "conover"]),
     default="nemenyi",
     show_default=True,
-    help="Test of the pairs of ranks.",
+    help="The test of pairs of ranks.",
 )
 @filter_options
 @OWN_METRICS
 def compare(results: Path, ranks: bool, posthoc: Any, **options: Any) -> None:
-    """Compare runs on the same patients: intervals, corrected tests, probabilities.
+    """Compare runs on the same patients: differences, intervals, corrected tests, probabilities.
 
     \b
-    prognobench compare --by strategy --against linear_probe --metric average_precision
-    prognobench compare --by model --dataset mortality --interval bca --rope 0.02
-    prognobench compare --ranks --metric mcc --posthoc conover
+    Examples:
+      prognobench compare --by strategy --against linear_probe --metric average_precision
+      prognobench compare --by model --dataset mortality --interval bca --rope 0.02
+      prognobench compare --ranks --metric mcc --posthoc conover
     """
     where, metric, formats = where_of(options), options["metric"], options["formats"]
     if ranks:
@@ -192,37 +205,51 @@ def compare(results: Path, ranks: bool, posthoc: Any, **options: Any) -> None:
     _print_made(make_comparison(results, question, where, formats))
 
 
-@click.command()
+@click.command(short_help="Check claims against the results.")
 @RESULTS
-@click.option("--file", type=click.Path(path_type=Path, dir_okay=False), help="Your own claims.")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Your own claims, in the form of configs/claims/study.yaml.",
+)
 @FORMATS
 @OWN_METRICS
 def claims(results: Path, file: Path | None, formats: Sequence[str]) -> None:
-    """Check the study's five findings, or your own claims, against the results.
+    """Say which of the study's findings, or of your own claims, your results support.
 
     \b
-    prognobench claims
-    prognobench claims --file mine.yaml
+    Examples:
+      prognobench claims
+      prognobench claims --file mine.yaml
     """
     from prognobench.analysis.statistics.claims import make_claims
 
     _print_made(make_claims(results, file, formats))
 
 
-@click.command()
+@click.command(short_help="Write one HTML page about all results.")
 @RESULTS
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Where to write it.")
 @click.option(
-    "--metric", default="mcc", show_default=True, help="What maps, curves and comparisons show."
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Where to write the page; default: RESULTS/report.html.",
 )
-@click.option("--figures", is_flag=True, help="Also write figures as SVG, PNG and PDF, with data.")
+@click.option(
+    "--metric", default="mcc", show_default=True, help="The metric of maps, curves and comparisons."
+)
+@click.option(
+    "--figures", is_flag=True, help="Also write the figures as SVG, PNG and PDF, with data."
+)
 @OWN_METRICS
 def report(results: Path, out: Path | None, metric: str, figures: bool) -> None:
-    """Write one self-contained HTML page about all results.
+    """Write one HTML page about all results, which needs no network and no other file.
 
     \b
-    prognobench report
-    prognobench report elsewhere/results --metric average_precision --figures
+    Examples:
+      prognobench report
+      prognobench report elsewhere/results --metric average_precision --figures
     """
     from prognobench.analysis.report.page import write_report
 

@@ -1,10 +1,17 @@
-"""What can be chosen, read from the configs alone, so that listing answers at once."""
+"""Commands that say what there is: list.
+
+They read the config files alone, so that they answer at once.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import click
+
+from prognobench.cli import console
+from prognobench.cli.choosing import CONFIG_DIR
 from prognobench.cli.config_files import CONFIG_GROUPS, options, read_config
 from prognobench.errors import ConfigError
 from prognobench.registry import near
@@ -14,6 +21,26 @@ PLURALS = {
     "strategies": "strategy",
     "losses": "loss",
 }
+
+
+@click.command("list", short_help="List what can be chosen.")
+@click.argument("what", required=False)
+@CONFIG_DIR
+def list_(what: str | None, config_dir: Path | None) -> None:
+    """List what can be chosen: datasets, models, strategies, losses, metrics, experiments ...
+
+    Without WHAT every group is listed by its names; with it, one group with a sentence for each.
+
+    \b
+    Examples:
+      prognobench list
+      prognobench list models
+      prognobench list metrics
+    """
+    if what is None:
+        console.print_rows(["group", "choices"], overview(config_dir))
+    else:
+        console.print_rows(*listing(what, config_dir))
 
 
 def overview(config_dir: Path | None = None) -> list[tuple[str, str]]:
