@@ -223,7 +223,7 @@ def parse(command: list[str]) -> tuple[str, click.Context]:
 @pytest.mark.parametrize("name", [name for name, page in PAGES.items() if commands(page)])
 def test_commands_are_understood(name: str, folder: Path) -> None:
     """Those that need weights or data of others, too: settings are checked, nothing is started."""
-    from prognobench.cli.computing import composed
+    from prognobench.cli.choosing import compose_configs
 
     for command, remark in commands(PAGES[name]):
         if remark.startswith("fails"):
@@ -234,7 +234,7 @@ def test_commands_are_understood(name: str, folder: Path) -> None:
         called, context = parse(command)
         if called in COMPOSING:
             names = ("overrides", "multirun", "config_dir", "components")
-            assert composed(**{name: context.params[name] for name in names}), command
+            assert compose_configs(**{name: context.params[name] for name in names}), command
 
 
 # ------------------------------------------------------------------ running

@@ -18,7 +18,7 @@ from documenting.settings import (
     summary,
     table,
 )
-from prognobench.cli.listing import listing
+from prognobench.cli.discover import listing
 from prognobench.metrics.metric import all_metrics
 from prognobench.records import Checks, ImageOptions, Paths, Train
 from prognobench.registry import GROUPS
