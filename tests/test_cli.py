@@ -309,8 +309,8 @@ def test_the_table_of_models_cuts_nothing_off(
 def test_sides_that_do_not_fit_come_in_one_message(prognobench: Command) -> None:
     said = prognobench("run", "-m", "model=dinov2_small,vit", "model.image_size=100")
     assert said.code == 2
-    assert "14 pixels; take 98 or 112" in said.err
-    assert "8 pixels; take 96 or 104" in said.err
+    assert "14 pixels; set 98 or 112" in said.err
+    assert "8 pixels; set 96 or 104" in said.err
 
 
 def commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
