@@ -15,7 +15,7 @@ from prognobench.analysis.scores import COLUMNS, Settings, score
 from prognobench.analysis.statistics.resampling import make_panel
 from prognobench.analysis.subgroups import groupable_columns
 from prognobench.errors import ConfigError, StoreError
-from prognobench.files import read_table
+from prognobench.files import read_table, write_table
 from prognobench.store import RunFolder
 
 
@@ -150,6 +150,17 @@ def test_columns_that_make_no_or_too_many_groups_are_left_out():
         }
     )
     assert groupable_columns(cohort, ("sex", "age", "centre", "view", "absent")) == ["sex", "age"]
+
+
+def test_only_a_column_called_age_gets_bands_of_ages(tmp_path):
+    folder = make_run(tmp_path)
+    cohort = folder.cohort()
+    write_table(folder.path / "cohort.csv", cohort.assign(dosage=cohort["age"]))
+    table = read_table(score(tmp_path, settings=Settings(by={"age": (), "dosage": ()})))
+    groups = set(table["subgroup"].dropna())
+    assert "age=under 50" in groups
+    assert sum(group.startswith("dosage=") for group in groups) == 3
+    assert "dosage=under 50" not in groups
 
 
 def test_few_shot_runs_carry_k_and_draws(scores):

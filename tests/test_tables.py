@@ -509,6 +509,12 @@ def test_nothing_to_rank():
     assert rank(cells_of(np.ones((4, 1))), "mcc") is None
 
 
+def test_every_table_refuses_unknown_formats(results):
+    for make in (make_intervals, costs.make_costs, make_ranks):
+        with pytest.raises(ConfigError, match=r"unknown format 'mdd'\. Did you mean 'md'"):
+            make(results, formats=("mdd",))
+
+
 def test_a_long_selection_still_names_a_file(results, scored):
     runs = scored.runs[scored.runs["model"] != "oracle"]
     names = ("dataset", "model", "strategy", "regime", "cv")

@@ -53,7 +53,7 @@ class Units:
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
     def of(self, cell: int) -> slice:
-        """Where a cell's units stand."""
+        """Return the slice of a cell's units."""
         return slice(self.offsets[cell], self.offsets[cell + 1])
 
 

@@ -36,7 +36,7 @@ TEXT = (
     *("dataset", "model", "strategy", "regime", "cv", "key", "cohort", "folds", "path", "version"),
     *("level", "subgroup", "threshold", "metric", "reason", "failure", "not_applicable"),
 )
-"""Columns that are text whatever they look like; blank is empty text."""
+"""Columns that are read as text, numbers among them too; a blank is empty text."""
 
 
 @dataclass(frozen=True)

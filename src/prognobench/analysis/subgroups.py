@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ Bands = Sequence[float]
 """Edges between the bands of a number; none: chosen from the data."""
 
 AGE_EDGES = (50.0, 65.0, 80.0)
+"""Bands of a covariate that is called age, in years, unless others are asked for."""
+
 MOST_GROUPS = 12
 """A column with more different words than this makes no groups worth a row each."""
 
@@ -113,8 +116,10 @@ def _values(
 
 
 def _edges(values: pd.Series[Any], column: str) -> Bands:
-    if "age" in column.lower():
+    # A word of the name, as in patient_age: "stage" and "dosage" are no ages.
+    if "age" in re.split(r"[^a-z]+", column.lower()):
         return AGE_EDGES
+    # Three groups of about equal size, at numbers that can be read.
     return tuple(dict.fromkeys(float(f"{edge:.3g}") for edge in values.quantile([1 / 3, 2 / 3])))
 
 

@@ -278,7 +278,7 @@ def html(tables: Sequence[Table]) -> str:
 
 
 def _is_said_once(row: Sequence[Entry]) -> bool:
-    """Whether a row has the same reason in every column: it then stands in one wide cell."""
+    """Whether a row has the same reason in every column: it then goes into one wide cell."""
     return len({entry.text for entry in row}) == 1 and not any(entry.is_number for entry in row)
 
 

@@ -17,7 +17,7 @@ INK = "#1b1f24"
 FAINT = "#8a9099"
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#a6761d", "#8a9099", "#e69f00")
-"""After Okabe & Ito: told apart by colour-blind readers, on white and on black."""
+"""After Okabe & Ito: colour-blind readers can tell them apart, on white and on black."""
 
 MARKERS = "osD^v<>"
 
@@ -32,7 +32,7 @@ KINDS: dict[str, dict[str, Any]] = {
     REFERENCE: {"color": FAINT, "linewidth": 1},
 }
 
-LABEL_SIZE, LABEL_STEPS = 6.5, 200
+LABEL_SIZE, LABEL_STEPS = 6.5, 50
 """Size of labels of points, and steps in which they are moved apart."""
 
 STYLE: dict[str, Any] = {
@@ -59,7 +59,7 @@ STYLE: dict[str, Any] = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
     "svg.fonttype": "none",
-    # A name is no formula, whatever dollar signs are in it.
+    # Dollar signs in a name do not make it a formula.
     "text.parse_math": False,
     "pdf.fonttype": 42,
 }
@@ -99,7 +99,7 @@ def _series(data: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, A
 
 
 def _legend(axes: Axes) -> None:
-    """Put the legend below the axes, where it hides nothing."""
+    """Put the legend below the axes, where it covers no data."""
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.19), ncols=2)
 
 
@@ -179,23 +179,26 @@ def trade_off(x: str, y: str) -> Callable[[Axes, pd.DataFrame], None]:
         axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.12, y=0.15)
-        _name_points(axes, front)
+        _name_points(axes, front, data)
         axes.set(xlabel=x, ylabel=y)
         _legend(axes)
 
     return draw
 
 
-def _name_points(axes: Axes, points: pd.DataFrame) -> None:
-    """Write the label of each point beside it, where it covers no other label or point."""
+def _name_points(axes: Axes, named: pd.DataFrame, points: pd.DataFrame) -> None:
+    """Write the labels of some points beside them, where they cover no label and few points."""
     from adjustText import adjust_text
 
+    axes.autoscale_view()
     texts = [
         axes.text(point["x"], point["y"], point["label"], size=LABEL_SIZE)
-        for point in _records(points)
+        for point in _records(named)
     ]
     # Steps instead of seconds, so that a figure is the same on every machine.
-    adjust_text(texts, points["x"], points["y"], ax=axes, iter_lim=LABEL_STEPS)
+    targets = {"target_x": named["x"].to_numpy(), "target_y": named["y"].to_numpy()}
+    obstacles = points["x"].to_numpy(), points["y"].to_numpy()
+    adjust_text(texts, *obstacles, **targets, ax=axes, iter_lim=LABEL_STEPS)
 
 
 def forest(x: str, zero: float | None = None) -> Callable[[Axes, pd.DataFrame], None]:

@@ -96,7 +96,7 @@ class Figure:
 
         style: Any = {**STYLE, "svg.hashsalt": self.name}
         with matplotlib.rc_context():
-            matplotlib.rcdefaults()  # whatever was set in this process
+            matplotlib.rcdefaults()  # drops what a caller has set in this process
             matplotlib.rcParams.update(style)
             canvas = Canvas(figsize=self.size)
             axes = canvas.subplots()

@@ -96,24 +96,24 @@ def write_report(
         If the metric is unknown.
     """
     found = find_metric(metric)
-    say = progress or (lambda label, done, total: None)
-    say("report", 0, STEPS)
+    tell = progress or (lambda label, done, total: None)
+    tell("report", 0, STEPS)
     # Other processes draw the figures of a section while this one computes the next section.
     with Beside(Figure.inline) as studio:
         studio.prepare(load_drawing)
         scored = read_scores(results)
-        say("report", 1, STEPS)
+        tell("report", 1, STEPS)
         page = _Page(results, scored, found, studio)
         sections = []
         for number, section in enumerate(page.sections()):
             sections.append(section)
-            say("report", 2 + number, STEPS)
+            tell("report", 2 + number, STEPS)
         drawn = studio.finish()
     out = out or results / "report.html"
     write_text(out, page.render([section for section in sections if section.blocks], drawn))
     if figures:
         save_figures(page.figures, results / "figures")
-    say("report", STEPS, STEPS)
+    tell("report", STEPS, STEPS)
     return out
 
 

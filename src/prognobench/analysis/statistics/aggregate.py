@@ -147,11 +147,11 @@ def _progress(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _unfinished(runs: pd.DataFrame) -> Any:
-    said = np.where(runs["done"] < runs["cells"], "not finished", "")
+    reasons = np.where(runs["done"] < runs["cells"], "not finished", "")
     failed = runs["failed"].map(str) + " failed: " + runs["failure"]
-    said = np.where(runs["failure"] != "", failed, said)
-    said = np.where(runs["not_applicable"] != "", "n/a: " + runs["not_applicable"], said)
-    return said
+    reasons = np.where(runs["failure"] != "", failed, reasons)
+    reasons = np.where(runs["not_applicable"] != "", "n/a: " + runs["not_applicable"], reasons)
+    return reasons
 
 
 def _mark(table: pd.DataFrame, scores: pd.DataFrame, metrics: Mapping[str, Metric]) -> None:
@@ -226,7 +226,7 @@ def iter_contexts(cells: pd.DataFrame) -> Iterator[Context]:
 
 
 def iter_main_contexts(cells: pd.DataFrame) -> Iterator[Context]:
-    """Yield the contexts of whole training parts, or all contexts where there are no such."""
+    """Yield the contexts of whole training parts, or all contexts if there are none."""
     full = cells[cells["k"] == 0]
     yield from iter_contexts(full if len(full) else cells)
 

@@ -1,4 +1,4 @@
-"""Statements about which choice is better, checked against whatever results there are."""
+"""Statements about which choice is better, checked against the results at hand."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ def _judge_winners(
 
 
 def _goodness(scores: pd.DataFrame, metric: Metric) -> pd.Series[float]:
-    """Mean over the group's runs, per fold; more is better whatever the metric."""
+    """Mean over the group's runs, per fold; more is better for every metric."""
     good = scores.assign(good=-metric.distance(scores["value"].to_numpy()))
     return good.groupby(list(FOLD))["good"].mean()
 
@@ -356,19 +356,11 @@ def _judge(claim: Claim, evidence: Sequence[Evidence]) -> Finding:
 
 def claims_table(findings: Sequence[Finding]) -> Iterator[Table]:
     """Yield the verdicts, then the evidence behind them, one row for each context."""
-    yield Table(
-        "claims",
-        ("claim", "says"),
-        ("verdict", "because"),
-        tuple(
-            (
-                (finding.claim.name, finding.claim.says),
-                (Entry(finding.verdict), Entry(finding.reason)),
-            )
-            for finding in findings
-        ),
-    )
-    pairs = [(finding, each) for finding in findings for each in finding.evidence]
+    verdicts = [
+        ((one.claim.name, one.claim.says), (Entry(one.verdict), Entry(one.reason)))
+        for one in findings
+    ]
+    yield Table("claims", ("claim", "says"), ("verdict", "because"), tuple(verdicts))
     rows = [
         (
             (one.claim.name, each.context),
@@ -378,12 +370,13 @@ def claims_table(findings: Sequence[Finding]) -> Iterator[Table]:
                 make_count(each.runs),
             ),
         )
-        for one, each in pairs
+        for one in findings
+        for each in one.evidence
     ]
     if rows:
         columns = ("difference [95 %]", "folds", "runs")
-        said = ("a positive difference supports the claim",)
-        yield Table("evidence", ("claim", "where"), columns, tuple(rows), notes=said)
+        notes = ("a positive difference supports the claim",)
+        yield Table("evidence", ("claim", "where"), columns, tuple(rows), notes=notes)
 
 
 def make_claims(

@@ -1,4 +1,4 @@
-"""What every choice costs beside what it scores, and which choices nothing beats in both."""
+"""Cost and score of every choice, and the choices that no other beats in both."""
 
 from __future__ import annotations
 

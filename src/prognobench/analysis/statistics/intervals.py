@@ -208,14 +208,14 @@ def lay_out(
         title = f"{describe_context(named)} · per {own['level'].iloc[0]}"
         title += f" · {SYNTHETIC}" if own["synthetic"].astype(bool).any() else ""
         rules = sorted({measure.rule for measure in measures} - {NO_THRESHOLD})
-        said = [f"decisions at threshold: {', '.join(rules)}"] if rules else []
+        how = [f"decisions at threshold: {', '.join(rules)}"] if rules else []
         yield Table(
             title,
             tuple(heads),
             ("n", "positives", *(m.metric.title for m in measures)),
             tuple([*real, *references]),
             len(references),
-            (*notes, *said),
+            (*notes, *how),
         )
 
 

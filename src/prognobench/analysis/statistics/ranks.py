@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FEWEST_DATASETS, FEWEST_CHOICES = 5, 3
-"""Below these a rank test has no power to speak of; paired differences are shown instead."""
+"""Below these a rank test has almost no power; paired differences are shown instead."""
 
 MOST_PAIRS, MOST_CHOICES = 6, 8
 """Pairs that a note lists, and choices that the table of wins shows."""
@@ -223,7 +223,7 @@ def _list_pairs(ranks: Ranks) -> str:
     p = ranks.pairwise.to_numpy()
     pairs = [(i, j) for i, j in combinations(range(len(p)), 2) if p[i, j] < 1 - CONFIDENCE]
     test = {"nemenyi": "Nemenyi", "conover": "Conover"}[ranks.posthoc]
-    said = f"{test}: {len(pairs)} of {len(p) * (len(p) - 1) // 2} pairs differ at 5 %"
+    text = f"{test}: {len(pairs)} of {len(p) * (len(p) - 1) // 2} pairs differ at 5 %"
     names = ranks.pairwise.index
     listed = (f"{names[i]} over {names[j]} (p = {p[i, j]:.3g})" for i, j in pairs)
-    return said + (f": {'; '.join(listed)}" if 0 < len(pairs) <= MOST_PAIRS else "")
+    return text + (f": {'; '.join(listed)}" if 0 < len(pairs) <= MOST_PAIRS else "")

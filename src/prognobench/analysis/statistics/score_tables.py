@@ -1,4 +1,4 @@
-"""Tables of scores: rows and columns are chosen freely, references stand below, notes explain."""
+"""Tables of scores: any names as rows and columns, references below, notes that explain."""
 
 from __future__ import annotations
 
@@ -241,18 +241,18 @@ def _write_name(dimension: str, value: Any) -> str:
 
 def _title(fixed: Mapping[str, Any], group: pd.DataFrame) -> str:
     first = [name for name in ("metric", "dataset", "model", "strategy", "regime") if name in fixed]
-    said = [_write_name(name, fixed[name]) for name in first]
+    parts = [_write_name(name, fixed[name]) for name in first]
     if fixed.get("k"):
-        said.append(f"k={fixed['k']}")
+        parts.append(f"k={fixed['k']}")
     if "cv" in fixed:
-        said.append(str(fixed["cv"]))
+        parts.append(str(fixed["cv"]))
     if "level" in fixed:
-        said.append(f"per {fixed['level']}")
+        parts.append(f"per {fixed['level']}")
     synthetic = group.loc[group["synthetic"].astype(bool), "dataset"].unique()
     if len(synthetic):
         some = len(synthetic) < group["dataset"].nunique()
-        said.append((f"{', '.join(map(str, synthetic))}: " if some else "") + SYNTHETIC)
-    return " · ".join(said)
+        parts.append((f"{', '.join(map(str, synthetic))}: " if some else "") + SYNTHETIC)
+    return " · ".join(parts)
 
 
 def _notes(group: pd.DataFrame, references: pd.DataFrame, one_metric: bool) -> Iterator[str]:
