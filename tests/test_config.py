@@ -365,7 +365,11 @@ def test_every_choice_is_sound(group: str, name: str) -> None:
 @pytest.mark.parametrize("name", options("experiment"))
 def test_an_experiment_says_its_command_and_chooses_what_there_is(name: str) -> None:
     text = (config_root() / "experiment" / f"{name}.yaml").read_text()
-    assert f"prognobench run -m +experiment={name}" in " ".join(text.split())
+    package, first, *rest = text.splitlines()
+    assert package == "# @package _global_"
+    assert first.startswith("# ")
+    assert any(line.startswith(f"#   prognobench run -m experiment={name}") for line in rest)
+    assert {"# Duration:", "# Expect:"} <= {" ".join(line.split()[:2]) for line in rest}
     experiment = yaml.safe_load(text)
     swept = experiment["hydra"]["sweeper"]["params"]
     fixed = {

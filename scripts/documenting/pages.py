@@ -99,7 +99,7 @@ def _choices() -> Iterator[str]:
         yield from _table(columns, rows)
     yield from ("", "## Training recipes: `train=...`", "")
     yield from _table(*listing("train"))
-    yield from ("", "## Experiments: `+experiment=...`", "")
+    yield from ("", "## Experiments: `experiment=...`", "")
     yield from _table(*listing("experiment"))
     yield from ("", "## Metrics", "")
     yield from METRICS.splitlines()
