@@ -57,7 +57,7 @@ def redraw_all(root: Path, tags: Callable[[Path], dict[str, Any]] = lambda path:
 def check(tmp_path: Path, *overrides: str) -> dict[str, Any]:
     (config,) = compose([*overrides, f"paths.cache={tmp_path / 'cache'}"])
     workspace = Workspace()
-    found = workspace.full_audit(config, workspace.folds(config)).to_json()
+    found = workspace.audit_fully(config, workspace.split_cohort(config)).to_json()
     found |= {title: rows for title, rows in found["tables"].items()}
     found["reasons"] = " / ".join(row["reason"] for row in found["left out"])
     found["shortcuts"] = {row["metadata"]: row for row in found["metadata-only baseline"]}

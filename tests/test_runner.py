@@ -265,6 +265,24 @@ def test_a_users_own_strategy_that_fails_in_one_cell_costs_no_other(
     assert not outcome.failed
 
 
+UNSAID = """
+from prognobench.registry import STRATEGIES
+
+@STRATEGIES.register("unsaid")
+def unsaid(backbone, num_classes: int):
+    "BitFit that does not say what it returns."
+    return STRATEGIES["bitfit"](backbone, num_classes)
+"""
+
+
+def test_a_users_own_strategy_has_to_say_what_it_returns(
+    here: tuple[str, ...], tmp_path: Path
+) -> None:
+    own = own_strategy(tmp_path, "unsaid", UNSAID)
+    with pytest.raises(ConfigError, match="with one of Adapted, Probe, Estimator"):
+        run(compose([*SMALL, "strategy=unsaid", *here], config_dir=own))
+
+
 LISTED = """
 from prognobench.records import Probe
 from prognobench.registry import STRATEGIES

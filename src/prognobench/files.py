@@ -23,7 +23,7 @@ TEXT_COLUMNS = ("patient_id", "image", "source", "centre", "part", "item", "reas
 """Columns that are text whatever they look like (a patient called ``007`` or ``NA``)."""
 
 LONG = 1000
-"""Rows from which on it pays to look for values that come again."""
+"""From this many rows on, formatting each different value once is faster."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 
@@ -70,7 +70,7 @@ def read_json(path: Path) -> Any:
 def write_table(path: Path, table: Table) -> None:
     """Write a CSV that is safe to open in a spreadsheet; nine significant digits."""
     buffer = io.StringIO()
-    # Several times as fast as pandas, whose float format is a call per cell.
+    # The csv module is several times as fast as pandas, which calls float_format per cell.
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(table)
     writer.writerows(zip(*(_texts(table[column]) for column in table), strict=True))
@@ -115,7 +115,7 @@ def read_tables(paths: Sequence[Path], text: Sequence[str] = TEXT_COLUMNS) -> pd
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error}") from error
         if contents[-1].partition(b"\n")[0] != contents[0].partition(b"\n")[0]:
-            raise StoreError(f"{path} has other columns than {paths[0]}")
+            raise StoreError(f"{path}: its columns differ from those of {paths[0]}")
     bodies = [content.partition(b"\n")[2].rstrip(b"\n") for content in contents]
     rows = [body.count(b"\n") + bool(body) for body in bodies]
     together = b"\n".join([contents[0].partition(b"\n")[0], *filter(None, bodies)])
@@ -124,7 +124,7 @@ def read_tables(paths: Sequence[Path], text: Sequence[str] = TEXT_COLUMNS) -> pd
     except ValueError:
         table = None
     if table is None or len(table) != sum(rows):
-        # A damaged file, which is named so, or line breaks inside cells.
+        # Either a file is damaged, which reading one by one names, or cells have line breaks.
         import pandas as pd
 
         tables = [read_table(path, text) for path in paths]
@@ -158,4 +158,4 @@ def _plain(value: Any) -> Any:
         return str(value)
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+Progress = Callable[[str, int, int], None]
+"""Called with a label, how much is done, and how much there is."""
+
 # ------------------------------------------------------------------ data
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "JPEG2000", "WEBP", "PPM")

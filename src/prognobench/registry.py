@@ -1,7 +1,7 @@
 """Named parts that a config can choose: datasets, models, strategies, and the rest.
 
 A part is one builder function. Its keyword-only parameters are the settings that its YAML may
-carry; its positional parameters are handed over by the runner. What other modules need to know of
+carry; its positional parameters come from the run. What other modules need to know of
 a part, it declares as a fact where it is registered: nobody else asks for it by name.
 """
 

@@ -1,7 +1,7 @@
-"""Run folders on disk: the only writer under ``results/runs``, and the reader of what it wrote.
+"""Run folders on disk: the only writer under ``results/runs``, and their reader.
 
-Every file is written beside its place and renamed into it, a cell's completion mark last: whatever
-is found was written whole, and a cell without its mark never happened.
+Every file is written under another name and then renamed, a cell's completion mark last. So every
+file that exists is whole, and a cell without its mark counts as not computed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ FORMAT = 1
 """Of run folders; a reader refuses a newer one."""
 
 NUMBERS = 3
-"""Part of every run's name: raised when the same config would give other numbers, such as after an
-error in training was mended, so that old results are not taken for new ones.
+"""Part of every run's name. Raise it when the same config gives other numbers, such as after a fix
+of training, so that old results are not taken for new ones.
 """
 
 
@@ -101,7 +101,7 @@ class RunFolder:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """What ``run.json`` says; raises :class:`StoreError` for a format that is newer."""
+        """The content of ``run.json``; a newer format is a :class:`StoreError`."""
         try:
             meta: dict[str, Any] = read_json(self.path / "run.json")
         except StoreError as error:
@@ -117,7 +117,7 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether it is known what the run is."""
+        """Whether the run is described."""
         return (self.path / "run.json").exists()
 
     @property
@@ -126,13 +126,13 @@ class RunFolder:
         return tuple(self.meta["cells"])
 
     def is_done(self, cell: str, *saved: str) -> bool:
-        """Whether a cell is complete, and has what was saved with it (``adapted``, ``epochs``)."""
+        """Whether a cell is complete and has the folders ``saved`` (``adapted``, ``epochs``)."""
         folder = self.path / "cells" / cell
         return (folder / "done.json").exists() and all((folder / s).is_dir() for s in saved)
 
     @property
     def not_applicable(self) -> str | None:
-        """Why this pair of model and strategy cannot be, where that was found and recorded."""
+        """Why this strategy cannot be applied to this model, if that was recorded."""
         if not self.exists:
             return None
         reason: str | None = self.meta["not_applicable"]
@@ -144,7 +144,7 @@ class RunFolder:
         return [cell for cell in self.cells if cell in marked]
 
     def failure(self, cell: str) -> bytes:
-        """What is stored of a cell's failure, to be compared; empty where it has none."""
+        """The stored failure of a cell, to be compared; empty if there is none."""
         try:
             return (self.path / "cells" / cell / "failure.json").read_bytes()
         except OSError:  # another process may just have removed it
@@ -183,18 +183,18 @@ class RunFolder:
         """Keep other processes from computing a cell; gives false while one of them does.
 
         A lease ends with its process, however that ends. Where the file system has no locks, or
-        does not let this account have one, every process may compute every cell.
+        denies one to this account, every process may compute every cell.
 
         Parameters
         ----------
         wait
-            Until no other process has the cell.
+            Wait until no other process has the cell.
         """
         from filelock import FileLock, Timeout
 
         file = self.path / "cells" / cell / ".lock"
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Another account may have to open it; a file instead of a lock would outlive its process.
+        # The mode lets other accounts open the file. A soft lock would outlive its process.
         lock = FileLock(file, -1 if wait else 0, mode=0o666, fallback_to_soft=False)
         try:
             lock.acquire()
@@ -207,7 +207,7 @@ class RunFolder:
         try:
             yield True
         finally:
-            if self.is_done(cell):  # and nobody will want it again
+            if self.is_done(cell):  # nobody needs the lock of a complete cell
                 with suppress(OSError):
                     file.unlink()
             lock.release()
@@ -238,7 +238,7 @@ class RunFolder:
         self.__dict__.pop("meta", None)
 
     def mark_not_applicable(self, reason: NotApplicableError) -> None:
-        """Record that this pair of model and strategy cannot be, and why."""
+        """Record why this strategy cannot be applied to this model."""
         write_json(self.path / "run.json", {**self.meta, "not_applicable": str(reason)})
         self.__dict__.pop("meta", None)
 

@@ -1,8 +1,9 @@
-"""Work that is shared out to the processors, and the memory that its processes keep.
+"""Work on several processors, and the memory that its processes keep.
 
-By itself the C library of Linux gives large blocks back at once, and has every page of them made
-anew a moment later: a fifth of a transformer's forward pass, three quarters of the time in which an
-uncompressed image is decoded. So processes that decode or train keep what they free.
+By default the C library of Linux gives large blocks back to the system at once, which then makes
+every page anew a moment later. That costs a fifth of a transformer's forward pass, and three
+quarters of the time to decode an uncompressed image. So processes that decode or train keep freed
+memory.
 """
 
 from __future__ import annotations
@@ -20,25 +21,25 @@ Job = TypeVar("Job")
 Done = TypeVar("Done")
 
 IDLE = 60
-"""Seconds without work after which a process ends, should this one have been killed."""
+"""Seconds without work after which a process ends, in case this one was killed."""
 
 MOST_BESIDE = 3
-"""Processes beside this one: each takes as long to start as a dozen figures to draw."""
+"""Most processes beside this one: starting one takes as long as drawing a dozen figures."""
 
 
 def shared_out(
     work: Callable[[Job], Done], jobs: Sequence[Job], *, separate: bool, ordered: bool = True
 ) -> Generator[Done]:
-    """Yield what comes of each job; what is not yet begun is given up with the generator.
+    """Yield the result of each job; closing the generator drops the jobs that wait.
 
     Parameters
     ----------
     separate
-        Use processes, which are started afresh: forking one in which torch has threads can hang.
-        They take a second to start, and then do not wait for each other, as threads do where
-        libraries keep the interpreter's lock. Without, threads share this process.
+        Use processes, which take a second to start, instead of threads, which wait for each other
+        where a library holds the interpreter's lock. They are spawned, because a fork of a process
+        in which torch has threads can hang.
     ordered
-        Yield in the order of the jobs, not as each is done.
+        Yield in the order of the jobs; otherwise, as soon as each is done.
     """
     from joblib import Parallel, cpu_count, delayed
 
@@ -60,10 +61,10 @@ def _done(work: Callable[[Job], Done], job: Job) -> Done:
 
 
 class Beside(Generic[Job, Done]):
-    """Work that other processes begin while this one still makes the jobs.
+    """Other processes start on the first jobs while this one still makes the rest.
 
-    The processes start at once and end with the context. Without a second processor, or where a
-    process dies, this one does the work. Jobs and results are pickled.
+    The processes start at once and end with the context. This process does the work where there is
+    no second processor, or where a process dies. Jobs and results are pickled.
     """
 
     def __init__(self, work: Callable[[Job], Done]) -> None:
@@ -84,7 +85,7 @@ class Beside(Generic[Job, Done]):
             for future in self._begun:
                 if future is not None:
                     future.cancel()
-            # Not by killing: loky stumbles over what was cancelled, and leaves the processes.
+            # Without kill_workers: after cancelled jobs loky would leave the processes running.
             self._executor.shutdown()
 
     def prepare(self, ahead: Callable[[], object]) -> None:
@@ -92,7 +93,7 @@ class Beside(Generic[Job, Done]):
         self._submit(ahead)
 
     def add(self, job: Job) -> None:
-        """Begin a job as soon as a process is free."""
+        """Start a job as soon as a process is free."""
         self._jobs.append(job)
         self._begun.append(self._submit(self._work, job))
 
@@ -107,7 +108,7 @@ class Beside(Generic[Job, Done]):
             return None
 
     def finish(self) -> list[Done]:
-        """Return what came of each job, in their order; do here what no process has begun."""
+        """Return the result of each job, in order; do here what no process has started."""
         done: dict[int, Done] = {}
         for number in reversed(range(len(self._jobs))):
             future = self._begun[number]
@@ -135,19 +136,19 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of ``mallopt``, from glibc's ``malloc.h``."""
 
 LARGEST_KEPT = 2**25
-"""Bytes; the most that every version of glibc takes. Larger blocks are given back as before."""
+"""Bytes; the most that every version of glibc accepts. Larger blocks are still given back."""
 
 
 @cache
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees; nothing happens where the C library is another."""
+    """Let this process keep freed memory; has no effect with another C library than glibc."""
     if libc := _glibc():
         libc.mallopt(MMAP_THRESHOLD, LARGEST_KEPT)
         libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
 
 
 def return_freed_memory() -> None:
-    """Give back what is kept: before memory is measured, say."""
+    """Give kept memory back to the system, such as before memory is measured."""
     if libc := _glibc():
         libc.malloc_trim(0)
 

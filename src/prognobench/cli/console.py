@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
-    from prognobench.runs.workspace import Progress
+    from prognobench.records import Progress
 
 
 def say(message: str) -> None:

@@ -60,9 +60,9 @@ def check(context: click.Context, /, as_json: bool, folder: Path | None, **compo
     for number, config in enumerate(configs, 1):
         with console.progress_bars() as progress:
             workspace = Workspace(progress)
-            cohort = workspace.cohort(config)
+            cohort = workspace.load_cohort(config)
             folds, unsplit = _folds(workspace, config)
-            found = workspace.full_audit(config, folds)
+            found = workspace.audit_fully(config, folds)
         faults += unsplit
         refused |= bool(found.refusals(config.checks))
         if folder is not None:
@@ -83,7 +83,7 @@ def check(context: click.Context, /, as_json: bool, folder: Path | None, **compo
 def _folds(workspace: Workspace, config: RunConfig) -> tuple[Sequence[Fold], Sequence[str]]:
     """Return the folds, or why there can be none: what is found without them says more of it."""
     try:
-        return workspace.folds(config), ()
+        return workspace.split_cohort(config), ()
     except FaultsError as error:
         return (), error.faults
 
@@ -148,7 +148,9 @@ def prepare(**composing: Any) -> None:
 def _pixels(workspace: Workspace, config: RunConfig) -> Pixels:
     """Decode what a model reads; pixels do not depend on its weights, which need not be there."""
     try:
-        return workspace.pixels(config)
+        return workspace.load_pixels(config)
     except WeightsError:
         settings = {**config.model.settings, "weights": "random"}
-        return workspace.pixels(replace(config, model=replace(config.model, settings=settings)))
+        return workspace.load_pixels(
+            replace(config, model=replace(config.model, settings=settings))
+        )

@@ -1,4 +1,5 @@
-"""One experiment, from a config to files in the store: prepare, execute, plan, predict.
+"""One experiment, from configs to files in the store, read in this order: workspace, prepare, kinds,
+execute, trained_cells or frozen_cells, recording; plan and predict stand beside.
 
 How a model is trained lives in ``training`` and ``frozen``; what results say, in ``analysis``.
 """

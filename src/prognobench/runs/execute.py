@@ -1,4 +1,4 @@
-"""Runs, from start to stored predictions: what is not done yet is computed, and only that."""
+"""Runs, from configs to stored predictions: only the cells that are not done are computed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 from prognobench.errors import ConfigError, PrognobenchError, StoreError
-from prognobench.records import RunConfig
+from prognobench.records import Progress, RunConfig
 from prognobench.runs.kinds import FROZEN, TRAINED
 from prognobench.runs.prepare import Prepared, prepare
 from prognobench.runs.recording import describe_environment, describe_run, tabulate_run
-from prognobench.runs.workspace import Progress, Workspace
+from prognobench.runs.workspace import Workspace
 from prognobench.store import RunFolder
 from prognobench.workers import keep_freed_memory
 
@@ -39,9 +39,9 @@ class Outcome:
 
 
 def run(configs: Sequence[RunConfig], progress: Progress | None = None) -> list[Outcome]:
-    """Compute and store whatever cells of these runs are not done yet.
+    """Compute and store the cells of these runs that are not done yet.
 
-    A cell that fails is recorded and costs no other cell.
+    A cell that fails is recorded, and the others are computed all the same.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def run(configs: Sequence[RunConfig], progress: Progress | None = None) -> list[
     """
     workspace = Workspace(progress)
     runs = prepare(configs, workspace, look=True)
-    left = {str(run.folder.path): {fold.name for fold in run.unfinished()} for run in runs}
+    left = {str(run.folder.path): {fold.name for fold in run.list_unfinished()} for run in runs}
     if todo := [run for run in runs if left[str(run.folder.path)] or not run.folder.exists]:
         _compute(todo, workspace)
     return [_outcome(run, left[str(run.folder.path)]) for run in runs]
@@ -107,18 +107,18 @@ def _refusals(run: Prepared, workspace: Workspace) -> list[str]:
 
 
 def _warn_of_two_precisions(run: Prepared, precision: str) -> None:
-    """Say so if cells of a run were computed elsewhere, where ``auto`` meant something else."""
+    """Warn if done cells were computed on a machine where ``auto`` is another precision."""
     done = run.folder.done_cells() if run.folder.exists else []
     before = None
-    with suppress(StoreError):  # a damaged file: told where it is read
+    with suppress(StoreError):  # a damaged file is reported by whoever reads it
         before = run.folder.cost(done[0]).get(run.kind.precision_entry) if done else None
     if before not in (None, precision):
         config = run.config
         warnings.warn(
-            f"{config.dataset.name} / {config.model.name} / {config.strategy.name}: cells that are "
-            f"done were computed in {before}, the others will be in {precision}, which is what "
-            f"train.precision={config.train.precision} means here; their numbers differ by "
-            f"rounding (train.precision={before} computes all anew and alike)",
+            f"{config.dataset.name} / {config.model.name} / {config.strategy.name}: the done cells "
+            f"were computed in {before}, the others will be in {precision}, because "
+            f"train.precision={config.train.precision} means {precision} here; their numbers "
+            f"differ by rounding (train.precision={before} computes all cells alike)",
             stacklevel=2,
         )
 

@@ -18,7 +18,7 @@ from prognobench.frozen.bank import Features, backbone_facts
 from prognobench.frozen.estimators import EstimatorTask, ProbeResult, fit_estimator
 from prognobench.frozen.probes import ProbeTask, fit_groups, fit_probes
 from prognobench.records import Fold, Probe
-from prognobench.runs.prepare import Prepared, cell_axes
+from prognobench.runs.prepare import Prepared, name_axes
 from prognobench.runs.recording import tabulate_predictions
 from prognobench.runs.shared_features import Embedded, embed_group, share_features
 from prognobench.runs.workspace import Workspace
@@ -28,7 +28,7 @@ Task = ProbeTask | EstimatorTask
 Made = TypeVar("Made")
 
 WRITERS = 8
-"""Cells that are stored at once: what is written waits for the disk, and can wait together."""
+"""Cells that are stored at once: each waits for the disk, and they can wait together."""
 
 
 def check_layers(run: Prepared) -> None:
@@ -91,7 +91,7 @@ def _fit_group(runs: Sequence[Prepared], workspace: Workspace, device: torch.dev
 
 def _applicable(run: Prepared) -> Sequence[Fold]:
     """Return the folds to do; none where the loss asks for what the classifier cannot do."""
-    folds = run.unfinished()
+    folds = run.list_unfinished()
     try:
         require_batches(run, folds)
     except NotApplicableError as reason:
@@ -110,7 +110,7 @@ def require_batches(run: Prepared, folds: Sequence[Fold]) -> None:
     """
     spec = run.classifier
     exact = bool(spec.strengths) if isinstance(spec, Probe) else "image" in spec.reads
-    if folds and exact and run.loss(folds[0]).balanced_sampling:
+    if folds and exact and run.make_loss(folds[0]).balanced_sampling:
         strategy, loss = run.config.strategy.name, run.config.loss.name
         raise NotApplicableError(
             f"{strategy} draws no batches, but loss={loss} draws them evenly from all classes; "
@@ -167,13 +167,13 @@ def _parameters(cost: Mapping[str, Any], backbone: int) -> dict[str, Any]:
 def _task(run: Prepared, fold: Fold, features: Sequence[Features]) -> Task:
     spec = run.classifier
     labels = run.cohort.table["label"].to_numpy(copy=True)
-    seed = derive("probe", *cell_axes(run.config.seed, fold))
+    seed = derive("probe", *name_axes(run.config.seed, fold))
     if isinstance(spec, Probe):
         return ProbeTask(
             features=features[0],
             labels=labels,
             fold=fold,
-            loss=run.loss(fold),
+            loss=run.make_loss(fold),
             probe=spec,
             recipe=run.config.train,
             seed=seed,
@@ -184,14 +184,14 @@ def _task(run: Prepared, fold: Fold, features: Sequence[Features]) -> Task:
         covariates=run.cohort.table[list(run.cohort.covariates)],
         labels=labels,
         fold=fold,
-        loss=run.loss(fold),
+        loss=run.make_loss(fold),
         estimator=spec,
         seed=seed,
     )
 
 
 def _fit(tasks: Sequence[Task]) -> Iterator[Mapping[int, ProbeResult | Exception]]:
-    """Fit the probes together, and those where that fails and the others each for itself.
+    """Fit the probes in groups; fit all other tasks, and groups that fail, one by one.
 
     Yields the results of tasks, by their numbers, as soon as they are there.
     """

@@ -55,7 +55,7 @@ class Kind(ABC):
         """Compute and store the unfinished cells of runs; a cell that fails costs no other."""
 
     @abstractmethod
-    def measured_alike(self, run: Prepared) -> str:
+    def identify_costs(self, run: Prepared) -> str:
         """Return a text that is the same for runs whose cells cost the same."""
 
     @abstractmethod
@@ -63,7 +63,7 @@ class Kind(ABC):
         """Measure what a cell costs; raises :class:`NotApplicableError` for what cannot be."""
 
     @abstractmethod
-    def passes(self, run: Prepared, usual: Passes, counted: set[tuple[str, str]]) -> Passes:
+    def count_passes(self, run: Prepared, usual: Passes, counted: set[tuple[str, str]]) -> Passes:
         """Return how many images will pass through the backbone.
 
         Parameters
@@ -75,7 +75,7 @@ class Kind(ABC):
         """
 
     @abstractmethod
-    def models(self, stored: StoredRun, cells: Sequence[str]) -> Models:
+    def load_models(self, stored: StoredRun, cells: Sequence[str]) -> Models:
         """Return the models that cells of a stored run saved."""
 
 
@@ -100,7 +100,7 @@ class TrainedBackbone(Kind):
 
         train_cells(runs, workspace, devices)
 
-    def measured_alike(self, run: Prepared) -> str:
+    def identify_costs(self, run: Prepared) -> str:
         # What a step costs does not depend on how many epochs there will be.
         return repr({**asdict(run.config.train), "epochs": 1})
 
@@ -109,10 +109,10 @@ class TrainedBackbone(Kind):
 
         return measure_training(run, left)
 
-    def passes(self, run: Prepared, usual: Passes, counted: set[tuple[str, str]]) -> Passes:
+    def count_passes(self, run: Prepared, usual: Passes, counted: set[tuple[str, str]]) -> Passes:
         return usual
 
-    def models(self, stored: StoredRun, cells: Sequence[str]) -> Models:
+    def load_models(self, stored: StoredRun, cells: Sequence[str]) -> Models:
         from prognobench.runs.stored_models import AdaptedModels
 
         return AdaptedModels(stored, tuple(cells))
@@ -129,7 +129,7 @@ class FrozenBackbone(Kind):
     precision_entry = "precision_features"
 
     def reads(self, strategy: Component) -> tuple[str, ...]:
-        return classifier_of(strategy).reads
+        return build_classifier(strategy).reads
 
     def check(self, run: Prepared, workspace: Workspace) -> None:
         from prognobench.runs.frozen_cells import check_layers
@@ -143,7 +143,7 @@ class FrozenBackbone(Kind):
 
         fit_cells(runs, workspace, devices)
 
-    def measured_alike(self, run: Prepared) -> str:
+    def identify_costs(self, run: Prepared) -> str:
         config = run.config
         # Classifiers cost by the size of their parts, so other folds are measured anew.
         return repr((asdict(config.train), run.fingerprints, config.loss))
@@ -153,7 +153,7 @@ class FrozenBackbone(Kind):
 
         return measure_frozen(run, left)
 
-    def passes(self, run: Prepared, usual: Passes, counted: set[tuple[str, str]]) -> Passes:
+    def count_passes(self, run: Prepared, usual: Passes, counted: set[tuple[str, str]]) -> Passes:
         from prognobench.runs.measure import Passes
         from prognobench.runs.shared_features import images_to_embed
 
@@ -161,7 +161,7 @@ class FrozenBackbone(Kind):
         counted |= unknown
         return Passes(train=0, infer=len(unknown))
 
-    def models(self, stored: StoredRun, cells: Sequence[str]) -> Models:
+    def load_models(self, stored: StoredRun, cells: Sequence[str]) -> Models:
         from prognobench.runs.stored_models import Classifiers
 
         return Classifiers(stored, tuple(cells))
@@ -173,7 +173,7 @@ KINDS: Mapping[str, Kind] = {"Adapted": TRAINED, "Probe": FROZEN, "Estimator": F
 """By the record that a strategy's builder returns."""
 
 
-def kind_of(strategy: Component) -> Kind:
+def find_kind(strategy: Component) -> Kind:
     """Return the kind of a strategy.
 
     Raises
@@ -184,13 +184,13 @@ def kind_of(strategy: Component) -> Kind:
     produces = STRATEGIES[strategy.builder].produces
     if produces not in KINDS:
         raise ConfigError(
-            f"strategy builder {strategy.builder!r} returns {produces}; annotate it with one of "
-            f"{', '.join(KINDS)}"
+            f"strategy builder {strategy.builder!r} does not say what it returns; annotate it "
+            f"with one of {', '.join(KINDS)}"
         )
     return KINDS[produces]
 
 
-def classifier_of(strategy: Component) -> Probe | Estimator:
+def build_classifier(strategy: Component) -> Probe | Estimator:
     """Return what a strategy that trains no backbone fits."""
     spec: Probe | Estimator = STRATEGIES[strategy.builder](**strategy.settings)
     return spec

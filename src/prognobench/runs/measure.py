@@ -55,7 +55,7 @@ class Rates:
     memory_bytes: int
 
 
-def _blank(images: int, backbone: Backbone) -> NDArray[np.uint8]:
+def _make_blank(images: int, backbone: Backbone) -> NDArray[np.uint8]:
     image_size = backbone.preprocessing.image_size
     return np.zeros((images, image_size, image_size, 1), dtype=np.uint8)
 
@@ -68,7 +68,7 @@ def measure_training(run: Prepared, left: Sequence[Fold]) -> Rates:
     adapted = run.adapt(backbone)
     cell = time.perf_counter() - start
     size = 2 * recipe.batch_size
-    pixels, labels = _blank(size, backbone), np.arange(size) % len(run.classes)
+    pixels, labels = _make_blank(size, backbone), np.arange(size) % len(run.classes)
 
     def loader(rows: int, augmentation: Augmentation | None = None) -> Loader:
         return Loader(
@@ -81,11 +81,11 @@ def measure_training(run: Prepared, left: Sequence[Fold]) -> Rates:
             device=device,
         )
 
-    def an_image(precision: Precision) -> tuple[float, float, int]:
-        """Seconds to train and to predict one, and the memory that takes."""
+    def measure_image(precision: Precision) -> tuple[float, float, int]:
+        """Return the seconds to train and to predict one image, and the peak memory."""
         once = replace(recipe, epochs=1, precision=precision, ema=0.0)
         shown = loader(size, Augmentation(recipe.augmentation, recipe.horizontal_flip))
-        loss = run.loss(left[0])
+        loss = run.make_loss(left[0])
         # The first epoch also warms up.
         for _ in range(2):
             fitted = fit(adapted, shown, loader(0), loss, once, device=device, where="plan")
@@ -95,10 +95,10 @@ def measure_training(run: Prepared, left: Sequence[Fold]) -> Rates:
         spent = time.perf_counter() - start
         return fitted.cost["seconds_per_epoch"] / size, spent / size, int(peak)
 
-    train, infer, peak = an_image(recipe.precision)
+    train, infer, peak = measure_image(recipe.precision)
     usual = (train, infer)
     if resolve_precision(recipe.precision, device) != "fp32":
-        usual = an_image("fp32")[:2]
+        usual = measure_image("fp32")[:2]
     sizes = {name: p.numel() for name, p in adapted.model.named_parameters()}
     trainable = sum(sizes[name] for group in adapted.groups for name in group.parameters)
     return Rates(train, infer, cell, *usual, trainable, sum(sizes.values()), peak)
@@ -159,14 +159,17 @@ def _fit_sample(
     if isinstance(spec, Estimator):
         covariates = run.cohort.table[list(run.cohort.covariates)]
         fold = folds[0]
-        task = EstimatorTask(features, covariates, labels, fold, run.loss(fold), spec, seed=0)
+        task = EstimatorTask(features, covariates, labels, fold, run.make_loss(fold), spec, seed=0)
         fit_estimator(task)  # imports, once for all cells
         start = time.perf_counter()
         fit_estimator(task)
         return time.perf_counter() - start, 0
     short = replace(recipe, epochs=min(3, recipe.epochs), evaluate_every=1)
     results = fit_probes(
-        [ProbeTask(features, labels, fold, run.loss(fold), spec, short, seed=0) for fold in folds]
+        [
+            ProbeTask(features, labels, fold, run.make_loss(fold), spec, short, seed=0)
+            for fold in folds
+        ]
     )
     spent = (time.perf_counter() - start) * recipe.epochs / short.epochs
     return spent / len(folds), int(results[0].fitted.cost["parameters_trainable"])

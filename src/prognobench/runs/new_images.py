@@ -101,7 +101,7 @@ def _listed_in(sheet: Sheet, covariates: Sequence[str]) -> pd.DataFrame:
 
 
 def _make_covariates(rows: pd.DataFrame, columns: Sequence[Column]) -> Iterator[str]:
-    """Turn text into numbers and categories, in place; yield what they cannot be."""
+    """Turn text into numbers and categories, in place; yield a fault for each that cannot be."""
     for name in dict.fromkeys(name for name, _ in columns):
         cells, categories = rows[name], [c for known, c in columns if known == name]
         if categories == [None]:

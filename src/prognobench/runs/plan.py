@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from prognobench.errors import NotApplicableError
-from prognobench.records import Fold, RunConfig
+from prognobench.records import Fold, Progress, RunConfig
 from prognobench.runs.execute import check_strategies
 from prognobench.runs.measure import Passes, Rates
 from prognobench.runs.prepare import Prepared, prepare
-from prognobench.runs.workspace import Progress, Workspace
+from prognobench.runs.workspace import Workspace
 from prognobench.workers import keep_freed_memory
 
 ASSUMPTIONS = (
@@ -49,7 +49,7 @@ class Plan:
 
 
 def plan(configs: Sequence[RunConfig], progress: Progress | None = None) -> Plan:
-    """Say what these runs would do and cost; nothing is computed for good, no result written.
+    """Return what these runs would do and cost; no result is written.
 
     Each pair of backbone and strategy that has cells left is measured for a few batches.
 
@@ -60,12 +60,12 @@ def plan(configs: Sequence[RunConfig], progress: Progress | None = None) -> Plan
     """
     workspace = Workspace(progress)
     runs = prepare(configs, workspace)
-    check_strategies([run for run in runs if run.unfinished()], workspace)
+    check_strategies([run for run in runs if run.list_unfinished()], workspace)
     measured: dict[str, Rates | str] = {}
     counted: set[tuple[str, str]] = set()
     rows = []
     for number, run in enumerate(runs, start=1):
-        left = run.unfinished()
+        left = run.list_unfinished()
         row: dict[str, Any] = {
             **{g: getattr(run.config, g).name for g in ("dataset", "model", "strategy")},
             **{g: getattr(run.config, g).name for g in ("regime", "cv")},
@@ -88,7 +88,7 @@ def _measure(run: Prepared, left: Sequence[Fold], measured: dict[str, Rates | st
     """Measure a run, or return what a run like it gave; a text says why it cannot be."""
     config = run.config
     pair = (run.source.fingerprint, asdict(config.strategy), len(run.classes), config.device)
-    key = repr((pair, run.kind.measured_alike(run)))
+    key = repr((pair, run.kind.identify_costs(run)))
     if key not in measured:
         try:
             keep_freed_memory()  # as a run does
@@ -114,7 +114,7 @@ def _cost(
 ) -> dict[str, Any]:
     """Return what is left of a run, in the columns of the plan."""
     usual = _count_usual_passes(run, left)
-    passes = run.kind.passes(run, usual, counted)
+    passes = run.kind.count_passes(run, usual, counted)
     seconds = passes.train * rates.train + passes.infer * rates.infer + len(left) * rates.cell
     return {
         "parameters_trainable": rates.parameters_trainable,

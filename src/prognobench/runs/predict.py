@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from prognobench.records import BackboneSource
-
-Progress = Callable[[str, int, int], None]
+    from prognobench.records import BackboneSource, Progress
 
 
 def predict_images(
@@ -64,7 +62,7 @@ def predict_images(
     """
     keep_freed_memory()
     stored = read_run(run, weights, cache)
-    models = stored.kind.models(stored, stored.saved_cells(cells))
+    models = stored.kind.load_models(stored, stored.list_saved_cells(cells))
     cohort = new_cohort(images, folder, stored.classes, models.columns)
     scores = np.mean(list(models.predict(cohort, device, progress)), axis=0)
     table = cohort.table[["patient_id", "image"]].copy()
@@ -88,7 +86,7 @@ def export_merged(run: Path, cell: str, file: Path, weights: str | None = None) 
     from prognobench.strategies.adapted_files import save_tensors
 
     stored = read_run(run, weights)
-    adapted = stored.kind.models(stored, (cell,)).build(cell)
+    adapted = stored.kind.load_models(stored, (cell,)).build(cell)
     if adapted.merge is None:
         raise StoreError(
             f"{run}: what {stored.strategy} adds to the network cannot be merged into its weights"

@@ -16,7 +16,7 @@ import numpy as np
 from prognobench.errors import ConfigError, FaultsError, PrognobenchError
 from prognobench.imaging.cache import Recipe
 from prognobench.registry import LOSSES, STRATEGIES
-from prognobench.runs.kinds import Kind, classifier_of, kind_of
+from prognobench.runs.kinds import Kind, build_classifier, find_kind
 from prognobench.runs.workspace import Workspace
 from prognobench.store import RunFolder, run_folder, run_key
 
@@ -54,12 +54,12 @@ class ReadyRun:
     @cached_property
     def kind(self) -> Kind:
         """Whether the strategy trains the backbone, and all that follows from that."""
-        return kind_of(self.config.strategy)
+        return find_kind(self.config.strategy)
 
     @cached_property
     def classifier(self) -> Probe | Estimator:
         """What a strategy that trains no backbone fits; of no other."""
-        return classifier_of(self.config.strategy)
+        return build_classifier(self.config.strategy)
 
     def adapt(self, backbone: Backbone) -> Adapted:
         """Apply a strategy that trains the backbone to it; of no other."""
@@ -100,20 +100,20 @@ class Prepared(ReadyRun):
         text = {name: table[name].to_numpy(dtype=object) for name in ("patient_id", "image")}
         return {**text, "label": table["label"].to_numpy()}
 
-    def loss(self, fold: Fold) -> Loss:
+    def make_loss(self, fold: Fold) -> Loss:
         """The loss for the classes as they stand in the training part of a fold."""
         component = self.config.loss
-        counts = self.class_counts(fold)
+        counts = self.count_classes(fold)
         loss: Loss = LOSSES[component.builder](counts, **component.settings)
         return loss
 
-    def class_counts(self, fold: Fold) -> NDArray[np.int64]:
+    def count_classes(self, fold: Fold) -> NDArray[np.int64]:
         """Images of each class in the training part of a fold."""
         labels = self.cohort.table["label"].to_numpy()[fold.train]
         counts: NDArray[np.int64] = np.bincount(labels, minlength=len(self.cohort.classes))
         return counts
 
-    def unfinished(self) -> list[Fold]:
+    def list_unfinished(self) -> list[Fold]:
         """The folds whose cells are still to be computed; none of a pair that cannot be."""
         return [fold for fold in self.folds if self.is_unfinished(fold)]
 
@@ -123,7 +123,7 @@ class Prepared(ReadyRun):
         return not (self.folder.not_applicable or self.folder.is_done(fold.name, *saved))
 
 
-def cell_axes(seed: int, fold: Fold) -> tuple[int, ...]:
+def name_axes(seed: int, fold: Fold) -> tuple[int, ...]:
     """Return the named axes that a cell's random numbers come from."""
     return (seed, fold.repeat, fold.fold, -1 if fold.draw is None else fold.draw)
 
@@ -138,7 +138,7 @@ def prepare(
     Parameters
     ----------
     look
-        See :meth:`Workspace.warnings`.
+        See :meth:`Workspace.audit_quickly`.
     """
     prepared: dict[str, Prepared] = {}
     faults: list[str] = []
@@ -157,18 +157,18 @@ def prepare(
 
 
 def _prepare(config: RunConfig, workspace: Workspace, look: bool) -> Prepared:
-    cohort, folds = workspace.cohort(config), workspace.folds(config)
-    source = workspace.source(config.model)
-    warnings = workspace.warnings(config, look=look)
+    cohort, folds = workspace.load_cohort(config), workspace.split_cohort(config)
+    source = workspace.locate_source(config.model)
+    warnings = workspace.audit_quickly(config, look=look)
     fingerprints = {
-        "cohort": workspace.cohort_digest(config),
+        "cohort": workspace.digest_cohort(config),
         "folds": _folds_digest(folds),
         "weights": source.fingerprint,
     }
     folder = run_folder(config, run_key(config, **fingerprints))
     run = Prepared(config, folder, source, cohort.classes, cohort, folds, fingerprints, warnings)
     for fold in folds:
-        run.loss(fold)
+        run.make_loss(fold)
     return run
 
 

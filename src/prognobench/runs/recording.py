@@ -29,7 +29,7 @@ LIBRARIES = (
 
 
 def describe_run(run: Prepared) -> dict[str, Any]:
-    """What ``run.json`` says of a run before its first cell."""
+    """Return what ``run.json`` says of a run before its first cell."""
     config = run.config
     return {
         "key": run.key,
@@ -49,7 +49,7 @@ def describe_run(run: Prepared) -> dict[str, Any]:
 
 
 def tabulate_run(run: Prepared) -> dict[str, Any]:
-    """The tables that a run stores beside its cells: cohort, exclusions, folds."""
+    """Return the tables that a run stores beside its cells: cohort, exclusions, folds."""
     import pandas as pd
 
     cohort = run.cohort.table.copy(deep=False)

@@ -68,7 +68,7 @@ def embed_group(runs: Sequence[Prepared], workspace: Workspace, device: torch.de
     features = [
         embed(
             first.source,
-            workspace.pixels(first.config),
+            workspace.load_pixels(first.config),
             tuple(layers),
             folder=first.config.paths.cache,
             device=device,

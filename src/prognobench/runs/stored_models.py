@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prognobench.frozen.estimators import Column, FrozenClassifier
-    from prognobench.records import Adapted, Cohort
+    from prognobench.records import Adapted, Cohort, Progress
     from prognobench.training.hardware import Precision
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -37,18 +35,18 @@ class StoredRun(ReadyRun):
         """Name of its strategy."""
         return self.config.strategy.name
 
-    def precision(self, device: torch.device | str) -> Precision:
+    def choose_precision(self, device: torch.device | str) -> Precision:
         """Return the run's precision; TF32 exists on NVIDIA GPUs only, elsewhere fp32 stands in."""
         import torch
 
         asked = self.config.train.precision
         return "fp32" if asked == "tf32" and torch.device(device).type != "cuda" else asked
 
-    def pixels(self, cohort: Cohort, progress: Progress | None) -> Pixels:
+    def load_pixels(self, cohort: Cohort, progress: Progress | None) -> Pixels:
         """Return new images, decoded and scaled as those of the run were."""
         return pixel_cache(cohort, self.recipe, self.config.paths.cache, progress)
 
-    def saved_cells(self, cells: Sequence[str]) -> tuple[str, ...]:
+    def list_saved_cells(self, cells: Sequence[str]) -> tuple[str, ...]:
         """Return the asked cells, or all that have a model.
 
         Raises
@@ -65,7 +63,7 @@ class StoredRun(ReadyRun):
             )
         return tuple(cells or saved)
 
-    def saved(self, cell: str) -> Path:
+    def locate_model(self, cell: str) -> Path:
         """Return the folder in which a cell's model lies."""
         return self.folder.path / "cells" / cell / "adapted"
 
@@ -100,7 +98,7 @@ def read_run(path: Path, weights: str | None = None, cache: Path | None = None) 
     if weights is not None:
         settings = {**config.model.settings, "weights": weights}
         config = replace(config, model=replace(config.model, settings=settings))
-    source = Workspace().source(config.model)
+    source = Workspace().locate_source(config.model)
     wanted = meta["fingerprints"]["weights"]
     if source.fingerprint != wanted:
         raise StoreError(
@@ -145,7 +143,7 @@ class AdaptedModels:
         from prognobench.training.loop import predict
 
         loader = Loader(
-            self.run.pixels(images, progress).array,
+            self.run.load_pixels(images, progress).array,
             np.zeros(len(images), dtype=np.int64),
             np.arange(len(images)),
             self.run.source.preprocessing,
@@ -156,17 +154,17 @@ class AdaptedModels:
             if progress:
                 progress("models", done, len(self.cells))
             model = self.build(cell).model
-            yield predict(model, loader, device=device, precision=self.run.precision(device))
+            yield predict(model, loader, device=device, precision=self.run.choose_precision(device))
 
     def build(self, cell: str) -> Adapted:
         """Build a cell's model and load what was saved of it."""
-        self.run.saved_cells((cell,))
+        self.run.list_saved_cells((cell,))
         adapted = self.run.adapt(self.run.source.load())
         if adapted.load is None:
             raise StoreError(
                 f"{self.run.folder.path}: {self.run.strategy} cannot load what it saved"
             )
-        adapted.load(self.run.saved(cell))
+        adapted.load(self.run.locate_model(cell))
         adapted.model.eval()
         return adapted
 
@@ -183,7 +181,9 @@ class Classifiers:
         from prognobench.frozen.probes import load_classifier
 
         spec, fingerprint = self.run.classifier, self.run.source.fingerprint
-        return [load_classifier(self.run.saved(cell), spec, fingerprint) for cell in self.cells]
+        return [
+            load_classifier(self.run.locate_model(cell), spec, fingerprint) for cell in self.cells
+        ]
 
     @property
     def columns(self) -> Sequence[Column]:
@@ -201,11 +201,11 @@ class Classifiers:
         if layers:
             features = embed(
                 self.run.source,
-                self.run.pixels(images, progress),
+                self.run.load_pixels(images, progress),
                 tuple(layers),
                 folder=self.run.config.paths.cache,
                 device=device,
-                precision=self.run.precision(device),
+                precision=self.run.choose_precision(device),
                 progress=progress,
             )
         for each in self._loaded:

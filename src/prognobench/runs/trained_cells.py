@@ -16,7 +16,7 @@ import torch
 from prognobench.errors import ConfigError, NotApplicableError
 from prognobench.imaging.augment import Augmentation
 from prognobench.records import Adapted, Backbone, BackboneSource, Fold, Preprocessing
-from prognobench.runs.prepare import Prepared, cell_axes
+from prognobench.runs.prepare import Prepared, name_axes
 from prognobench.runs.recording import tabulate_predictions
 from prognobench.runs.workspace import Workspace
 from prognobench.seeds import derive
@@ -73,7 +73,7 @@ def _unleased(runs: Sequence[Prepared]) -> Iterator[tuple[Prepared, Fold]]:
     The second pass waits for the cells that others compute, and yields those that a dead process
     left.
     """
-    cells = [(r, fold, r.folder.failure(fold.name)) for r in runs for fold in r.unfinished()]
+    cells = [(r, fold, r.folder.failure(fold.name)) for r in runs for fold in r.list_unfinished()]
     for wait in (False, True):
         for run, fold, failure in cells:
             if not _is_open(run, fold, failure):
@@ -105,12 +105,12 @@ def _train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.d
         If training cannot go on.
     """
     config, cohort, recipe = run.config, run.cohort, run.config.train
-    axes = cell_axes(config.seed, fold)
+    axes = name_axes(config.seed, fold)
     torch.manual_seed(derive("initial weights", *axes))
     backbone = run.source.load()
     adapted = run.adapt(backbone)
-    pixels, labels = workspace.pixels(config).array, cohort.table["label"].to_numpy(copy=True)
-    loss = run.loss(fold)
+    pixels, labels = workspace.load_pixels(config).array, cohort.table["label"].to_numpy(copy=True)
+    loss = run.make_loss(fold)
     facts = workspace.once(
         partial(_account, adapted, backbone.preprocessing, recipe.batch_size),
         *("costs", run.source.fingerprint, asdict(config.strategy), len(run.classes)),

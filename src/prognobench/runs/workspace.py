@@ -12,15 +12,12 @@ from prognobench.errors import ConfigError, PrognobenchError
 from prognobench.folds import make_folds
 from prognobench.imaging.cache import Pixels, Recipe, cohort_digest, pixel_cache
 from prognobench.imaging.content import with_digests
-from prognobench.records import Files
+from prognobench.records import Files, Progress
 from prognobench.registry import DATASETS, MODELS
-from prognobench.runs.kinds import kind_of
+from prognobench.runs.kinds import find_kind
 
 if TYPE_CHECKING:
     from prognobench.records import BackboneSource, Cohort, Component, Fold, RunConfig
-
-Progress = Callable[[str, int, int], None]
-"""Called with a label, how much is done, and how much there is."""
 
 Made = TypeVar("Made")
 
@@ -49,8 +46,8 @@ class Workspace:
         result: Made = made
         return result
 
-    def cohort(self, config: RunConfig) -> Cohort:
-        """The cohort with the digests of its images: from here on nobody looks at its files."""
+    def load_cohort(self, config: RunConfig) -> Cohort:
+        """Return the cohort with the digests of its images, so that files are looked at once."""
         dataset = config.dataset
 
         def load() -> Cohort:
@@ -59,40 +56,40 @@ class Workspace:
 
         return self.once(load, "cohort", asdict(dataset))
 
-    def cohort_digest(self, config: RunConfig) -> str:
+    def digest_cohort(self, config: RunConfig) -> str:
         return self.once(
-            lambda: cohort_digest(self.cohort(config), config.paths.cache),
+            lambda: cohort_digest(self.load_cohort(config), config.paths.cache),
             "digest",
             asdict(config.dataset),
         )
 
-    def folds(self, config: RunConfig) -> tuple[Fold, ...]:
+    def split_cohort(self, config: RunConfig) -> tuple[Fold, ...]:
         return self.once(
-            lambda: make_folds(self.cohort(config), config.cv, config.regime, config.seed),
+            lambda: make_folds(self.load_cohort(config), config.cv, config.regime, config.seed),
             *("folds", asdict(config.dataset), asdict(config.cv), asdict(config.regime)),
             config.seed,
         )
 
-    def source(self, model: Component) -> BackboneSource:
+    def locate_source(self, model: Component) -> BackboneSource:
         def locate() -> BackboneSource:
             source: BackboneSource = MODELS[model.builder](**model.settings)
             return source
 
         return self.once(locate, "source", asdict(model))
 
-    def pixels(self, config: RunConfig) -> Pixels:
-        """The cohort's images, decoded and scaled as the model's weights need them."""
-        cohort, recipe = self.cohort(config), self._recipe(config)
+    def load_pixels(self, config: RunConfig) -> Pixels:
+        """Return the cohort's images, decoded and scaled as the model's weights need them."""
+        cohort, recipe = self.load_cohort(config), self._recipe(config)
         return self.once(
             lambda: pixel_cache(cohort, recipe, config.paths.cache, self.progress),
             *("pixels", asdict(config.dataset), recipe.name),
         )
 
     def _recipe(self, config: RunConfig) -> Recipe:
-        return Recipe.of(self.source(config.model).preprocessing, config.image)
+        return Recipe.of(self.locate_source(config.model).preprocessing, config.image)
 
-    def warnings(self, config: RunConfig, *, look: bool = False) -> tuple[str, ...]:
-        """The quick part of the data desk; what it must refuse is a :class:`ConfigError`.
+    def audit_quickly(self, config: RunConfig, *, look: bool = False) -> tuple[str, ...]:
+        """Return the warnings of the quick audit; what a run must refuse is a :class:`ConfigError`.
 
         Parameters
         ----------
@@ -100,15 +97,15 @@ class Workspace:
             Also compare the images as pictures if the run reads pixels of files, which are decoded
             for it now rather than later.
         """
-        cohort = self.cohort(config)
+        cohort = self.load_cohort(config)
         files = any(isinstance(source, Files) for source in cohort.sources.values())
-        images = files and "image" in kind_of(config.strategy).reads(config.strategy)
+        images = files and "image" in find_kind(config.strategy).reads(config.strategy)
         recipe = self._recipe(config) if look and images else None
 
         def look_for_faults() -> tuple[str, ...]:
             report = audit(
                 cohort,
-                self.folds(config),
+                self.split_cohort(config),
                 folder=config.paths.cache,
                 recipe=recipe,
                 progress=self.progress,
@@ -123,10 +120,10 @@ class Workspace:
             look_for_faults, "audit", splitting, asdict(config.checks), config.seed, looking
         )
 
-    def full_audit(self, config: RunConfig, folds: Sequence[Fold]) -> Audit:
-        """All of the data desk's checks; images that cannot be decoded are part of its findings."""
+    def audit_fully(self, config: RunConfig, folds: Sequence[Fold]) -> Audit:
+        """Return the findings of all checks; images that cannot be decoded are among them."""
         return audit(
-            self.cohort(config),
+            self.load_cohort(config),
             folds,
             folder=config.paths.cache,
             thorough=True,
