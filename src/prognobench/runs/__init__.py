@@ -1,4 +1,4 @@
-"""One experiment, from configs to files in the store, read in this order: workspace, prepare, kinds,
+"""One experiment, from configs to files in the store. In reading order: workspace, prepare, kinds,
 execute, trained_cells or frozen_cells, recording; plan and predict stand beside.
 
 How a model is trained lives in ``training`` and ``frozen``; what results say, in ``analysis``.
