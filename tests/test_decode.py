@@ -29,7 +29,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from prognobench.datasets.readers.dicom_header import read_header
+from prognobench.datasets.readers.tcia.dicom_header import read_header
 from prognobench.errors import DataError, MissingExtraError
 from prognobench.imaging.decode import read_image
 from prognobench.imaging.dicom import codestream_size

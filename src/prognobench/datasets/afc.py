@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prognobench.datasets.readers.assembly import assemble
+from prognobench.datasets.readers.covariates import covariate
 from prognobench.datasets.readers.image_folder import ImageFolder, existing_folder
 from prognobench.datasets.readers.rules import Exclusions, OnConflict, OnMissing, Rules, collecting
 from prognobench.datasets.readers.spreadsheet import read_sheet
-from prognobench.datasets.readers.values import covariate, translate
+from prognobench.datasets.readers.values import translate
 from prognobench.errors import DataError
 from prognobench.records import UNKNOWN_CENTRE
 from prognobench.registry import DATASETS

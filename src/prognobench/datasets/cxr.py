@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prognobench.datasets.readers.assembly import assemble
+from prognobench.datasets.readers.covariates import covariate
 from prognobench.datasets.readers.dates import positions
 from prognobench.datasets.readers.image_folder import ImageFolder, existing_folder
 from prognobench.datasets.readers.rules import Exclusions, OnMissing, Rules, Selection
 from prognobench.datasets.readers.spreadsheet import read_sheet
-from prognobench.datasets.readers.values import covariate
 from prognobench.records import UNKNOWN_CENTRE
 from prognobench.registry import DATASETS
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from prognobench.datasets.readers.rules import OnConflict, OnMissing, Rules, Selection
-from prognobench.datasets.readers.tcia import Collection
-from prognobench.datasets.readers.tcia_series import Series
+from prognobench.datasets.readers.tcia.collection import Collection
+from prognobench.datasets.readers.tcia.series import Series
 from prognobench.registry import DATASETS
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge
 
 from prognobench.datasets.readers.assembly import COLUMNS, assemble
+from prognobench.datasets.readers.covariates import as_names, covariate
 from prognobench.datasets.readers.dates import positions
 from prognobench.datasets.readers.image_folder import ImageFolder
 from prognobench.datasets.readers.rules import (
@@ -21,13 +22,7 @@ from prognobench.datasets.readers.rules import (
     collecting,
 )
 from prognobench.datasets.readers.spreadsheet import Names, Sheet, read_sheet
-from prognobench.datasets.readers.values import (
-    NAMELESS,
-    Label,
-    as_names,
-    covariate,
-    labels_and_classes,
-)
+from prognobench.datasets.readers.values import NAMELESS, Label, labels_and_classes
 from prognobench.errors import DataError
 from prognobench.records import UNKNOWN_CENTRE, Cohort
 from prognobench.registry import DATASETS
@@ -62,6 +57,7 @@ def table(
     codes: tuple[str, ...] = (),
     keep: tuple[str, ...] = (),
     header_row: Annotated[int, Ge(1)] = 1,
+    sheet: str = "",
     select: Selection = "all",
     on_missing: OnMissing = "error",
     on_unknown_label: OnUnknownLabel = "error",
@@ -92,6 +88,8 @@ def table(
         Columns to carry along, a split column for ``cv=holdout`` for instance.
     header_row
         Row of the table with the columns' names, from 1.
+    sheet
+        Name of a workbook's sheet; the first if there is none.
     select
         ``all`` images of a patient, or the ``first`` or ``last`` by ``order``. Where severe
         patients have more or later images, ``first`` keeps that from telling the outcome.
@@ -106,17 +104,17 @@ def table(
     DataError
         With all faults of table and files at once.
     """
-    sheet = read_sheet(Path(table).expanduser(), header_row)
+    source = read_sheet(Path(table).expanduser(), header_row, sheet)
     faults: list[str] = []
     with collecting(faults):
         folder = ImageFolder(images, "dataset.images", thorough=on_missing == "drop")
     columns = {"patient": patient or PATIENT_NAMES, "image": image or IMAGE_NAMES, "label": label}
     optional = {"centre": centre, "order": order}
     columns |= {name: column for name, column in optional.items() if column}
-    rows, carried = _select_columns(sheet, columns, (*covariates, *keep), faults)
+    rows, carried = _select_columns(source, columns, (*covariates, *keep), faults)
     faults += _carried_faults(carried.columns.drop("where"), label)
     _read_covariates(carried, covariates, codes, faults)
-    place = f"{sheet.path}, column"
+    place = f"{source.path}, column"
     found: tuple[str, ...] = ()
     with collecting(faults):
         rows["label"], found = labels_and_classes(
@@ -139,8 +137,8 @@ def table(
         found,
         Rules(select, on_missing, on_unknown_label, on_conflict, exclude, distinct_spellings),
         Exclusions(),
-        name=sheet.path.stem,
-        tables=sheet.path.parent,
+        name=source.path.with_suffix("").stem if source.path.suffix == ".gz" else source.path.stem,
+        tables=source.path.parent,
         covariates=covariates,
     )
 

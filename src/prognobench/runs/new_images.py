@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prognobench.datasets.readers.covariates import as_names, covariate
 from prognobench.datasets.readers.image_folder import IMAGE_SUFFIXES, ImageFolder
 from prognobench.datasets.readers.spreadsheet import Sheet, read_sheet
-from prognobench.datasets.readers.values import as_names, covariate
 from prognobench.errors import DataError, listed
 from prognobench.frozen.estimators import Column
 from prognobench.records import Cohort, Files

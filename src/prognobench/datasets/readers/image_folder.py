@@ -19,6 +19,8 @@ from prognobench.records import DICOM_SUFFIXES
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".j2k")
 IMAGE_SUFFIXES = frozenset((*PICTURES, *DICOM_SUFFIXES))
 
+NO_IMAGE = "no image of this name"
+
 
 @dataclass(frozen=True)
 class Found:
@@ -62,7 +64,7 @@ class ImageFolder:
     """
 
     def __init__(self, root: Path, key: str = "dataset.root", *, thorough: bool = False) -> None:
-        self.thorough = thorough
+        self.thorough, self.key = thorough, key
         self.root = existing_folder(root, key)
         self._real_folders: dict[str, str] = {}
 
@@ -144,7 +146,7 @@ class ImageFolder:
 
     def _checked(self, candidates: list[str], cell: str) -> Found:
         if not candidates:
-            return Found(problem=f"no image {cell!r}", reason="no image of this name")
+            return Found(problem=f"no image {cell!r}{self._hint(cell)}", reason=NO_IMAGE)
         for name in candidates:
             if not self._inside(name):
                 return Found(
@@ -155,6 +157,15 @@ class ImageFolder:
             if fault := find_fault(os.path.join(self.root, name), self.thorough):
                 return Found(problem=f"{name} {fault}", reason=fault)
         return Found(images=tuple(candidates))
+
+    def _hint(self, cell: str) -> str:
+        """What to do about a path that begins with the name of the folder itself."""
+        first, _, rest = cell.replace("\\", "/").partition("/")
+        if not rest or first != self.root.absolute().name:
+            return ""
+        if not os.path.exists(os.path.join(self.root, rest)):
+            return ""
+        return f" (its path begins with {first}: set {self.key} to the folder above)"
 
     def _inside(self, name: str) -> bool:
         """Whether the file itself, links followed, lies below the folder."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prognobench.datasets.readers.cells import Row
 from prognobench.datasets.readers.spelling import composed
-from prognobench.datasets.readers.table_files import WORKBOOKS, Row, read_rows
+from prognobench.datasets.readers.table_files import read_contents
+from prognobench.datasets.readers.workbooks import WORKBOOKS
 from prognobench.errors import DataError, listed
 from prognobench.registry import near
 
@@ -30,11 +32,17 @@ class Sheet:
         numbers in the file. Rows without any text are left out, and so are columns without a name.
     header_row
         Number of the row with the columns' names.
+    others
+        Names of the workbook's other sheets.
+    uncomputed
+        Columns of formulas without any value -> row of the first.
     """
 
     path: Path
     frame: pd.DataFrame
     header_row: int = 1
+    others: tuple[str, ...] = ()
+    uncomputed: Mapping[str, int] = field(default_factory=dict)
 
     def where(self, row: int) -> str:
         return f"{self.path.name} row {row}"
@@ -62,6 +70,7 @@ class Sheet:
             place = self._find_column(new, names, settings, faults)
             if place is not None:
                 selected[new] = place
+                faults += self._formula_faults(place)
         if len(selected) < len(columns):
             faults.append(f"{self.path}: {self._describe_header()}")
         if faults:
@@ -69,6 +78,15 @@ class Sheet:
         frame = self.frame.iloc[:, list(selected.values())]
         frame.columns = list(selected)
         return frame.assign(where=[self.where(row) for row in frame.index])
+
+    def _formula_faults(self, place: int) -> list[str]:
+        name = self.frame.columns[place]
+        if name not in self.uncomputed:
+            return []
+        return [
+            f"{self.path}: column {name!r} holds formulas that were never computed, the first in "
+            f"row {self.uncomputed[name]}; open the workbook in a spreadsheet program and save it"
+        ]
 
     def has(self, name: str) -> bool:
         """Whether there is a column of this name; case, spaces and marks aside."""
@@ -80,9 +98,11 @@ class Sheet:
         if any(re.fullmatch(r"[\d.,:/-]+", name) for name in names):
             return (
                 f"row {self.header_row} is taken for the columns' names, and holds numbers or "
-                "dates; is the header in another row?"
+                "dates; is the header in another row (dataset.header_row)?"
             )
-        return f"its columns are {listed(names, 50)}"
+        others = f"; it has other sheets: {listed(map(repr, self.others))}; choose one with "
+        way_out = f"{others}dataset.sheet=NAME" if self.others else ""
+        return f"its columns are {listed(names, 50)}{way_out}"
 
     def _find_column(self, new: str, names: Names, settings: bool, faults: list[str]) -> int | None:
         names = (names,) if isinstance(names, str) else names
@@ -105,16 +125,18 @@ class Sheet:
         return None
 
 
-def read_sheet(path: Path, header_row: int = 1) -> Sheet:
+def read_sheet(path: Path, header_row: int = 1, sheet: str = "") -> Sheet:
     """Read a CSV, TSV, Excel, OpenDocument or Parquet table.
 
-    Text files may be UTF-8, UTF-16 or UTF-32 (these with their mark) or Windows-1252, also mixed
-    line by line, and separated by comma, semicolon, tab or bar.
+    Text files may be gzipped; they are UTF-8, UTF-16 or UTF-32 (these with their mark) or
+    Windows-1252, also mixed line by line, and separated by comma, semicolon, tab or bar.
 
     Parameters
     ----------
     header_row
         Number of the row with the columns' names; what stands above is left out.
+    sheet
+        Name of a workbook's sheet; the first if there is none.
 
     Raises
     ------
@@ -125,9 +147,11 @@ def read_sheet(path: Path, header_row: int = 1) -> Sheet:
     """
     import pandas as pd
 
-    rows = [row for row in read_rows(path, header_row) if row[0] >= header_row]
-    workbook = path.suffix.lower() in WORKBOOKS
-    place = f"{path}, first sheet (the one that is read)" if workbook else str(path)
+    contents = read_contents(path, header_row, sheet)
+    rows = [row for row in contents.rows if row[0] >= header_row]
+    place = str(path)
+    if path.suffix.lower() in WORKBOOKS:
+        place += f", sheet {sheet!r}" if sheet else ", first sheet (the one that is read)"
     if not rows or rows[0][0] != header_row or not any(rows[0][1]):
         raise DataError(f"{place}: row {header_row} holds no column names")
     names, body = rows[0][1], [(number, cells) for number, cells in rows[1:] if any(cells)]
@@ -138,7 +162,8 @@ def read_sheet(path: Path, header_row: int = 1) -> Sheet:
     data = [[cells[at] if at < len(cells) else "" for at in kept] for _, cells in body]
     index = [number for number, _ in body]
     frame = pd.DataFrame(data, index=index, columns=[names[at] for at in kept], dtype=object)
-    return Sheet(path, frame, header_row)
+    uncomputed = {names[at]: row for at, row in contents.uncomputed.items() if at in kept}
+    return Sheet(path, frame, header_row, contents.sheets[1:], uncomputed)
 
 
 def _refuse_wide_rows(path: Path, width: int, body: Sequence[Row]) -> None:
@@ -146,7 +171,8 @@ def _refuse_wide_rows(path: Path, width: int, body: Sequence[Row]) -> None:
     if wide:
         raise DataError(
             f"{path}: more cells than column names in row {listed(wide)}; "
-            "is a text with the separator in it not quoted?"
+            "is a text with the separator in it not quoted, or the header in another row "
+            "(dataset.header_row)?"
         )
 
 

@@ -7,22 +7,16 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import io
-import math
 import re
 from collections.abc import Iterator
-from datetime import date, datetime, time
 from pathlib import Path
-from typing import Any
-from zipfile import ZipFile
 
+from prognobench.datasets.readers.cells import Contents, Row, text_of
 from prognobench.datasets.readers.spelling import composed
+from prognobench.datasets.readers.workbooks import WORKBOOKS, read_workbook
 from prognobench.errors import DataError, MissingExtraError
-
-Row = tuple[int, list[str]]
-"""Number of the row as a spreadsheet shows it, and its cells."""
-
-WORKBOOKS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 
 MARKS = {
     "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
@@ -30,14 +24,24 @@ MARKS = {
 }
 """First bytes of the files of an encoding; UTF-32 first, since its mark begins with UTF-16's."""
 
-ROUNDED_FROM = 2.0**53
-"""Whole numbers that floats hold exactly are smaller."""
-
 DELIMITERS = (",", ";", "\t", "|")
 
+COMPRESSED = {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd"}
+"""First bytes of packed files that are not unpacked here."""
 
-def read_rows(path: Path, header_row: int) -> list[Row]:
+LARGEST = 1 << 31
+"""Bytes that a gzipped table may grow to."""
+
+
+def read_contents(path: Path, header_row: int, sheet: str = "") -> Contents:
     """Read every row of a table file as stripped text, accents composed (Unicode NFC).
+
+    Parameters
+    ----------
+    header_row
+        The row by which the separator of a text file is told.
+    sheet
+        Name of a workbook's sheet; the first if there is none.
 
     Raises
     ------
@@ -49,41 +53,18 @@ def read_rows(path: Path, header_row: int) -> list[Row]:
     if not path.is_file():
         raise DataError(f"no table {path}" + (" (it is a folder)" if path.is_dir() else ""))
     suffix = path.suffix.lower()
+    if sheet and suffix not in WORKBOOKS:
+        raise DataError(f"{path}: dataset.sheet={sheet} is for workbooks; leave it out")
     try:
         if suffix in WORKBOOKS:
-            return _read_workbook(path)
+            return read_workbook(path, sheet)
         if suffix == ".parquet":
-            return list(_read_parquet(path))
-        return list(_read_text(path, header_row))
+            return Contents(list(_read_parquet(path)))
+        return Contents(list(_read_text(path, header_row)))
     except (DataError, MissingExtraError):
         raise
     except Exception as error:  # readers of spreadsheets raise anything on broken input
         raise DataError(f"{path}: cannot be read as a table ({error})") from error
-
-
-def text_of(value: Any) -> str:
-    """Return a cell as text; a whole number without the ``.0`` that floats bring.
-
-    Of larger numbers the last digits may be lost; they are written with an exponent.
-    """
-    if value is None:
-        return ""
-    if isinstance(value, bytes):
-        value = value.decode()
-    if isinstance(value, datetime):
-        return value.isoformat(" ")
-    if isinstance(value, (date, time)):
-        return value.isoformat()
-    if isinstance(value, float):
-        if math.isnan(value):  # how typed tables write an empty cell
-            return ""
-        if abs(value) >= ROUNDED_FROM:
-            return f"{value:.15e}"
-        return str(int(value)) if value.is_integer() else repr(value)
-    return composed(str(value)).strip()
-
-
-# ------------------------------------------------------------------ text
 
 
 def _read_text(path: Path, header_row: int) -> Iterator[Row]:
@@ -115,7 +96,7 @@ def _read_text(path: Path, header_row: int) -> Iterator[Row]:
 def _guess_delimiter(path: Path, header: str) -> str:
     """The separator that the header has most of, outside quotation marks."""
     unquoted = re.sub(r'"[^"]*"', "", header)
-    return "\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=unquoted.count)
+    return "\t" if ".tsv" in path.suffixes[-2:] else max(DELIMITERS, key=unquoted.count)
 
 
 def _decode(path: Path) -> str:
@@ -125,7 +106,7 @@ def _decode(path: Path) -> str:
     charset-normalizer gives one encoding per file, and takes small Windows-1252 tables for Big5
     or Windows-1250 (two of four that were tried), which changes their letters.
     """
-    raw = path.read_bytes()
+    raw = _unpack(path)
     for encoding, marks in MARKS.items():
         if raw.startswith(marks):
             return raw.decode(encoding)
@@ -141,6 +122,22 @@ def _decode(path: Path) -> str:
         return "".join(_decode_line(path, at, line) for at, line in enumerate(lines, 1))
 
 
+def _unpack(path: Path) -> bytes:
+    raw = path.read_bytes()
+    if raw.startswith(b"\x1f\x8b"):
+        with gzip.open(path) as file:
+            raw = file.read(LARGEST + 1)
+        if len(raw) > LARGEST:
+            raise DataError(f"{path}: unpacks to more than {LARGEST:,} bytes; is it a table?")
+    for mark, kind in COMPRESSED.items():
+        if raw.startswith(mark):
+            raise DataError(
+                f"{path}: is compressed ({kind}), or a workbook under another name; unpack it, or "
+                "compress it with gzip"
+            )
+    return raw
+
+
 def _decode_line(path: Path, at: int, line: bytes) -> str:
     for encoding in ("utf-8", "cp1252"):
         try:
@@ -148,56 +145,6 @@ def _decode_line(path: Path, at: int, line: bytes) -> str:
         except UnicodeDecodeError:
             continue
     raise DataError(f"{path}: line {at} is neither UTF-8 nor Windows-1252; save it as UTF-8")
-
-
-# ------------------------------------------------------------------ workbooks
-
-
-def _read_workbook(path: Path) -> list[Row]:
-    """Read the first sheet of an Excel or OpenDocument workbook by calamine.
-
-    It is eight times as quick as openpyxl, but does not say how a number is shown.
-    """
-    from python_calamine import SheetTypeEnum, load_workbook
-
-    with load_workbook(path) as book:
-        sheets = [each.name for each in book.sheets_metadata if each.typ == SheetTypeEnum.WorkSheet]
-        # With the empty area, so that rows keep their numbers.
-        cells = book.get_sheet_by_name(sheets[0]).to_python(skip_empty_area=False)
-    rows = [[_workbook_text(cell) for cell in row] for row in cells]
-    if _shows_leading_zeros(path):
-        _restore_leading_zeros(path, sheets[0], rows)
-    return list(enumerate(rows, 1))
-
-
-def _workbook_text(cell: Any) -> str:
-    """A day is its midnight, since one column may hold days and moments."""
-    if isinstance(cell, date) and not isinstance(cell, datetime):
-        cell = datetime.combine(cell, time())
-    return text_of(cell)
-
-
-def _shows_leading_zeros(path: Path) -> bool:
-    """Whether any cell of the workbook may have a format such as ``00000``."""
-    if path.suffix.lower() not in (".xlsx", ".xlsm"):
-        return False
-    with ZipFile(path) as parts:
-        styles = "xl/styles.xml"
-        return styles in parts.namelist() and b'formatCode="00' in parts.read(styles)
-
-
-def _restore_leading_zeros(path: Path, sheet: str, rows: list[list[str]]) -> None:
-    """Write numbers as the workbook shows them: patient 7 in the format ``000`` is ``007``."""
-    from openpyxl import load_workbook
-
-    book = load_workbook(path, read_only=True)
-    book[sheet].reset_dimensions()  # some programs write wrong ones, and rows would be cut off
-    for row, cells in zip(rows, book[sheet].iter_rows(), strict=False):
-        for at, (text, cell) in enumerate(zip(row, cells, strict=False)):
-            zeros = getattr(cell, "number_format", "") or ""
-            if text.isdigit() and re.fullmatch("0{2,}", zeros):
-                row[at] = text.zfill(len(zeros))
-    book.close()
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:

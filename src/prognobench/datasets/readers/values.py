@@ -1,4 +1,4 @@
-"""Cells of text become outcomes and covariates."""
+"""Cells of text become outcomes, and what stands for no value."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ Label = str | int | float | bool
 
 MOST_CLASSES = 20
 """A column with more values is taken for numbers or names, unless its classes are declared."""
+
+TRUTH = {"true": "1", "false": "0"}
+"""What joined tables write in one column: TRUE in one half, 1 in the other."""
 
 ORDERED_PAIRS = (["0", "1"], ["false", "true"])
 """Two values of which everybody knows which is the positive one."""
@@ -68,6 +71,7 @@ def labels_and_classes(
         raise DataError(f"dataset.classes names a class twice: {', '.join(classes)}")
     if not classes:
         labels = labels.where(~labels.str.casefold().isin(BLANKS), "")
+        labels = _unify_truth(labels)
         classes = sorted(set(labels) - {""}, key=_number_first)
     named = [f"{str(v) or '(blank)'!r} ({n})" for v, n in labels.value_counts().items()]
     counts = listed(named, MOST_CLASSES)
@@ -83,6 +87,13 @@ def labels_and_classes(
     if len(classes) == 1:
         raise DataError(f"{where}: one value only, {counts}; there is nothing to predict")
     return labels, tuple(classes)
+
+
+def _unify_truth(labels: pd.Series[str]) -> pd.Series[str]:
+    """Write 1 and 0 for true and false where a column has both kinds and nothing else."""
+    found = set(labels) - {""}
+    mixed = found & TRUTH.keys() and found & set(TRUTH.values())
+    return labels.replace(TRUTH) if mixed and found <= {*TRUTH, *TRUTH.values()} else labels
 
 
 def _refuse_odd_classes(classes: Sequence[str], counts: str, where: str) -> None:
@@ -105,6 +116,8 @@ def _binary_classes(
 ) -> tuple[str, str]:
     """The negative and the positive class."""
     chosen = canonical(positive)
+    if chosen not in classes and TRUTH.get(chosen) in classes:
+        chosen = TRUTH[chosen]
     if chosen not in classes:
         raise DataError(f"{where}: dataset.positive={positive!r} is not among {counts}")
     others = [value for value in classes if value != chosen]
@@ -142,45 +155,6 @@ def translate(cells: pd.Series[str], where: str, words: Mapping[str, str]) -> pd
             "the words are settings"
         )
     return labels.replace(dict(words))
-
-
-def covariate(cells: pd.Series[str], places: pd.Series[str]) -> pd.Series[float] | pd.Series[str]:
-    """Return numbers, NaN where blank, if the filled cells are numbers; else the text.
-
-    Parameters
-    ----------
-    places
-        What messages call each row.
-
-    Raises
-    ------
-    DataError
-        If a number is infinite, or most cells are numbers and some are not: one ``>89`` would
-        make names of all ages.
-    """
-    import pandas as pd
-
-    blank = cells.str.casefold().isin(NAMELESS)
-    numbers = pd.to_numeric(cells.where(~blank), errors="coerce")
-    infinite = numbers.abs() == float("inf")
-    with_comma = cells.str.fullmatch(r"[+-]?\d+,\d+")
-    words = numbers.isna() & ~blank
-    mostly_numbers = 2 * (numbers.notna() | with_comma).sum() > (~blank).sum()
-    wrong = infinite | words if mostly_numbers else infinite
-    if wrong.any():
-        found = [f"{v!r} in {at}" for v, at in zip(cells[wrong], places[wrong], strict=True)]
-        raise DataError(
-            f"column {str(cells.name)!r}: {listed(found, 5)} is no finite number, as "
-            f"{'most' if mostly_numbers else 'covariates'} are; write numbers with a point and "
-            "without separators of thousands, or leave the cell blank; codes that are no numbers "
-            "need a letter before each, or dataset=table and its setting dataset.codes"
-        )
-    return as_names(cells) if words.any() else numbers.astype(float)
-
-
-def as_names(cells: pd.Series[str]) -> pd.Series[str]:
-    """Return text as the names that it is, blank where programs write that there is none."""
-    return cells.mask(cells.str.casefold().isin(BLANKS), "")
 
 
 def _number_first(text: str) -> tuple[float, str]:

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prognobench.datasets.readers.assembly import assemble
-from prognobench.datasets.readers.dicom_header import not_a_radiograph, not_frontal, read_header
+from prognobench.datasets.readers.covariates import covariate
 from prognobench.datasets.readers.image_folder import ImageFolder, existing_folder
 from prognobench.datasets.readers.rules import Exclusions, Rules, name_lost_image
 from prognobench.datasets.readers.spreadsheet import read_sheet
-from prognobench.datasets.readers.tcia_series import Series, dicom_files, find_below, list_series
-from prognobench.datasets.readers.values import covariate, translate
+from prognobench.datasets.readers.tcia.dicom_header import (
+    not_a_radiograph,
+    not_frontal,
+    read_header,
+)
+from prognobench.datasets.readers.tcia.series import Series, dicom_files, find_below, list_series
+from prognobench.datasets.readers.values import translate
 from prognobench.errors import DataError
 from prognobench.imaging.verify import find_fault
 from prognobench.records import UNKNOWN_CENTRE

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prognobench.datasets.readers.dates import days_since_1970
-from prognobench.datasets.readers.dicom_header import Header, read_header
 from prognobench.datasets.readers.spreadsheet import read_sheet
+from prognobench.datasets.readers.tcia.dicom_header import Header, read_header
 from prognobench.errors import DataError, MissingExtraError, listed
 
 DATES = ("%m-%d-%Y", "%Y-%m-%d", "%m/%d/%Y", "%Y%m%d")
