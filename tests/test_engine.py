@@ -22,7 +22,6 @@ from prognobench.training.hardware import (
 from prognobench.training.loader import Loader
 from prognobench.training.loop import fit, predict
 from prognobench.training.optimiser import schedule_factor
-from prognobench.training.speedups.prefix import RememberedPrefix
 from prognobench.training.stopping import Stopping
 
 IMAGE_SIZE = 8
@@ -235,21 +234,6 @@ def test_the_head_trains_alone_first(parts):
     assert all(p.requires_grad for p in made.parameters())
 
 
-def test_what_was_remembered_while_the_head_trained_alone_is_forgotten(parts):
-    recipe = Train(epochs=1, batch_size=8, augmentation="none")
-    made = with_frozen_beginning()
-    made = replace(
-        made,
-        groups=(*made.groups, ParameterGroup("body", ("2.weight", "2.bias"), lr=1e-2)),
-        head_first_epochs=2,
-    )
-    before = made.model[2].weight.clone()
-
-    train(made, parts, recipe)
-
-    assert not torch.equal(made.model[2].weight, before)
-
-
 def test_averaged_weights_are_what_is_kept(parts):
     plain, averaged = network(), network()
     recipe = {"epochs": 3, "batch_size": 8, "augmentation": "none"}
@@ -368,14 +352,6 @@ def test_a_compiled_network_learns_the_same(parts):
         assert a["validation_loss"] == pytest.approx(b["validation_loss"], rel=1e-4)
     for name, value in compiled.state_dict().items():
         torch.testing.assert_close(value, plain.state_dict()[name], rtol=1e-3, atol=1e-5)
-
-
-def test_a_network_whose_beginning_is_remembered_is_not_compiled(parts):
-    made = with_frozen_beginning()
-
-    train(made, parts, replace(RECIPE, compile=True))
-
-    assert made.model._compiled_call_impl is None
 
 
 def test_compiling_without_a_compiler_is_said_before_anything_starts(monkeypatch, tmp_path):
@@ -514,120 +490,3 @@ def test_many_heads_stop_as_each_of_them_does_alone():
         alone, _ = watched((), *zip(qualities[:, i], losses[:, i], strict=True), recipe=recipe)
         for name in ("running", "quality", "loss", "best_epoch", "plateau"):
             assert getattr(together, name)[i] == getattr(alone, name)
-
-
-class Counted(nn.Linear):
-    """Counts the images that pass through."""
-
-    images = 0
-
-    def forward(self, x):
-        self.images += len(x)
-        return super().forward(x)
-
-
-class Residual(nn.Module):
-    """What lies behind ``norm`` sees the image past it as well, so that is no place to cut."""
-
-    def __init__(self):
-        super().__init__()
-        self.norm, self.linear = nn.LayerNorm(16), nn.Linear(16, 16)
-
-    def forward(self, x):
-        return x + self.linear(self.norm(x))
-
-
-def with_frozen_beginning(first=None):
-    torch.manual_seed(0)
-    layers = (first or nn.Identity(), Counted(64, 16), Residual(), nn.Linear(16, 2))
-    model = nn.Sequential(nn.Flatten(), *layers)
-    last = len(model) - 1
-    trained = (f"{last - 1}.linear.weight", f"{last - 1}.linear.bias")
-    head = (f"{last}.weight", f"{last}.bias")
-    return Adapted(model, (ParameterGroup("body", trained, lr=1e-2), ParameterGroup("head", head)))
-
-
-def test_a_frozen_beginning_runs_once_for_each_image(parts, monkeypatch):
-    recipe = Train(epochs=5, batch_size=8, augmentation="none")
-    remembered, plain = with_frozen_beginning(), with_frozen_beginning()
-
-    fitted = train(remembered, parts, recipe)
-    monkeypatch.setattr("prognobench.training.speedups.prefix.SMALLEST_SHARE", 2.0)
-    reference = train(plain, parts, recipe)
-
-    # Once for each of 60 images; after that one of each batch only, to carry shapes.
-    assert remembered.model[2].images < 60 + 4 * 9 + 20
-    assert plain.model[2].images >= 5 * 60
-    for a, b in zip(remembered.model.parameters(), plain.model.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    for a, b in zip(fitted.history, reference.history, strict=True):
-        assert a["validation_loss"] == pytest.approx(b["validation_loss"], rel=1e-4)
-
-
-class Adapter(nn.Module):
-    """A branch that starts at zero, as LoRA's: it sees what the frozen layer beside it sees."""
-
-    def __init__(self):
-        super().__init__()
-        self.base, self.down, self.up = nn.Linear(16, 16), nn.Linear(16, 4), nn.Linear(4, 16)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
-
-    def forward(self, x):
-        return self.base(x) + self.up(self.down(x))
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-3])
-def test_a_branch_beside_the_cut_shows_however_little_the_images_differ(scale):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), Adapter(), nn.Linear(16, 2))
-    model[1].requires_grad_(False)
-    model[2].base.requires_grad_(False)
-    model[1].weight.data *= scale
-    images, rows = torch.randn(5, 1, 8, 8), np.arange(5)
-
-    prefix = RememberedPrefix(model, (1, 8, 8), "fp32", torch.device("cpu"))
-    assert prefix.remembers
-    with torch.no_grad():
-        prefix(images, rows)
-        for parameter in (model[2].down.weight, model[2].up.weight):
-            parameter.add_(1)
-        torch.testing.assert_close(prefix(images, rows), model(images))
-
-
-def test_a_branch_that_starts_at_zero_is_not_cut_off(parts, monkeypatch):
-    def made():
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), Counted(64, 16), nn.Tanh(), Adapter(), nn.Linear(16, 2))
-        names = [f"3.{part}.{kind}" for part in ("down", "up") for kind in ("weight", "bias")]
-        head = ParameterGroup("head", ("4.weight", "4.bias"))
-        return Adapted(model, (ParameterGroup("body", tuple(names), lr=1e-2), head))
-
-    recipe = Train(epochs=4, batch_size=8, augmentation="none")
-    remembered, plain = made(), made()
-
-    train(remembered, parts, recipe)
-    monkeypatch.setattr("prognobench.training.speedups.prefix.SMALLEST_SHARE", 2.0)
-    train(plain, parts, recipe)
-
-    assert remembered.model[1].images < plain.model[1].images
-    for a, b in zip(remembered.model.parameters(), plain.model.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("random", [nn.Dropout(0.5), nn.BatchNorm1d(64)])
-def test_what_is_random_or_moves_is_not_remembered(parts, random):
-    made = with_frozen_beginning(random)
-
-    train(made, parts, Train(epochs=3, batch_size=8, augmentation="none"))
-
-    assert made.model[2].images >= 3 * 60
-
-
-def test_augmented_images_are_not_remembered_but_validation_is(loader):
-    made = with_frozen_beginning()
-    augmented = loader(range(40), training=True, augmentation=Augmentation("light"))
-
-    train(made, (augmented, loader(range(40, 60))), Train(epochs=5, batch_size=8))
-
-    assert 5 * 40 + 20 <= made.model[2].images < 5 * 60

@@ -6,7 +6,6 @@ from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from made_backbones import BACKBONES, images
@@ -19,7 +18,6 @@ from prognobench.cli.config_files import options
 from prognobench.errors import NotApplicableError
 from prognobench.records import Adapted, Component
 from prognobench.registry import STRATEGIES
-from prognobench.training.speedups.prefix import RememberedPrefix
 
 MOVED_AT_START = {"ssf", "visual_prompts"}
 """Builders that change the output before training, as their papers do."""
@@ -129,30 +127,6 @@ def test_starts_at_the_frozen_model_and_changes_what_it_declares(name: str, back
         for buffer, _ in module.named_buffers()
     }
     assert changed == set(declared) | trained_norms
-
-
-@pairs
-@variants
-@pytest.mark.parametrize("training", [False, True])
-def test_what_is_remembered_does_not_depend_on_what_trains(
-    name: str, backbone: str, training: bool
-) -> None:
-    if (adapted := build(name, backbone)) is None:
-        return
-    model, x, rows = adapted.model.train(), images(6), np.arange(6)
-    prefix = RememberedPrefix(model, x.shape[1:], "fp32", torch.device("cpu"))
-    assert prefix.remembers or choices()[name].builder != "last_blocks"
-    model.train(training)
-    with torch.no_grad():
-        for _ in range(2):
-            torch.manual_seed(1)
-            expected = model(x)
-            torch.manual_seed(1)
-            found = prefix(x, rows)
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(0.05 * torch.randn_like(parameter))
 
 
 @pairs

@@ -30,14 +30,12 @@ AHEAD = 3
 class Batch:
     """Normalised images ``(batch, channels, size, size)``, labels and cohort rows ``(batch,)``.
 
-    Images and labels lie on the loader's device. ``fixed`` says that a row's image is the same
-    whenever it comes.
+    Images and labels lie on the loader's device.
     """
 
     images: Tensor
     labels: Tensor
     rows: NDArray[np.intp]
-    fixed: bool = False
 
 
 @cache
@@ -179,7 +177,7 @@ class Loader:
         torch.mul(images, self._scale, out=normalised)
         normalised += self._shift
         labels = labels.to(self.device, non_blocking=True)
-        return Batch(normalised, labels, rows, fixed=self.augmentation is None)
+        return Batch(normalised, labels, rows)
 
 
 def draw_order(

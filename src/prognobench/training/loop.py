@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,15 +30,12 @@ from prognobench.training.hardware import (
 from prognobench.training.loader import Batch, Loader
 from prognobench.training.optimiser import Optimiser
 from prognobench.training.speedups.attention import attention_for
-from prognobench.training.speedups.prefix import RememberedPrefix
 from prognobench.training.stopping import BestWeights, Stopping, quality
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Progress = Callable[[str, int, int], None]
-Forward = Callable[[Tensor, "NDArray[np.intp]"], Tensor]
-"""Images and the cohort rows that they are of -> logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,18 +87,14 @@ def fit(
     model.to(device).to(memory_format=layout)
     if recipe.checkpoint_activations:
         checkpoint_activations(model)
+    if recipe.compile:
+        model.compile()
     step = Step(model, loss_terms(loss, device), resolve_precision(recipe.precision, device))
     stopping, best = Stopping(torch.zeros((), dtype=torch.float64), recipe), BestWeights(model)
     history, epoch = list[dict[str, float]](), 0
     chosen = np.empty((0, len(loss.class_weights)))
     for groups, epochs in _phases(adapted, recipe):
         _train_only(model, groups)
-        step.forward = _plain(model)  # what the phase before remembered may train now
-        if epochs > 1:
-            shape = (train.channels, *train.pixels.shape[1:3])
-            step.forward = prefix = RememberedPrefix(model.train(), shape, step.precision, device)
-            if recipe.compile and not prefix.remembers:
-                model.compile()
         optimiser = Optimiser(model, groups, recipe, epochs, -(-len(train) // recipe.accumulate))
         stopping.begin(epoch)
         end = epoch + epochs
@@ -149,25 +142,25 @@ def predict(
     device = torch.device(device)
     model.to(device).eval()
     resolved = resolve_precision(precision, device)
-    return _probabilities(infer(_plain(model), loader, resolved, memory_format(model)))
+    return _probabilities(infer(model, loader, resolved, memory_format(model)))
 
 
 def infer(
-    forward: Forward, loader: Loader, precision: Precision, layout: torch.memory_format
+    model: nn.Module, loader: Loader, precision: Precision, layout: torch.memory_format
 ) -> Tensor:
     """Return logits ``(rows, classes)`` in fp32 on the CPU."""
     logits: list[Tensor] = []
     parts = 1
     with torch.inference_mode(), autocast(precision, loader.device):
         for batch in loader.epoch(0, layout):
-            compute = partial(_forward_in_parts, forward, batch)
+            compute = partial(_forward_in_parts, model, batch)
             chunks, parts = in_parts(compute, parts, len(batch.rows), loader.device)
             logits += [chunk.float().cpu() for chunk in chunks]
     return torch.cat(logits)
 
 
-def _forward_in_parts(forward: Forward, batch: Batch, parts: int) -> list[Tensor]:
-    return [forward(part.images, part.rows) for part in _split(batch, parts)]
+def _forward_in_parts(model: nn.Module, batch: Batch, parts: int) -> list[Tensor]:
+    return [model(images) for images in batch.images.tensor_split(parts)]
 
 
 class Step:
@@ -175,15 +168,12 @@ class Step:
 
     Attributes
     ----------
-    forward
-        Gives the logits of images that are the same whenever their row comes.
     parts
         Into how many each batch is split; doubled whenever the device runs out of memory.
     """
 
     def __init__(self, model: nn.Module, terms: Terms, precision: Precision) -> None:
         self.model, self.terms, self.precision = model, terms, precision
-        self.forward: Forward = _plain(model)
         self.parts = 1
 
     def __call__(self, batches: Sequence[Batch]) -> Tensor:
@@ -208,11 +198,12 @@ class Step:
         weight = sum(self.terms.class_weights[batch.labels].sum() for batch in batches)
         total = torch.zeros((), device=batches[0].images.device)
         for batch in batches:
-            forward = self.forward if batch.fixed else _plain(self.model)
-            for part in _split(batch, min(self.parts, len(batch.rows))):
-                with autocast(self.precision, part.images.device):
-                    logits = forward(part.images, part.rows)
-                losses, _ = objective(logits, part.labels, self.terms)
+            parts = min(self.parts, len(batch.rows))
+            pairs = (batch.images.tensor_split(parts), batch.labels.tensor_split(parts))
+            for images, labels in zip(*pairs, strict=True):
+                with autocast(self.precision, images.device):
+                    logits = self.model(images)
+                losses, _ = objective(logits, labels, self.terms)
                 loss = losses.sum() / weight
                 with attention_for(loss, self.precision):
                     torch.autograd.backward(loss)
@@ -222,19 +213,6 @@ class Step:
 
 def _sees_the_batch(module: nn.Module) -> bool:
     return module.training and "BatchNorm" in type(module).__name__
-
-
-def _plain(model: nn.Module) -> Forward:
-    return lambda images, rows: cast("Tensor", model(images))
-
-
-def _split(batch: Batch, parts: int) -> list[Batch]:
-    columns = (
-        batch.images.tensor_split(parts),
-        batch.labels.tensor_split(parts),
-        np.array_split(batch.rows, parts),
-    )
-    return [Batch(*part, fixed=batch.fixed) for part in zip(*columns, strict=True)]
 
 
 def _phases(adapted: Adapted, recipe: Train) -> Iterator[tuple[Sequence[ParameterGroup], int]]:
@@ -275,7 +253,7 @@ def _validate(
     if not len(validation.rows):
         return {}, np.empty((0, len(step.terms.class_weights)))
     step.model.eval()
-    logits = infer(step.forward, validation, step.precision, layout)
+    logits = infer(step.model, validation, step.precision, layout)
     labels = torch.from_numpy(validation.labels[validation.rows])
     losses, weights = objective(logits, labels, step.terms.each(lambda term: term.cpu()))
     loss = (losses.sum() / weights.sum()).item()
