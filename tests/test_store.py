@@ -51,6 +51,7 @@ def test_the_key_ignores_what_changes_no_number(config: RunConfig, tmp_path: Pat
         replace(config, device="cpu"),
         replace(config, dataset=replace(config.dataset, name="other name")),
         replace(config, train=replace(config.train, save="all")),
+        replace(config, train=replace(config.train, speedups=False)),
         replace(
             config, model=replace(config.model, settings={"weights": "moved", "image_size": 64})
         ),

@@ -382,7 +382,8 @@ class Train:
     """The training recipe; ``configs/train/*.yaml`` sets every number of it.
 
     Times are in epochs, learning rates before scheduling. ``head_lr`` is for heads trained with
-    the backbone; the body's rate belongs to the strategy.
+    the backbone; the body's rate belongs to the strategy. ``speedups=False`` switches off what
+    ``training/speedups`` does. It changes numbers by rounding alone, and is no part of a run's key.
     """
 
     epochs: Annotated[int, Ge(1)] = 30
@@ -403,6 +404,7 @@ class Train:
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0
     checkpoint_activations: bool = False
     compile: bool = False
+    speedups: bool = True
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
     save: Literal["none", "best", "all"] = "none"
 

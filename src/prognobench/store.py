@@ -60,7 +60,9 @@ def run_key(config: RunConfig, cohort: str, folds: str, weights: str) -> str:
         Digests of the cohort's content, of the folds, and of the loaded weights.
     """
     plain = describe(config)
-    train = {name: value for name, value in plain["train"].items() if name != "save"}
+    # What is saved changes no number, and speed-ups change it by rounding alone.
+    no_number = ("save", "speedups")
+    train = {name: value for name, value in plain["train"].items() if name not in no_number}
     identity = {
         "format": FORMAT,
         "numbers": NUMBERS,

@@ -91,7 +91,13 @@ def measure_training(run: Prepared, left: Sequence[Fold]) -> Rates:
             fitted = fit(adapted, shown, loader(0), loss, once, device=device, where="plan")
         peak = fitted.cost["peak_memory_bytes"]
         start = time.perf_counter()
-        predict(adapted.model, loader(size), device=device, precision=precision)
+        predict(
+            adapted.model,
+            loader(size),
+            device=device,
+            precision=precision,
+            speedups=recipe.speedups,
+        )
         spent = time.perf_counter() - start
         return fitted.cost["seconds_per_epoch"] / size, spent / size, int(peak)
 

@@ -154,7 +154,13 @@ class AdaptedModels:
             if progress:
                 progress("models", done, len(self.cells))
             model = self.build(cell).model
-            yield predict(model, loader, device=device, precision=self.run.choose_precision(device))
+            yield predict(
+                model,
+                loader,
+                device=device,
+                precision=self.run.choose_precision(device),
+                speedups=self.run.config.train.speedups,
+            )
 
     def build(self, cell: str) -> Adapted:
         """Build a cell's model and load what was saved of it."""

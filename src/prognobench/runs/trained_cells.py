@@ -146,7 +146,11 @@ def _train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.d
     )
     start = time.perf_counter()
     tested = predict(
-        adapted.model, loader(fold.test, False), device=device, precision=recipe.precision
+        adapted.model,
+        loader(fold.test, False),
+        device=device,
+        precision=recipe.precision,
+        speedups=recipe.speedups,
     )
     cost = {
         **fitted.cost,

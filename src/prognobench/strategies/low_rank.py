@@ -52,9 +52,6 @@ def lora(
         Train each output's magnitude apart from its direction: DoRA (Liu et al. 2024).
     """
     from peft import LoraConfig
-    from torch.nn import Linear
-
-    from prognobench.strategies.layers.low_rank import LowRankLinear
 
     chosen = choose_layers(
         backbone,
@@ -74,13 +71,10 @@ def lora(
         "use_dora": magnitude,
         "init_lora_weights": True if init == "lora" else init,
     }
-    config = LoraConfig(**options)
-    if not magnitude:  # peft's DoRA reads its own layer's inner parts
-        config._register_custom_module({Linear: LowRankLinear})
     adapted = adapt_with_peft(
         chosen.backbone,
         num_classes,
-        config,
+        LoraConfig(**options),
         lr=lr,
         head_dropout=head_dropout,
         head_norm=head_norm,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -30,6 +31,7 @@ from prognobench.training.hardware import (
 from prognobench.training.loader import Batch, Loader
 from prognobench.training.optimiser import Optimiser
 from prognobench.training.speedups.attention import attention_for
+from prognobench.training.speedups.low_rank import use_fused_updates
 from prognobench.training.stopping import BestWeights, Stopping, quality
 
 if TYPE_CHECKING:
@@ -89,7 +91,10 @@ def fit(
         checkpoint_activations(model)
     if recipe.compile:
         model.compile()
-    step = Step(model, loss_terms(loss, device), resolve_precision(recipe.precision, device))
+    if recipe.speedups:
+        use_fused_updates(model)
+    precision = resolve_precision(recipe.precision, device)
+    step = Step(model, loss_terms(loss, device), precision, recipe.speedups)
     stopping, best = Stopping(torch.zeros((), dtype=torch.float64), recipe), BestWeights(model)
     history, epoch = list[dict[str, float]](), 0
     chosen = np.empty((0, len(loss.class_weights)))
@@ -136,10 +141,17 @@ def fit(
 
 
 def predict(
-    model: nn.Module, loader: Loader, *, device: torch.device | str, precision: Precision
+    model: nn.Module,
+    loader: Loader,
+    *,
+    device: torch.device | str,
+    precision: Precision,
+    speedups: bool = True,
 ) -> NDArray[np.float64]:
     """Return class probabilities ``(rows, classes)``, in the order of the loader's rows."""
     device = torch.device(device)
+    if speedups:
+        use_fused_updates(model)
     model.to(device).eval()
     resolved = resolve_precision(precision, device)
     return _probabilities(infer(model, loader, resolved, memory_format(model)))
@@ -172,8 +184,11 @@ class Step:
         Into how many each batch is split; doubled whenever the device runs out of memory.
     """
 
-    def __init__(self, model: nn.Module, terms: Terms, precision: Precision) -> None:
+    def __init__(
+        self, model: nn.Module, terms: Terms, precision: Precision, speedups: bool
+    ) -> None:
         self.model, self.terms, self.precision = model, terms, precision
+        self.speedups = speedups
         self.parts = 1
 
     def __call__(self, batches: Sequence[Batch]) -> Tensor:
@@ -205,7 +220,7 @@ class Step:
                     logits = self.model(images)
                 losses, _ = objective(logits, labels, self.terms)
                 loss = losses.sum() / weight
-                with attention_for(loss, self.precision):
+                with attention_for(loss, self.precision) if self.speedups else nullcontext():
                     torch.autograd.backward(loss)
                 total += loss.detach()
         return total

@@ -1,7 +1,14 @@
 """The backward pass of attention in bf16 on the processor, in batched matrix products.
 
-Torch's own works in small tiles, and takes twice as long: a quarter of a step of ViT-S/16. These
-gradients are off by up to twice what torch's are, and for large scores as much.
+torch's own works in small tiles, and takes twice as long.
+
+Gain: without it a step of 16 images takes 26 % longer for LoRA on the embedded ViT, and on ViT-S/16
+5 to 8 % longer for LoRA, BitFit and full training (processor time of one AVX512-BF16 core). A
+network of convolutions gains nothing.
+Holds: in bf16 on the processor, where every token attends to every other and there is no dropout;
+elsewhere torch's own runs, which is at least as fast there.
+Error: these gradients are off by up to twice what torch's are in bf16, and for large scores by as
+much.
 """
 
 from __future__ import annotations
@@ -34,7 +41,7 @@ def attention_for(loss: Tensor, precision: Precision) -> AbstractContextManager[
 
 
 def _attends(loss: Tensor) -> bool:
-    """Whether there may be attention; the context costs a network of convolutions two percent."""
+    """Return whether there may be attention: the context costs a network without it 2 %."""
     waiting, seen = [loss.grad_fn], set[Any]()
     while waiting:
         node = waiting.pop()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from made_backbones import IMAGE_SIZE, vit
+from peft.tuners.lora import Linear
 from torch import Tensor
 from torch.nn.functional import conv2d, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
@@ -16,9 +17,10 @@ from prognobench.records import Adapted, Loss, Train
 from prognobench.registry import STRATEGIES
 from prognobench.training.hardware import Precision
 from prognobench.training.loader import Loader
-from prognobench.training.loop import fit
-from prognobench.training.speedups import attention
+from prognobench.training.loop import FittedModel, fit
+from prognobench.training.speedups import attention, low_rank
 from prognobench.training.speedups.attention import attention_for
+from prognobench.training.speedups.low_rank import use_fused_updates
 
 SETTINGS = {
     "plain": {},
@@ -112,7 +114,34 @@ def test_a_transformer_is_trained_with_it(
     calls = []
     backward = attention._backward
     monkeypatch.setattr(attention, "_backward", lambda *x: calls.append(1) or backward(*x))
+
+    fitted, _ = train("full", checkpoint_activations=checkpointed)
+
+    blocks, steps = 2, 4
+    assert len(calls) == blocks * steps
+    assert np.isfinite([row["train_loss"] for row in fitted.history]).all()
+
+
+def test_one_setting_switches_all_of_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast, made = train("lora")
+    assert any("forward" in vars(layer) for layer in made.model.modules())
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("a speed-up is in use")
+
+    monkeypatch.setattr(attention, "_backward", fail)
+    monkeypatch.setattr(low_rank, "_forward", fail)
+    plain, made = train("lora", speedups=False)
+
+    assert not any("forward" in vars(layer) for layer in made.model.modules())
+    for ours, theirs in zip(fast.history, plain.history, strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-2)
+
+
+def train(strategy: str, **changes: Any) -> tuple[FittedModel, Adapted]:
+    """Two epochs of two steps of a small ViT in bf16."""
     random = np.random.default_rng(0)
+    torch.manual_seed(0)
     backbone = vit()
     pixels = random.integers(0, 256, (12, IMAGE_SIZE, IMAGE_SIZE, 1)).astype(np.uint8)
     labels = np.arange(12) % 2
@@ -121,21 +150,57 @@ def test_a_transformer_is_trained_with_it(
         given = (pixels, labels, np.array(rows), backbone.preprocessing)
         return Loader(*given, batch_size=4, shuffle=shuffle, seed=("batches", 1))
 
-    made: Adapted = STRATEGIES["full"](backbone, 2)
-    recipe = Train(
-        epochs=2, augmentation="none", precision="bf16", checkpoint_activations=checkpointed
-    )
+    made: Adapted = STRATEGIES[strategy](backbone, 2)
+    recipe = Train(epochs=2, augmentation="none", precision="bf16", **changes)
+    loss = Loss(np.ones(2), np.zeros(2), np.zeros(2))
+    parts = (loader(range(8), True), loader(range(8, 12)))
+    return fit(made, *parts, loss, recipe, device="cpu", where="cell"), made
 
-    fitted = fit(
-        made,
-        loader(range(8), True),
-        loader(range(8, 12)),
-        Loss(np.ones(2), np.zeros(2), np.zeros(2)),
-        recipe,
-        device="cpu",
-        where="cell",
-    )
 
-    blocks, steps = 2, 4
-    assert len(calls) == blocks * steps
-    assert np.isfinite([row["train_loss"] for row in fitted.history]).all()
+# ------------------------------------------------------------------ low-rank updates
+
+
+@pytest.mark.parametrize("case", ["plain", "dropout", "two dimensions"])
+def test_lora_computes_what_peft_computes(case: str) -> None:
+    layer, x = lora_layer(dropout=0.5 if case == "dropout" else 0.0)
+    x = x[0] if case == "two dimensions" else x
+
+    ours, theirs = (outputs(layer, x, fused, bf16=False) for fused in (True, False))
+
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
+def test_lora_in_bf16_is_as_near_to_fp32_as_pefts(given: torch.dtype) -> None:
+    layer, x = lora_layer()
+
+    exact = outputs(layer, x, fused=False, bf16=False)
+    ours, theirs = (outputs(layer, x.to(given), fused, bf16=True) for fused in (True, False))
+
+    for value, a, b in zip(exact, ours, theirs, strict=True):
+        assert a.dtype == b.dtype
+        assert not torch.equal(a.float(), value)
+        assert (a - value).norm() <= 1.1 * (b - value).norm()
+
+
+def lora_layer(dropout: float = 0.0) -> tuple[Linear, Tensor]:
+    adapted: Adapted = STRATEGIES["lora"](vit(), 2, rank=4, dropout=dropout)
+    layer = [m for m in adapted.model.modules() if isinstance(m, Linear)][1]
+    # B starts at zero, and would hide what A does.
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    use_fused_updates(adapted.model)
+    assert "forward" in vars(layer)
+    return layer, torch.randn(3, 5, layer.get_base_layer().in_features)
+
+
+def outputs(layer: Linear, x: Tensor, fused: bool, *, bf16: bool) -> list[Tensor]:
+    """The output, ours or peft's, and the gradients of inputs and factors."""
+    torch.manual_seed(0)
+    layer.zero_grad()
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        out = layer(x) if fused else Linear.forward(layer, x)
+    (out.float() ** 2).sum().backward()
+    factors = (layer.lora_A["default"].weight, layer.lora_B["default"].weight)
+    return [out.detach(), *(tensor.grad.clone() for tensor in (x, *factors))]
