@@ -500,6 +500,18 @@ def test_dicom_without_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         read_image(path)
 
 
+def test_bigtiff(tmp_path: Path) -> None:
+    path, grey = tmp_path / "image.tif", np.arange(600).reshape(30, 20).astype(np.uint8)
+    tifffile.imwrite(path, grey, bigtiff=True, byteorder="<", photometric="minisblack")
+    assert not find_fault(path, thorough=True)
+    assert (read_image(path) == grey).all()
+    path.write_bytes(path.read_bytes()[:-200])
+    assert "is truncated" in find_fault(path)
+    # Pillow does not read this order of bytes.
+    tifffile.imwrite(path, grey, bigtiff=True, byteorder=">", photometric="minisblack")
+    assert "is not a TIFF image that can be read" in find_fault(path)
+
+
 def test_a_tiff_of_several_pages(tmp_path: Path) -> None:
     page = Image.fromarray(GREY)
     page.save(tmp_path / "pages.tif", save_all=True, append_images=[page])

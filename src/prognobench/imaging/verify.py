@@ -20,6 +20,9 @@ from prognobench.records import DICOM_SUFFIXES, FORMATS, MAX_PIXELS
 warnings.filterwarnings("ignore", module="pydicom")
 warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
 
+TIFF_MARKS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+"""Of either order of bytes; the last two are those of BigTIFF."""
+
 # BMP, WebP, JPEG 2000 (bare and in its box), PGM and PPM.
 OTHER_MARKS = (b"BM", b"RIFF", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ", b"P2", b"P5", b"P6")
 TAIL = 1 << 12
@@ -60,9 +63,9 @@ def find_fault(path: str | Path, thorough: bool = False) -> str:
         return _content_fault(path) if thorough else ""
     if head.startswith(b"\xff\xd8\xff") and b"\xff\xd9" not in tail:
         return _jpeg_fault(path)
-    if head[:4] in (b"II*\x00", b"MM\x00*") and (fault := _tiff_fault(path, size)):
+    if head.startswith(TIFF_MARKS) and (fault := _tiff_fault(path, size)):
         return fault
-    if not head.startswith((b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", *OTHER_MARKS)):
+    if not head.startswith((b"\xff\xd8\xff", *TIFF_MARKS, *OTHER_MARKS)):
         return "is not an image of a known format"
     return _content_fault(path) if thorough else ""
 
