@@ -315,7 +315,7 @@ def _judge_winners(
         return "contradicted", f"{names} is clearly best on all {n} datasets"
     if n >= FEWEST_TO_CONTRADICT or len(set(winners)) > 1:
         return "undecided", f"best on {n} datasets: {names}; that could be chance"
-    reason = f"{n} datasets with two strategies: at least {FEWEST_TO_CONTRADICT} are needed"
+    reason = f"datasets with two strategies: {n}, but at least {FEWEST_TO_CONTRADICT} are needed"
     return "undecided", reason
 
 
