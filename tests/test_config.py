@@ -388,6 +388,17 @@ def test_an_experiment_is_a_sweep() -> None:
     assert {config.train.epochs for config in configs} == {document("train", "quick")["epochs"]}
 
 
+@pytest.mark.parametrize("name", ["embedded", "embedded_few_shot"])
+def test_an_experiment_on_the_embedded_cohort_can_be_split_as_it_says(name: str) -> None:
+    from prognobench.runs.workspace import Workspace
+
+    configs = compose([f"experiment={name}", "model=vit", "strategy=linear_probe"], multirun=True)
+    assert configs
+    workspace = Workspace()
+    for config in configs:
+        assert workspace.split_cohort(config)
+
+
 @pytest.mark.parametrize("form", ["experiment=embedded", "+experiment=embedded"])
 def test_the_command_line_replaces_what_an_experiment_sweeps_over(form: str) -> None:
     configs = compose([form, "model=vit", "dataset=icu,severity"], multirun=True)
