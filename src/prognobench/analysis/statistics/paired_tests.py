@@ -61,10 +61,18 @@ def corrected_t(
     if n < 2:
         return Difference(mean, float("nan"), float("nan"), float("nan"))
     deviation = float(differences.std(ddof=1))
-    reach = stdtrit(n - 1, (1 + confidence) / 2) * deviation * np.sqrt(1 / n + test_share)
+    reach = stdtrit(n - 1, (1 + confidence) / 2) * corrected_error(differences, test_share)
     p = float(corrected_p(differences[:, None], test_share)[0])
     effect = mean / deviation if deviation > TINY else float("nan")
     return Difference(mean, mean - float(reach), mean + float(reach), p, effect)
+
+
+def corrected_error(differences: NDArray[np.float64], test_share: float) -> float:
+    """Standard error of the mean in :func:`corrected_t`; NaN is left out."""
+    known = differences[~np.isnan(differences)]
+    if len(known) < 2:
+        return float("nan")
+    return float(known.std(ddof=1) * np.sqrt(1 / len(known) + test_share))
 
 
 def corrected_p(differences: NDArray[np.float64], test_share: float) -> NDArray[np.float64]:

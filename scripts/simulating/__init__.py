@@ -1,0 +1,1 @@
+"""Made patients and batched classifiers for the simulations of tests and intervals."""
