@@ -287,7 +287,7 @@ def test_out_of_memory_is_answered_by_smaller_parts_of_the_same_batch(parts):
 def test_batch_normalisation_that_sees_parts_alone_is_told(parts):
     made = nn.Sequential(nn.Flatten(), Hungry(64, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
 
-    with pytest.warns(UserWarning, match="batch normalisation sees a part at a time"):
+    with pytest.warns(UserWarning, match="batch normalisation sees one part at a time"):
         train(adapted(made), parts)
 
 

@@ -62,52 +62,87 @@ def solve_logistic(
         Inverse penalties C; a head for each.
     """
     x = features.double()
-    terms = stacked_terms([part.loss for part in parts], x.device)
-    classes = terms.class_weights.shape[-1]
-    # Of two classes the first has the logit 0: only differences of logits count.
-    free = 1 if classes == 2 else classes
-    spans = [_span(x[part.train], standardise) for part in parts]
-    # Spans of smaller parts have fewer coordinates. What they lack is 0 for every image, so that
-    # its weights have no gradient and stay 0.
-    coordinates = _pad_columns([span.coordinates(x) for span in spans])
-    train, shown = _pad_rows(parts, x.device)
-    inputs = coordinates.gather(1, train[..., None].expand(-1, -1, coordinates.shape[-1]))
-    targets = labels[train].unsqueeze(1).expand(-1, len(strengths), -1)
-    penalties = 1 / x.new_tensor(strengths)
-
-    def logits_of(points: Tensor, inputs: Tensor) -> Tensor:
-        weights = points.view(len(parts), len(strengths), -1, free)
-        logits = torch.einsum("pnd,psdk->psnk", inputs, weights[:, :, :-1]) + weights[:, :, -1:]
-        return torch.cat([torch.zeros_like(logits), logits], -1) if free == 1 else logits
-
-    def losses_of(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        each, weights = objective(logits.flatten(1, 2), targets.flatten(1, 2), terms)
-        return each.view_as(targets), weights.view_as(targets)
-
-    def values(points: Tensor) -> Tensor:
-        losses, weights = losses_of(logits_of(points, inputs), targets)
-        penalised = points.view(len(parts), len(strengths), -1, free)[:, :, :-1]
-        squares = penalised.square().sum((2, 3))
-        # Divided by the sum of weights, so that one tolerance suits parts of every size.
-        total = (weights * shown[:, None]).sum(2)
-        return (((losses * shown[:, None]).sum(2) + penalties * squares / 2) / total).flatten()
-
-    start = x.new_zeros(len(parts) * len(strengths), (coordinates.shape[-1] + 1) * free)
-    points, left = minimise(values, start, tolerance=1e-7)
+    problem = _Problem(x, parts, labels, strengths, standardise)
+    points, left = minimise(problem.values, problem.start(), tolerance=1e-7)
     _warn_of_unsolved(left)
-    logits = logits_of(points, coordinates)
-    losses, weights = losses_of(logits, labels.expand(*logits.shape[:-1]))
+    losses, weights = problem.losses(
+        problem.logits(points, problem.coordinates), labels.expand(len(parts), len(strengths), -1)
+    )
     validation = torch.stack(
         [
             losses[i][:, part.validation].sum(1) / weights[i][:, part.validation].sum(1)
             for i, part in enumerate(parts)
         ]
     )
-    solved = points.view(len(parts), len(strengths), -1, free)
-    weights = torch.stack([span.unscale(w) for span, w in zip(spans, solved, strict=True)])
-    if free == 1:
-        weights = torch.cat([torch.zeros_like(weights), weights], -1)
-    return Solved(weights, validation)
+    return Solved(problem.weights(points), validation)
+
+
+class _Problem:
+    """The regressions of all parts and strengths as functions of one matrix of points.
+
+    A point is a regression's weights ``(coordinates + 1, free)``, flattened. Of two classes the
+    first has the logit 0, since only differences of logits count: ``free`` is 1, else the classes.
+
+    Attributes
+    ----------
+    coordinates
+        Of every image in the span of each part ``(parts, images, coordinates)``.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        parts: Sequence[Part],
+        labels: Tensor,
+        strengths: Sequence[float],
+        standardise: bool,
+    ) -> None:
+        self.terms = stacked_terms([part.loss for part in parts], x.device)
+        classes = self.terms.class_weights.shape[-1]
+        self.free = 1 if classes == 2 else classes
+        self.spans = [_span(x[part.train], standardise) for part in parts]
+        # Spans of smaller parts have fewer coordinates. What they lack is 0 for every image, so
+        # that its weights have no gradient and stay 0.
+        self.coordinates = _pad_columns([span.coordinates(x) for span in self.spans])
+        self.shape = (len(parts), len(strengths))
+        train, self.shown = _pad_rows(parts, x.device)
+        wanted = train[..., None].expand(-1, -1, self.coordinates.shape[-1])
+        self.inputs = self.coordinates.gather(1, wanted)
+        self.targets = labels[train].unsqueeze(1).expand(-1, len(strengths), -1)
+        self.penalties = 1 / x.new_tensor(strengths)
+
+    def start(self) -> Tensor:
+        """Return the point where all weights are 0."""
+        size = (self.coordinates.shape[-1] + 1) * self.free
+        return self.coordinates.new_zeros(self.shape[0] * self.shape[1], size)
+
+    def logits(self, points: Tensor, inputs: Tensor) -> Tensor:
+        """Return ``(parts, strengths, images, classes)``."""
+        weights = points.view(*self.shape, -1, self.free)
+        logits = torch.einsum("pnd,psdk->psnk", inputs, weights[:, :, :-1]) + weights[:, :, -1:]
+        return torch.cat([torch.zeros_like(logits), logits], -1) if self.free == 1 else logits
+
+    def losses(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each image's loss and weight, ``(parts, strengths, images)``."""
+        each, weights = objective(logits.flatten(1, 2), targets.flatten(1, 2), self.terms)
+        return each.view_as(targets), weights.view_as(targets)
+
+    def values(self, points: Tensor) -> Tensor:
+        """Return what is minimised, one value for each point."""
+        losses, weights = self.losses(self.logits(points, self.inputs), self.targets)
+        penalised = points.view(*self.shape, -1, self.free)[:, :, :-1]
+        squares = penalised.square().sum((2, 3))
+        shown = self.shown[:, None]
+        # Divided by the sum of weights, so that one tolerance suits parts of every size.
+        total = (weights * shown).sum(2)
+        return (((losses * shown).sum(2) + self.penalties * squares / 2) / total).flatten()
+
+    def weights(self, points: Tensor) -> Tensor:
+        """Return ``(parts, strengths, width + 1, classes)``, for the features as they are."""
+        solved = points.view(*self.shape, -1, self.free)
+        pairs = zip(self.spans, solved, strict=True)
+        weights = torch.stack([span.unscale(of_part) for span, of_part in pairs])
+        return torch.cat([torch.zeros_like(weights), weights], -1) if self.free == 1 else weights
 
 
 def _warn_of_unsolved(left: Tensor) -> None:

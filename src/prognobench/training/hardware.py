@@ -74,13 +74,13 @@ def resolve_precision(
     Raises
     ------
     ConfigError
-        If it is ``tf32``, and the device is no GPU that knows it.
+        If it is ``tf32``, and the device is not a GPU that has it.
     """
     ampere = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     if precision == "tf32" and not ampere:
         raise ConfigError(
-            f"train.precision=tf32 needs a GPU of NVIDIA's Ampere or later, and device={device} is "
-            "none; take fp32, or auto"
+            f"train.precision=tf32 needs a GPU (NVIDIA Ampere or later), but device={device} is "
+            "not one; set train.precision=fp32 or auto"
         )
     if precision != "auto":
         return precision
@@ -94,7 +94,7 @@ def resolve_precision(
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """Return the context in which a model computes in a resolved precision."""
     if device.type == "cuda":
-        # Left alone, torch rounds in convolutions but not in products: fp32 is to mean fp32.
+        # By default torch rounds in convolutions but not in products. Here fp32 means fp32.
         rounded = precision != "fp32"
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = rounded
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
@@ -110,11 +110,11 @@ def in_parts(
     compute
         Called with the number of parts.
     images
-        Of the batch.
+        Number of images in the batch.
 
     Returns
     -------
-    What it gave, and in how many parts.
+    What it returned, and in how many parts.
     """
     parts = min(parts, images)
     while True:
@@ -130,11 +130,14 @@ def more_parts(parts: int, images: int, device: torch.device) -> int:
     Raises
     ------
     TrainingError
-        If each of the batch's images was by itself already.
+        If each part is a single image already.
     """
     if parts >= images:
-        raise TrainingError(f"{device} runs out of memory on a single image; use a smaller model")
+        raise TrainingError(
+            f"{device} runs out of memory on a single image; use a smaller model or image size"
+        )
     if device.type == "cuda":
+        # Blocks that the allocator keeps are cut to the size that failed.
         torch.cuda.empty_cache()
     return min(2 * parts, images)
 
@@ -142,7 +145,7 @@ def more_parts(parts: int, images: int, device: torch.device) -> int:
 def memory_format(model: nn.Module) -> torch.memory_format:
     """Return channels-last for convolutional networks, which run faster in it.
 
-    A patch embedding, whose stride is its kernel, makes no convolutional network.
+    A transformer's patch embedding is a convolution too, but its stride is its kernel.
     """
     convolutions = (m for m in model.modules() if isinstance(m, nn.Conv2d))
     overlapping = any(tuple(m.stride) != tuple(m.kernel_size) for m in convolutions)
@@ -161,7 +164,8 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
         else:
             return_freed_memory()
-            # Linux alone can reset it; elsewhere the peak is that of the process so far.
+            # Writing 5 resets the peak (man 5 proc). Only Linux can; elsewhere the peak counts from
+            # the start of the process.
             with suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AHEAD = 3
-"""So many batches are prepared before they are needed."""
+"""Number of batches that are prepared before they are needed."""
 
 
 @dataclass(frozen=True)
@@ -96,17 +96,18 @@ class Loader:
         self.shuffle = shuffle
         self.balanced = balanced
         self.device = torch.device(device)
+        # (x / 255 - mean) / std as one product and one sum.
         mean, std = (torch.tensor(v) for v in (preprocessing.mean, preprocessing.std))
         self._scale = (1 / (255 * std)).to(self.device).view(1, -1, 1, 1)
         self._shift = (-mean / std).to(self.device).view(1, -1, 1, 1)
 
     @property
     def channels(self) -> int:
-        """Of the images that it yields."""
+        """Number of channels of the images that it yields."""
         return int(self._scale.shape[1])
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Return the number of batches in an epoch."""
         return math.ceil(len(self.rows) / self.batch_size)
 
     def order(self, epoch: int) -> NDArray[np.intp]:
@@ -163,6 +164,7 @@ class Loader:
                 ]
             )
         gathered = torch.from_numpy(images)
+        # Only pinned memory is copied to a GPU while it computes.
         return gathered.pin_memory() if self.device.type == "cuda" else gathered
 
     def _batch(
@@ -171,6 +173,8 @@ class Loader:
         labels = torch.from_numpy(self.labels[rows])
         if self.device.type == "cuda":
             labels = labels.pin_memory()
+        # As uint8, a quarter of the bytes of fp32; widened and normalised on the device, in one
+        # pass that also repeats a single channel and lays the memory out as the model wants it.
         images = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         shape = (len(rows), self.channels, *images.shape[2:])
         normalised = torch.empty(shape, device=self.device, memory_format=memory_format)
@@ -190,6 +194,8 @@ def draw_order(
     random = generator(*seed)
     if labels is None:
         return random.permutation(size)
+    # Every class fills the same quota, by as many whole permutations of its members as that takes:
+    # a rare image comes once more at most than another of its class.
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     quota = math.ceil(size / len(members))
     drawn = [

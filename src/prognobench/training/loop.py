@@ -1,4 +1,4 @@
-"""Training and prediction of one model: the loop, in plain sight."""
+"""Training and prediction of one model: the loop, from batch to best weights."""
 
 from __future__ import annotations
 
@@ -106,6 +106,7 @@ def fit(
         while epoch < end and stopping.running:
             epoch += 1
             model.train()
+            # Dropout is then the same whatever ran before, also after a resumed sweep.
             torch.manual_seed(derive(*train.seed, "epoch", epoch))
             losses = []
             for batches in _grouped(train.epoch(epoch, layout), recipe.accumulate):
@@ -115,7 +116,7 @@ def fit(
             if progress:
                 progress(where, epoch, adapted.head_first_epochs + recipe.epochs)
             if epoch % recipe.evaluate_every and epoch != end:
-                continue
+                continue  # the last epoch of a phase is always evaluated
             with optimiser.averaged():
                 found, probabilities = _validate(step, validation, recipe.monitor, layout)
                 row |= found
@@ -181,7 +182,7 @@ class Step:
     Attributes
     ----------
     parts
-        Into how many each batch is split; doubled whenever the device runs out of memory.
+        Number of parts of each batch; doubled whenever the device runs out of memory.
     """
 
     def __init__(
@@ -201,8 +202,8 @@ class Step:
                 images = batches[0].images
                 if self.parts == 1 and any(map(_sees_the_batch, self.model.modules())):
                     warnings.warn(
-                        "batches are split for want of memory, and batch normalisation sees a part "
-                        "at a time: numbers are other than with more memory; a smaller "
+                        "batches are split because memory is short, and batch normalisation sees "
+                        "one part at a time: numbers differ from those with more memory. A smaller "
                         "train.batch_size with train.accumulate gives the same everywhere",
                         stacklevel=2,
                     )
@@ -278,7 +279,7 @@ def _validate(
 
 
 def _judged(row: Mapping[str, float]) -> tuple[Tensor, Tensor]:
-    """Return quality and loss of an evaluation; without a validation part the last is best."""
+    """Return quality and loss of an evaluation; without a validation part the latest is best."""
     judged = (row.get("monitor", row["epoch"]), row.get("validation_loss", 0.0))
     quality, loss = torch.tensor(judged, dtype=torch.float64)
     return quality, loss
