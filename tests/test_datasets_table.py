@@ -195,7 +195,7 @@ def test_codes_are_names_whatever_they_look_like(tmp_path: Path) -> None:
     assert "dataset.codes" in fault
     cohort = read(tmp_path / "codes", rows, covariates=("icd",), codes=("icd",))
     assert cohort.table["icd"].tolist() == ["250", "401.9", "401.9", "V58", "", ""]
-    fails(tmp_path / "none", rows, "'icd', which is none of dataset.covariates", codes=("icd",))
+    fails(tmp_path / "none", rows, "'icd', which is not in dataset.covariates", codes=("icd",))
 
 
 def test_images_by_path_name_stem_and_folder(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from prognobench.audit.counts import (
 from prognobench.audit.inspection import Inspection, inspect_images
 from prognobench.audit.leaks import describe_copies, find_shared_patients, find_shared_pictures
 from prognobench.audit.metadata import read_image_metadata, score_metadata
-from prognobench.imaging.cache import Progress, Recipe
+from prognobench.imaging.cache import Recipe
 from prognobench.imaging.content import content_digests
-from prognobench.records import Checks, Cohort, Files, Fold
+from prognobench.records import Checks, Cohort, Files, Fold, Progress
 
 if TYPE_CHECKING:
     import pandas as pd

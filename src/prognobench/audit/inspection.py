@@ -17,7 +17,8 @@ from prognobench.audit.copies import find_similar_pairs
 from prognobench.audit.thumbnails import make_thumbnails
 from prognobench.errors import StoreError
 from prognobench.files import write_bytes
-from prognobench.imaging.cache import Progress, Recipe, pixel_digests, readable_pixels
+from prognobench.imaging.cache import Recipe, pixel_digests, readable_pixels
+from prognobench.records import Progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prognobench.imaging.cache import Progress
+from prognobench.records import Progress
 from prognobench.workers import shared_out
 
 if TYPE_CHECKING:

@@ -172,7 +172,7 @@ def _read_covariates(
 ) -> None:
     """Turn covariates into numbers or names, in place."""
     faults += [
-        f"dataset.codes names column {name!r}, which is none of dataset.covariates; add it there"
+        f"dataset.codes names column {name!r}, which is not in dataset.covariates; add it there"
         for name in codes
         if name not in covariates
     ]

@@ -12,7 +12,7 @@ import hashlib
 import json
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from filelock import FileLock
 from prognobench.errors import StoreError
 from prognobench.files import read_json, write_bytes, write_json
 from prognobench.imaging.augment import Augmentation
-from prognobench.records import BackboneSource, Train
+from prognobench.records import BackboneSource, Progress, Train
 from prognobench.seeds import derive
 from prognobench.training.hardware import (
     Precision,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-Progress = Callable[[str, int, int], None]
 Features = dict[str, "NDArray[np.float32]"]
 
 BATCH_SIZE, BATCH_SIZE_CPU = 64, 16

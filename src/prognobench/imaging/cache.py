@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -18,7 +18,7 @@ from prognobench.imaging.content import cohort_digest, content_digests
 from prognobench.imaging.decode import read_image
 from prognobench.imaging.draft import Draft, stored_rows
 from prognobench.imaging.square import to_square
-from prognobench.records import Cohort, Files, ImageOptions, Preprocessing, Rendered
+from prognobench.records import Cohort, Files, ImageOptions, Preprocessing, Progress, Rendered
 from prognobench.workers import shared_out
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ PROCESSES_FROM = 300
 CHUNK = 16
 """So many images go to a process at once, where there are enough of them."""
 
-Progress = Callable[[str, int, int], None]
 
 Rows = list[int]
 """Where the pixels of one image go."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from prognobench.errors import TrainingError
 from prognobench.losses.objective import Terms, loss_terms, objective
-from prognobench.records import Adapted, Fitted, Loss, ParameterGroup, Train
+from prognobench.records import Adapted, Fitted, Loss, ParameterGroup, Progress, Train
 from prognobench.seeds import derive
 from prognobench.training.hardware import (
     PeakMemory,
@@ -36,8 +36,6 @@ from prognobench.training.stopping import BestWeights, Stopping, quality
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

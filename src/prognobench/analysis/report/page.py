@@ -39,6 +39,7 @@ from prognobench.analysis.statistics.ranks import rank, rank_table, wins_table
 from prognobench.analysis.tables import SYNTHETIC, Table, templates
 from prognobench.files import read_json, write_text
 from prognobench.metrics.metric import Metric, find_metric
+from prognobench.records import Progress
 from prognobench.workers import Beside
 
 METRICS = ("mcc", "average_precision", "roc_auc", "balanced_accuracy", "brier")
@@ -47,7 +48,6 @@ METRICS = ("mcc", "average_precision", "roc_auc", "balanced_accuracy", "brier")
 STEPS = 13
 """Of the progress: reading the scores, eleven sections, drawing what is left."""
 
-Progress = Callable[[str, int, int], None]
 
 Kind = Literal["heading", "text", "tables", "figures", "remarks", "claims", "repeat"]
 
