@@ -10,7 +10,8 @@ import pytest
 from made_runs import make_run
 
 from prognobench.analysis.statistics.claims import make_claims
-from prognobench.analysis.statistics.comparisons import Question, make_comparison
+from prognobench.analysis.statistics.comparer import Question
+from prognobench.analysis.statistics.comparisons import make_comparison
 from prognobench.analysis.statistics.costs import COSTS, make_costs
 from prognobench.analysis.statistics.intervals import make_intervals
 from prognobench.analysis.statistics.ranks import make_ranks

@@ -16,15 +16,11 @@ from scipy import stats
 from prognobench.analysis.scores import Settings, read_scores, score
 from prognobench.analysis.statistics import costs
 from prognobench.analysis.statistics.aggregate import Selection, aggregate, share_tested
-from prognobench.analysis.statistics.comparisons import (
-    Question,
-    bootstrap_p,
-    compare,
-    comparison_table,
-)
+from prognobench.analysis.statistics.comparer import Question, bootstrap_p
+from prognobench.analysis.statistics.comparisons import compare, comparison_table
 from prognobench.analysis.statistics.intervals import COLUMNS as INTERVALS
 from prognobench.analysis.statistics.intervals import Wanted, make_intervals
-from prognobench.analysis.statistics.paired_tests import corrected_t
+from prognobench.analysis.statistics.paired_tests import corrected_t, holm
 from prognobench.analysis.statistics.ranks import make_ranks, rank, rank_table, wins_table
 from prognobench.analysis.statistics.resampling import Resampling
 from prognobench.analysis.statistics.score_tables import make_table
@@ -83,10 +79,14 @@ def test_the_best_is_marked_and_what_could_be_as_good(results, scored):
     folds = own[own["dataset"] == "toy"].pivot_table(
         index="fold", columns=["model", "strategy"], values="value"
     )
-    for cell in real[(real["mark"] != "best") & (real["folds"] == 5)].to_dict("records"):
-        pair = folds[best["model"], best["strategy"]] - folds[cell["model"], cell["strategy"]]
-        expected = "tie" if corrected_t(pair.to_numpy(), 20 / 60).p >= 0.05 else ""
-        assert cell["mark"] == expected
+    others = real[(real["mark"] != "best") & (real["folds"] > 0)].to_dict("records")
+    pairs = [
+        folds[best["model"], best["strategy"]] - folds[cell["model"], cell["strategy"]]
+        for cell in others
+    ]
+    corrected = holm([corrected_t(pair.to_numpy(), 20 / 80).p for pair in pairs])
+    for cell, p in zip(others, corrected, strict=True):
+        assert cell["mark"] == ("tie" if p >= 0.05 else "")
     assert set(real["mark"]) == {"best", "tie", ""}
 
 
@@ -236,7 +236,7 @@ def test_mixed_versions_are_said(tmp_path):
         (["table", "--metric", "mcc", "--dataset", "toy"], 0, "ceiling (true risk)"),
         (["table", "--efficiency", "--dataset", "toy"], 0, "trainable parameters"),
         (["compare", "--ranks", "--regime", "full"], 0, "won / tied / lost"),
-        (["compare", "--by", "model", "--dataset", "toy"], 0, "over patients [95 %]"),
+        (["compare", "--by", "model", "--dataset", "toy"], 0, "these trained models [95 %]"),
         (["claims"], 0, "undecided"),
         (["compare", "--by", "model", "--interval", "bca", "--rope", "0.05"], 0, "BCa"),
         (["compare", "--threshold", "sensitivity 0.8"], 0, "threshold: sensitivity 0.8"),
@@ -344,8 +344,9 @@ def test_comparison_of_two_models(results):
     found = compare(results, Question(by="model", metric="roc_auc"), {"dataset": ["toy"]})
     row = found[(found["strategy"] == "full")].iloc[0]
     assert (row["first"], row["second"]) == ("cnn", "vit")
-    assert row["difference"] == pytest.approx(row["value_first"] - row["value_second"])
-    assert 0 < row["low"] < row["difference"] < row["high"]
+    difference = row["value_first"] - row["value_second"]
+    assert row["patients_difference"] == pytest.approx(difference)
+    assert 0 < row["patients_low"] < difference < row["patients_high"]
     assert row["folds"] == 5
     assert row["delong_p"] < 0.01
     assert row["delong_p_holm"] >= row["delong_p"]
@@ -371,8 +372,8 @@ def test_a_run_compared_with_the_order_reversed(results):
     to_cnn = compare(results, Question(by="model", against="cnn", metric="brier"), where)
     to_vit = compare(results, Question(by="model", against="vit", metric="brier"), where)
     pair = [each[each["strategy"] == "full"].iloc[0] for each in (to_cnn, to_vit)]
-    assert pair[0]["difference"] == pytest.approx(-pair[1]["difference"])
-    assert pair[0]["low"] == pytest.approx(-pair[1]["high"])
+    assert pair[0]["patients_difference"] == pytest.approx(-pair[1]["patients_difference"])
+    assert pair[0]["patients_low"] == pytest.approx(-pair[1]["patients_high"])
     # Less is better: the second of the first comparison, cnn, wins.
     assert pair[0]["p_second_better"] > 0.9
 
@@ -393,6 +394,38 @@ def test_runs_on_other_folds_are_not_compared(tmp_path):
     make_run(tmp_path, model="vit", folds=4)
     found = compare(tmp_path, Question(by="model"))
     assert "folds differ" in found["refused"].iloc[0]
+
+
+def test_seeds_are_one_row_and_one_analysis(tmp_path):
+    for seed in (1, 2, 3):
+        for model, skill in (("cnn", 0.9), ("vit", 0.7)):
+            make_run(tmp_path, model=model, skill=skill, seed=seed)
+    make_run(tmp_path, model="vit", seed=4)  # has no partner
+    found = compare(tmp_path, Question(by="model"))
+    row = found.iloc[0]
+    assert len(found) == 1
+    assert (row["seeds"], row["folds"]) == (3, 15)
+    own = read_scores(tmp_path).scores
+    own = own[(own["metric"] == "mcc") & (own["threshold"] == "0.5") & (own["level"] == "patient")]
+    own = own[own["fold"].notna() & (own["seed"] != 4)]
+    folds = own.pivot_table(index=["seed", "fold"], columns="model", values="value")
+    expected = corrected_t((folds["cnn"] - folds["vit"]).to_numpy(), 20 / 80)
+    assert (row["fold_difference"], row["fold_p"]) == pytest.approx((expected.value, expected.p))
+    # Over patients, the difference is the mean of those of each seed alone.
+    alone = [
+        compare(tmp_path, Question(by="model"), {"seed": [str(seed)]}).iloc[0] for seed in (1, 2, 3)
+    ]
+    mean = np.mean([each["patients_difference"] for each in alone])
+    assert row["patients_difference"] == pytest.approx(mean)
+
+
+def test_seeds_are_compared_over_patients(tmp_path):
+    for seed in (1, 2):
+        make_run(tmp_path, seed=seed, skill=0.6)
+    row = compare(tmp_path, Question(by="seed")).iloc[0]
+    assert (row["first"], row["second"]) == (1, 2)
+    assert row["patients_low"] < row["patients_difference"] < row["patients_high"]
+    assert np.isnan(row["fold_p"])  # their folds differ, so no fold is a pair
 
 
 def test_scaled_scores_are_compared_scaled(tmp_path):

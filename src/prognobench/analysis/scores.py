@@ -284,6 +284,11 @@ def _read(results: Path) -> Scored:
     tables = [read_table(results / name, TEXT) for name in ("runs.csv", "scores.csv")]
     # A regime without k has 0 here: blanks do not group.
     runs, scores = (table.fillna({"k": 0}).astype({"k": int}) for table in tables)
+    # Of the folds that a score is of: runs on the same folds can be paired. The key of a row of
+    # chance or of a ceiling is the start of that digest.
+    folds = dict(zip(runs["key"], runs["folds"], strict=True))
+    folds |= {digest[:12]: digest for digest in runs["folds"]}
+    scores["folds"] = scores["key"].map(folds)
     return Scored(runs, scores, tuple(RunFolder(results / path) for path in runs["path"]))
 
 

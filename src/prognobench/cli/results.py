@@ -196,7 +196,8 @@ def compare(results: Path, ranks: bool, posthoc: Any, **options: Any) -> None:
 
         _print_made(make_ranks(results, metric, where, posthoc, formats))
         return
-    from prognobench.analysis.statistics.comparisons import Question, make_comparison
+    from prognobench.analysis.statistics.comparer import Question
+    from prognobench.analysis.statistics.comparisons import make_comparison
 
     names = ("by", "against", "metric", "threshold", "level", "rope")
     question = Question(

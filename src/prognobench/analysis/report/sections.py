@@ -82,8 +82,8 @@ def make_headline(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Table 
         notes=(
             "folds: mean ± standard deviation over folds; patients: all folds pooled, bootstrap "
             "over patients",
-            "as good: other choices whose difference to the best over folds could be chance "
-            "(corrected t-test, 5 %)",
+            "as good: other choices whose difference to the best could be chance when both are "
+            "trained again (corrected t-test over folds and seeds, Holm, 5 %)",
             "the best of several choices is over-estimated, because it was selected on the same "
             "folds",
             "no image: the best baseline, for example what age and sex predict; ceiling: the true "

@@ -13,7 +13,7 @@ from prognobench.analysis.decisions import HALF, NO_THRESHOLD
 from prognobench.analysis.evaluation import Measure
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored
-from prognobench.analysis.statistics.paired_tests import CONFIDENCE, corrected_p
+from prognobench.analysis.statistics.paired_tests import CONFIDENCE, corrected_p, holm
 from prognobench.errors import ConfigError
 from prognobench.metrics.metric import Metric, find_metric
 
@@ -62,10 +62,10 @@ class Selection:
 def aggregate(scored: Scored, selection: Selection = Selection()) -> pd.DataFrame:
     """Return one row per combination of :data:`DIMENSIONS` with mean and spread over its folds.
 
-    ``mark`` is ``best``, or ``tie`` where the difference to the best could be chance (corrected
-    t-test on shared folds, 5 %). ``below`` says that a baseline, which sees no image, is at least
-    as good. ``expected`` counts the folds of the runs, ``folds`` those in the mean. Combinations
-    without a score have a ``reason``.
+    ``mark`` is ``best``, or ``tie`` where the difference to the best could be chance: the test of
+    :mod:`.retraining` over the shared folds of all seeds, 5 %, Holm over what competes. ``below``
+    says that a baseline, which sees no image, is at least as good. ``expected`` counts the folds
+    of the runs, ``folds`` those in the mean. Combinations without a score have a ``reason``.
 
     Raises
     ------
@@ -176,13 +176,14 @@ def _mark(table: pd.DataFrame, scores: pd.DataFrame, metrics: Mapping[str, Metri
         folds, share = average_draws(scores.iloc[scores_of[names]])
         others = folds[[choices[row] for row in rows]].to_numpy()
         p = corrected_p(folds[[choices[best]]].to_numpy() - others, share)
-        marks[rows] = np.where(p >= 1 - CONFIDENCE, "tie", "")
+        p[rows == best] = np.nan  # is compared with the others, not with itself
+        marks[rows] = np.where(holm(p) >= 1 - CONFIDENCE, "tie", "")
         marks[best] = "best"
     table["mark"], table["below"] = marks, below
 
 
-FOLD = ("seed", "repeat", "fold")
-"""What names a fold. Its draws share the test patients, so they are averaged and count once."""
+FOLD = ("folds", "repeat", "fold")
+"""What names a fold. Its draws and trainings share the test patients: they are averaged."""
 
 
 def average_draws(scores: pd.DataFrame) -> tuple[pd.DataFrame, float]:
@@ -192,18 +193,16 @@ def average_draws(scores: pd.DataFrame) -> tuple[pd.DataFrame, float]:
 
 
 def share_tested(scores: pd.DataFrame) -> float:
-    """Test patients per training patient, for the corrected t-test.
+    """Test patients per other patient of a fold, for the tests of :mod:`.retraining`.
 
-    A few-shot draw takes few of the patients that it may train on. The test corrects for the
-    overlap of training parts, and that is at most the overlap of the parts that are drawn from:
-    all patients that other folds test.
+    The others are all that may be learnt from: a validation part chooses epochs and thresholds,
+    and few-shot draws are taken from them. Two random splits test the share ``test / all`` of the
+    patients in common, and that is the correlation which the test corrects for.
     """
-    trained_on = scores["train_patients"]
-    if scores["draw"].notna().any():
-        runs = scores.groupby(["model", "strategy", "key", "repeat", "draw"], dropna=False)
-        others = runs["n"].transform("sum") - scores["n"]
-        trained_on = trained_on.mask(scores["draw"].notna() & (others > trained_on), others)
-    return float((scores["n"] / trained_on).mean())
+    runs = scores.groupby(["model", "strategy", "key", "repeat", "draw"], dropna=False)
+    others = runs["n"].transform("sum") - scores["n"]
+    # With a single test part, others are known from training alone.
+    return float((scores["n"] / np.fmax(others, scores["train_patients"])).mean())
 
 
 # ------------------------------------------------------------------ contexts

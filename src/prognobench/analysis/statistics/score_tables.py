@@ -259,7 +259,7 @@ def _notes(group: pd.DataFrame, references: pd.DataFrame, one_metric: bool) -> I
     over = "folds" if (group["k"] == 0).all() else "folds and draws"
     yield (
         f"mean ± standard deviation over {over}; bold: best; *: its difference to the best could "
-        "be chance (corrected t-test over folds, 5 %)"
+        "be chance when both are trained again (corrected t-test over folds and seeds, Holm, 5 %)"
     )
     rules = {rule for rule in group["threshold"] if rule != NO_THRESHOLD}
     if rules:
