@@ -10,9 +10,9 @@ from functools import partial
 
 from prognobench.errors import ConfigError, PrognobenchError, StoreError
 from prognobench.records import Progress, RunConfig
-from prognobench.runs.kinds import FROZEN, TRAINED
 from prognobench.runs.prepare import Prepared, prepare
 from prognobench.runs.recording import describe_environment, describe_run, tabulate_run
+from prognobench.runs.work import WORK
 from prognobench.runs.workspace import Workspace
 from prognobench.store import RunFolder
 from prognobench.workers import keep_freed_memory
@@ -72,8 +72,8 @@ def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
         weights = {"origin": run.source.origin, "fingerprint": run.source.fingerprint}
         environment = describe_environment(str(devices[run.config.device]))
         run.folder.create(describe_run(run), {**environment, "weights": weights}, tabulate_run(run))
-    for kind in (FROZEN, TRAINED):  # the quick ones first, so that tables fill early
-        kind.compute([run for run in runs if run.kind is kind], workspace, devices)
+    for kind, work in WORK.items():
+        work.compute([run for run in runs if run.kind is kind], workspace, devices)
 
 
 def check_strategies(runs: Sequence[Prepared], workspace: Workspace) -> None:
@@ -98,7 +98,7 @@ def check_strategies(runs: Sequence[Prepared], workspace: Workspace) -> None:
 def _refusals(run: Prepared, workspace: Workspace) -> list[str]:
     config = run.config
     try:
-        run.kind.check(run, workspace)
+        WORK[run.kind].check(run, workspace)
     except ConfigError as error:
         return [f"{config.model.name}, {config.strategy.name}: {fault}" for fault in error.faults]
     except PrognobenchError as error:

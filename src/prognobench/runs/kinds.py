@@ -1,33 +1,26 @@
-"""The two kinds of strategies, and everything that runs do differently for them.
+"""The two kinds of strategies, as far as a run that is being prepared has to know.
 
 A strategy either trains the backbone, or fits a classifier on what a frozen backbone gives. Its
-builder says which, by the record that it returns; nobody else asks.
+builder says which, by the record that it returns; nobody else asks. What is computed for each kind
+stands in :mod:`prognobench.runs.work`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prognobench.errors import ConfigError
 from prognobench.registry import STRATEGIES
 
-# What computes is imported where it is called: it brings torch, which takes seconds, and a sweep
-# that is done needs none of it.
 if TYPE_CHECKING:
-    import torch
-
-    from prognobench.records import Component, Estimator, Fold, Probe
-    from prognobench.runs.measure import Passes, Rates
-    from prognobench.runs.prepare import Prepared
-    from prognobench.runs.stored_models import Models, StoredRun
-    from prognobench.runs.workspace import Workspace
+    from prognobench.records import Component, Estimator, Probe
 
 
-class Kind(ABC):
-    """What runs do for the strategies of one kind.
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """What is true of every strategy of one kind.
 
     Attributes
     ----------
@@ -35,139 +28,35 @@ class Kind(ABC):
         ``train.save`` -> the folders that a complete cell then has.
     precision_entry
         Entry of a cell's ``cost.json``: the precision that its numbers were computed in.
+    reads
+        Returns what of a patient a strategy looks at: ``image``, ``covariates``.
     """
 
-    saved: ClassVar[Mapping[str, tuple[str, ...]]]
-    precision_entry: ClassVar[str]
-
-    @abstractmethod
-    def reads(self, strategy: Component) -> tuple[str, ...]:
-        """Return what of a patient a strategy looks at: ``image``, ``covariates``."""
-
-    @abstractmethod
-    def check(self, run: Prepared, workspace: Workspace) -> None:
-        """Raise a :class:`ConfigError` if the strategy refuses the backbone or its settings."""
-
-    @abstractmethod
-    def compute(
-        self, runs: Sequence[Prepared], workspace: Workspace, devices: Mapping[str, torch.device]
-    ) -> None:
-        """Compute and store the unfinished cells of runs; a cell that fails costs no other."""
-
-    @abstractmethod
-    def identify_costs(self, run: Prepared) -> str:
-        """Return a text that is the same for runs whose cells cost the same."""
-
-    @abstractmethod
-    def measure(self, run: Prepared, left: Sequence[Fold]) -> Rates:
-        """Measure what a cell costs; raises :class:`NotApplicableError` for what cannot be."""
-
-    @abstractmethod
-    def count_passes(self, run: Prepared, usual: Passes, counted: set[tuple[str, str]]) -> Passes:
-        """Return how many images will pass through the backbone.
-
-        Parameters
-        ----------
-        usual
-            How many would if each cell were trained by itself.
-        counted
-            Features that earlier runs of the plan compute; those of this run are added.
-        """
-
-    @abstractmethod
-    def load_models(self, stored: StoredRun, cells: Sequence[str]) -> Models:
-        """Return the models that cells of a stored run saved."""
+    saved: Mapping[str, tuple[str, ...]]
+    precision_entry: str
+    reads: Callable[[Component], tuple[str, ...]]
 
 
-class TrainedBackbone(Kind):
-    """Strategies that train a part of the backbone, cell by cell."""
-
-    saved: ClassVar = {"none": (), "best": ("adapted",), "all": ("adapted", "epochs")}
-    precision_entry = "precision"
-
-    def reads(self, strategy: Component) -> tuple[str, ...]:
-        return ("image",)
-
-    def check(self, run: Prepared, workspace: Workspace) -> None:
-        from prognobench.runs.trained_cells import try_on_shapes
-
-        try_on_shapes(run, workspace)
-
-    def compute(
-        self, runs: Sequence[Prepared], workspace: Workspace, devices: Mapping[str, torch.device]
-    ) -> None:
-        from prognobench.runs.trained_cells import train_cells
-
-        train_cells(runs, workspace, devices)
-
-    def identify_costs(self, run: Prepared) -> str:
-        # What a step costs does not depend on how many epochs there will be.
-        return repr({**asdict(run.config.train), "epochs": 1})
-
-    def measure(self, run: Prepared, left: Sequence[Fold]) -> Rates:
-        from prognobench.runs.measure import measure_training
-
-        return measure_training(run, left)
-
-    def count_passes(self, run: Prepared, usual: Passes, counted: set[tuple[str, str]]) -> Passes:
-        return usual
-
-    def load_models(self, stored: StoredRun, cells: Sequence[str]) -> Models:
-        from prognobench.runs.stored_models import AdaptedModels
-
-        return AdaptedModels(stored, tuple(cells))
+def build_classifier(strategy: Component) -> Probe | Estimator:
+    """Return what a strategy that trains no backbone fits."""
+    spec: Probe | Estimator = STRATEGIES[strategy.builder](**strategy.settings)
+    return spec
 
 
-class FrozenBackbone(Kind):
-    """Strategies that fit classifiers on features or covariates, all cells of all runs at once."""
+TRAINED = Kind(
+    saved={"none": (), "best": ("adapted",), "all": ("adapted", "epochs")},
+    precision_entry="precision",
+    reads=lambda strategy: ("image",),
+)
+"""Strategies that train a part of the backbone, cell by cell."""
 
-    saved: ClassVar = {
-        "none": (),
-        "best": ("adapted",),
-        "all": ("adapted",),
-    }  # there are no epochs to keep
-    precision_entry = "precision_features"
-
-    def reads(self, strategy: Component) -> tuple[str, ...]:
-        return build_classifier(strategy).reads
-
-    def check(self, run: Prepared, workspace: Workspace) -> None:
-        from prognobench.runs.frozen_cells import check_layers
-
-        check_layers(run)
-
-    def compute(
-        self, runs: Sequence[Prepared], workspace: Workspace, devices: Mapping[str, torch.device]
-    ) -> None:
-        from prognobench.runs.frozen_cells import fit_cells
-
-        fit_cells(runs, workspace, devices)
-
-    def identify_costs(self, run: Prepared) -> str:
-        config = run.config
-        # Classifiers cost by the size of their parts, so other folds are measured anew.
-        return repr((asdict(config.train), run.fingerprints, config.loss))
-
-    def measure(self, run: Prepared, left: Sequence[Fold]) -> Rates:
-        from prognobench.runs.measure import measure_frozen
-
-        return measure_frozen(run, left)
-
-    def count_passes(self, run: Prepared, usual: Passes, counted: set[tuple[str, str]]) -> Passes:
-        from prognobench.runs.measure import Passes
-        from prognobench.runs.shared_features import images_to_embed
-
-        unknown = images_to_embed(run) - counted
-        counted |= unknown
-        return Passes(train=0, infer=len(unknown))
-
-    def load_models(self, stored: StoredRun, cells: Sequence[str]) -> Models:
-        from prognobench.runs.stored_models import Classifiers
-
-        return Classifiers(stored, tuple(cells))
-
-
-FROZEN, TRAINED = FrozenBackbone(), TrainedBackbone()
+FROZEN = Kind(
+    # There are no epochs to keep.
+    saved={"none": (), "best": ("adapted",), "all": ("adapted",)},
+    precision_entry="precision_features",
+    reads=lambda strategy: build_classifier(strategy).reads,
+)
+"""Strategies that fit classifiers on features or covariates, all cells of all runs at once."""
 
 KINDS: Mapping[str, Kind] = {"Adapted": TRAINED, "Probe": FROZEN, "Estimator": FROZEN}
 """By the record that a strategy's builder returns."""
@@ -188,9 +77,3 @@ def find_kind(strategy: Component) -> Kind:
             f"with one of {', '.join(KINDS)}"
         )
     return KINDS[produces]
-
-
-def build_classifier(strategy: Component) -> Probe | Estimator:
-    """Return what a strategy that trains no backbone fits."""
-    spec: Probe | Estimator = STRATEGIES[strategy.builder](**strategy.settings)
-    return spec

@@ -13,6 +13,7 @@ from prognobench.records import Fold, Progress, RunConfig
 from prognobench.runs.execute import check_strategies
 from prognobench.runs.measure import Passes, Rates
 from prognobench.runs.prepare import Prepared, prepare
+from prognobench.runs.work import WORK
 from prognobench.runs.workspace import Workspace
 from prognobench.workers import keep_freed_memory
 
@@ -88,11 +89,11 @@ def _measure(run: Prepared, left: Sequence[Fold], measured: dict[str, Rates | st
     """Measure a run, or return what a run like it gave; a text says why it cannot be."""
     config = run.config
     pair = (run.source.fingerprint, asdict(config.strategy), len(run.classes), config.device)
-    key = repr((pair, run.kind.identify_costs(run)))
+    key = repr((pair, WORK[run.kind].identify_costs(run)))
     if key not in measured:
         try:
             keep_freed_memory()  # as a run does
-            measured[key] = run.kind.measure(run, left)
+            measured[key] = WORK[run.kind].measure(run, left)
         except NotApplicableError as reason:
             measured[key] = f"not applicable: {reason}"
     return measured[key]
@@ -114,7 +115,7 @@ def _cost(
 ) -> dict[str, Any]:
     """Return what is left of a run, in the columns of the plan."""
     usual = _count_usual_passes(run, left)
-    passes = run.kind.count_passes(run, usual, counted)
+    passes = WORK[run.kind].count_passes(run, usual, counted)
     seconds = passes.train * rates.train + passes.infer * rates.infer + len(left) * rates.cell
     return {
         "parameters_trainable": rates.parameters_trainable,

@@ -11,6 +11,7 @@ import numpy as np
 from prognobench.errors import StoreError
 from prognobench.runs.new_images import new_cohort
 from prognobench.runs.stored_models import read_run
+from prognobench.runs.work import WORK
 from prognobench.workers import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def predict_images(
     """
     keep_freed_memory()
     stored = read_run(run, weights, cache)
-    models = stored.kind.load_models(stored, stored.list_saved_cells(cells))
+    models = WORK[stored.kind].load_models(stored, stored.list_saved_cells(cells))
     cohort = new_cohort(images, folder, stored.classes, models.columns)
     scores = np.mean(list(models.predict(cohort, device, progress)), axis=0)
     table = cohort.table[["patient_id", "image"]].copy()
@@ -86,7 +87,7 @@ def export_merged(run: Path, cell: str, file: Path, weights: str | None = None) 
     from prognobench.strategies.adapted_files import save_tensors
 
     stored = read_run(run, weights)
-    adapted = stored.kind.load_models(stored, (cell,)).build(cell)
+    adapted = WORK[stored.kind].load_models(stored, (cell,)).build(cell)
     if adapted.merge is None:
         raise StoreError(
             f"{run}: what {stored.strategy} adds to the network cannot be merged into its weights"
