@@ -25,8 +25,6 @@ from prognobench.audit.thumbnails import Thumbnails, grey
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from prognobench.audit.inspection import Inspection
-
 TILE = (256, 2048)
 """So many images are compared with so many at once: few enough for the processor's cache."""
 
@@ -134,47 +132,3 @@ def _detail(
 ) -> float:
     one, other = pair
     return agreement(grey(pixels[one]), alteration.of(grey(pixels[other])[None])[0])
-
-
-def group_copies(
-    digests: Sequence[str] | None, seen: Inspection | None, images: int
-) -> tuple[NDArray[np.intp], NDArray[np.str_]]:
-    """Find the images that show the same picture as another.
-
-    Parameters
-    ----------
-    digests
-        Of the content of the images, where known.
-    seen
-        What was seen on the images, where they were looked at.
-
-    Returns
-    -------
-    Group of each image, the number of its first image, or -1 if its picture comes once; and what
-    it is of another: ``same file``, an alteration, nothing for the first of a group.
-    """
-    rows = np.arange(images)
-    first = rows if digests is None else first_of_content(digests)
-    copied = first < rows
-    pairs = [np.stack([first, rows], axis=1)[copied]]
-    match = np.full(images, "", dtype="U24")
-    if seen is not None:
-        pairs.append(seen.pairs)
-        match[seen.pairs] = seen.alterations[:, None]
-        match[seen.pairs[::-1, 1]] = seen.alterations[::-1]  # of the earliest image it is like
-    match[copied] = "same file"
-    group = _groups(np.concatenate(pairs), images)
-    match[group == rows] = ""
-    return group, match
-
-
-def _groups(pairs: NDArray[np.intp], images: int) -> NDArray[np.intp]:
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (images, images))
-    _, component = connected_components(links, directed=False)
-    _, first, which, counts = np.unique(
-        component, return_index=True, return_inverse=True, return_counts=True
-    )
-    return np.where(counts > 1, first, -1)[which]

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.audit.copies import first_of_content, group_copies
+from prognobench.audit.copies import first_of_content
 from prognobench.audit.counts import (
     count_by_centre,
     count_by_part,
     count_exclusions,
     describe_folds,
 )
-from prognobench.audit.inspection import Inspection, inspect_images
+from prognobench.audit.inspection import Inspection, group_copies, inspect_images
 from prognobench.audit.leaks import describe_copies, find_shared_patients, find_shared_pictures
 from prognobench.audit.metadata import read_image_metadata, score_metadata
 from prognobench.imaging.cache import Recipe

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.errors import DataError
-from prognobench.imaging.decode import convert_channels, refuse_bomb, refuse_frames, stretch
 from prognobench.imaging.dicom_files import DicomFile, pixel_keyword, read_dataset
 from prognobench.imaging.dicom_grey import apply_grey_pipeline
+from prognobench.imaging.pixels import convert_channels, refuse_bomb, refuse_frames, stretch
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.imaging.decode import EXACT, stretch
+from prognobench.imaging.pixels import EXACT, stretch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
