@@ -294,7 +294,7 @@ def test_a_folder_that_cannot_be_made_costs_the_bank_and_not_the_run(images, tmp
     expected = run(Counting(), images, tmp_path / "elsewhere")["last1"]
     (tmp_path / "features").write_text("no folder")
 
-    with pytest.warns(UserWarning, match="nothing can be kept in"):
+    with pytest.warns(UserWarning, match="no features can be stored in"):
         found = run(Counting(), images, tmp_path)["last1"]
 
     assert np.array_equal(found, expected)

@@ -310,8 +310,8 @@ def test_classifiers_of_other_features_or_damaged_are_refused(
     given = {"cache": tmp_path / "cache", "cells": [folder.cells[0]]}
     for change, message in (
         ({"backbone": "other"}, "trained on other weights"),
-        ({"candidate": "k=99"}, "'k=99' is no candidate"),
-        ({"columns": None}, "is not this run's"),
+        ({"candidate": "k=99"}, "no candidate 'k=99'"),
+        ({"columns": None}, "does not belong to this run"),
     ):
         (saved / "adapted.json").write_text(json.dumps({**about, **change}))
         with pytest.raises(StoreError, match=message):

@@ -298,8 +298,8 @@ def _lock_store(store: Path) -> Iterator[bool]:
         except OSError as error:
             writable = False
             warnings.warn(
-                f"nothing can be kept in {store} ({error.strerror or error}); the next run will "
-                "compute its features again",
+                f"no features can be stored in {store} ({error.strerror or error}); the next run "
+                "will compute its features again",
                 stacklevel=2,
             )
         yield writable
@@ -332,7 +332,9 @@ def _read_shards(store: Path) -> list[Shard]:
                 raise ValueError("its numbers are not those that were written")
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             # Files are renamed into place when whole, so something has happened to this one since.
-            warnings.warn(f"{file} is damaged ({error}); it is made anew", stacklevel=2)
+            warnings.warn(
+                f"{file} is damaged ({error}); its features are computed again", stacklevel=2
+            )
             with suppress(OSError):
                 file.unlink()
             continue
@@ -359,7 +361,7 @@ def _write_shard(store: Path, shard: Shard) -> None:
         write_bytes(store / f"{name}.safetensors", file)
     except StoreError as error:
         warnings.warn(
-            f"{len(shard.digests)} images' features could not be kept ({error}); the next run "
+            f"features of {len(shard.digests)} images could not be stored ({error}); the next run "
             "will compute them again",
             stacklevel=2,
         )

@@ -280,7 +280,7 @@ class FittedRows:
         """Read what :meth:`save` wrote; ``about`` is its identity."""
         arrays = read_arrays(folder / FILE)
         if about["candidate"] not in estimator.candidates:
-            raise StoreError(f"{folder}: {about['candidate']!r} is no candidate of the run's")
+            raise StoreError(f"{folder}: the run has no candidate {about['candidate']!r}")
         return cls(
             estimator,
             about["candidate"],

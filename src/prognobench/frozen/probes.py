@@ -107,7 +107,9 @@ def load_classifier(folder: Path, spec: Probe | Estimator, backbone: str) -> Fro
             return LinearHead.load(folder, about)
         return FittedRows.load(folder, about, spec)
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{folder}: what it keeps is not this run's ({error!r})") from error
+        raise StoreError(
+            f"{folder}: the stored classifier does not belong to this run ({error!r})"
+        ) from error
 
 
 # ------------------------------------------------------------------ fitting
@@ -318,7 +320,7 @@ def _best_head(trained: Trained, i: int, cell: str) -> tuple[int, int]:
     if not np.isfinite(quality[best]):
         raise TrainingError(
             f"cell {cell}: no head of the probe has a finite validation loss; "
-            "are the features finite, and the learning rates small enough?"
+            "check that the features are finite, or lower strategy.learning_rates"
         )
     layer, head = divmod(best, trained.quality.shape[-1])
     return layer, head
