@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,20 @@ def make_run(
     parameters: int = 1000,
     meta: dict[str, Any] | None = None,
     version: str = "0.1.0",
+    settings: dict[str, dict[str, Any]] | None = None,
+    data: str = "",
 ) -> RunFolder:
-    """Store a run whose scores follow the latent severity as closely as ``skill`` (0 to 1) says."""
+    """Store a run whose scores follow the latent severity as closely as ``skill`` (0 to 1) says.
+
+    ``settings`` are sections of its config, and ``data`` names another content of its cohort.
+    """
     table, severity = make_cohort(
         dataset, patients=patients, images=images, prevalence=prevalence, classes=classes, risk=risk
     )
     cells = list(make_folds(table, repeats, folds, draws, seed))
     identity = (dataset, model, strategy, seed, k or 0, patients, folds)
+    if settings or data:
+        identity = (*identity, json.dumps(settings, sort_keys=True), data)
     key = f"{derive(*identity):012x}"[:12]
     folder = RunFolder(results / "runs" / dataset / model / strategy / key)
     listed = [
@@ -122,11 +130,15 @@ def make_run(
             "warnings": ["two images are the same"],
             "not_applicable": not_applicable,
             "fingerprints": {
-                "cohort": f"{derive(dataset, patients):016x}",
+                "cohort": f"{derive(dataset, patients, *([data] if data else [])):016x}",
                 "folds": f"{derive(dataset, seed, repeats, folds, draws, patients, k or 0):016x}",
                 "weights": model,
             },
-            "config": {"regime": regime, "strategy": {"builder": strategy, "settings": {}}},
+            "config": {
+                "regime": regime,
+                "strategy": {"builder": strategy, "settings": {}},
+                **(settings or {}),
+            },
             **(meta or {}),
         },
         {"prognobench": version, "python": "3.11", "device": "cpu", "libraries": {}},

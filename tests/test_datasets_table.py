@@ -443,3 +443,14 @@ def test_every_row_is_taken_or_left_out_with_a_reason(
     assert (by_patient["label"].nunique() == 1).all()
     assert select == "all" or (by_patient.size() == 1).all()
     assert not cohort.table["image"].duplicated().any()
+
+
+def test_the_last_image_needs_an_order(tmp_path: Path) -> None:
+    rows = [{**row, "patient": f"{number // 2:03d}"} for number, row in enumerate(rows_of())]
+    for row in rows:
+        row["outcome"] = "dead" if row["patient"] == "000" else "alive"
+
+    (fault,) = fails(tmp_path, rows, "dataset.select=last needs an order", select="last")
+    assert "3 patients have several images" in fault
+    assert "dataset.order=COLUMN" in fault
+    assert len(read(tmp_path / "first", rows, select="first").table) == 3

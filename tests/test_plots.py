@@ -53,7 +53,7 @@ def drawn(results):
     cells = aggregate(scored, Selection(("mcc",)))
     made = [*heat_maps(cells, mcc), *few_shot(cells, mcc), *trade_offs(cells, scored, mcc)]
     made += differences(cells, scored, mcc)
-    for closeup in choose_closeups(cells, scored, mcc):
+    for closeup in choose_closeups(cells, scored, mcc)[0]:
         made += draw_closeup(closeup)
     return {figure.name: figure for figure in made}
 

@@ -168,7 +168,7 @@ def filter_runs(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.D
                 f"cannot filter by {column!r}: there is no such column{near(column, known)}"
             )
             continue
-        texts = table[column].map(_plain)
+        texts = table[column].map(plain_text)
         known = sorted(set(texts))
         faults += [
             f"no run has {column}={value}{near(value, known)} (known: {', '.join(known)})"
@@ -182,17 +182,18 @@ def filter_runs(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.D
     return table
 
 
-def _plain(value: Any) -> str:
+def plain_text(value: Any) -> str:
+    """Return a name as a command line gives it."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def keep_newest(runs: pd.DataFrame) -> pd.DataFrame:
-    """Keep the newest of the runs that share all their names and differ in settings.
-
-    ``attrs["superseded"]`` lists the keys that were left out.
-    """
+def find_newest(runs: pd.DataFrame) -> pd.Index[Any]:
+    """Return the rows of the newest of the runs that share all their names."""
     names = [name for name in NAMES if name not in ("key", "synthetic")]
     ordered = runs.sort_values("finished", kind="stable", na_position="first")
-    kept = ordered.drop_duplicates(names, keep="last").sort_index()
-    kept.attrs["superseded"] = sorted(set(runs["key"]) - set(kept["key"]))
-    return kept
+    return ordered.drop_duplicates(names, keep="last").index
+
+
+def keep_newest(runs: pd.DataFrame) -> pd.DataFrame:
+    """Keep the newest of the runs that share all their names and differ in settings."""
+    return runs.loc[find_newest(runs).sort_values()]

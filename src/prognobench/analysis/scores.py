@@ -13,7 +13,7 @@ from prognobench.analysis.catalogue import NAMES, count_training_patients, list_
 from prognobench.analysis.decisions import HALF, VALIDATION, Scaling
 from prognobench.analysis.evaluation import Cells, evaluate, make_cells
 from prognobench.analysis.predictions import ORACLE, Level, Spans, load_predictions
-from prognobench.analysis.subgroups import Bands, find_subgroups
+from prognobench.analysis.subgroups import Bands, check_columns, find_subgroups
 from prognobench.files import read_table, write_table
 from prognobench.metrics.metric import all_metrics
 from prognobench.store import RunFolder, iter_runs
@@ -94,6 +94,7 @@ def score_table(
     """Return the scores of all complete cells of these runs; see :func:`score`."""
     import pandas as pd
 
+    check_columns(runs, folders, settings.by or {})
     train = count_training_patients(runs, folders)
     tables: list[pd.DataFrame] = []
     for predictions in load_predictions(runs, folders):
@@ -247,11 +248,21 @@ def _blank_if(blank: NDArray[np.bool_], values: NDArray[np.intp]) -> Any:
 
 @dataclass(frozen=True)
 class Scored:
-    """``runs.csv`` and ``scores.csv`` of a results folder, and the folder of each row of runs."""
+    """``runs.csv`` and ``scores.csv`` of a results folder, and the folder of each row of runs.
+
+    Attributes
+    ----------
+    hidden
+        Keys of the runs that are not shown, because newer ones have the same names and settings.
+    is_shown
+        Whether the names are complete: see :func:`.shown.show_runs`.
+    """
 
     runs: pd.DataFrame
     scores: pd.DataFrame
     folders: tuple[RunFolder, ...]
+    hidden: tuple[str, ...] = ()
+    is_shown: bool = False
 
     @property
     def versions(self) -> list[str]:

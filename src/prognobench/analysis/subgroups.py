@@ -46,37 +46,53 @@ def find_subgroups(
     Raises
     ------
     ConfigError
-        If no cohort has a column, or its groups are too many.
+        If the groups of a column are too many.
     """
     if not by:
         return {}
     test = predictions.units[level, "test"]
     run_of_unit = predictions.cells["run"].to_numpy()[test.cell]
     masks: dict[str, NDArray[np.bool_]] = {}
-    known: set[str] = set()
-    found: set[str] = set()
     for _, rows in runs.groupby(["dataset", "cohort"]).groups.items():
         chosen = np.isin(run_of_unit, rows)
         if not chosen.any():
             continue
         cohort = folders[rows[0]].cohort()
-        known |= set(cohort.columns)
         for column, edges in by.items():
-            if column not in cohort or cohort[column].isna().all():
+            if not _has_values(cohort, column):
                 continue
-            found.add(column)
             values, names = _values(cohort, column, edges, level)
             groups = values.reindex(test.ids[chosen]).to_numpy()
             for group in (name for name in names if (groups == name).any()):
                 mask = masks.setdefault(f"{column}={group}", np.zeros(len(chosen), dtype=bool))
                 mask[chosen] |= groups == group
-    if missing := [column for column in by if column not in found]:
-        raise ConfigError(
-            f"no column {column!r} in the cohorts{near(column, sorted(known))} "
-            f"(known: {', '.join(sorted(known))})"
-            for column in missing
-        )
     return masks
+
+
+def check_columns(runs: pd.DataFrame, folders: Sequence[RunFolder], by: Mapping[str, Any]) -> None:
+    """Refuse a column that no cohort has; a cohort without it has no such subgroups.
+
+    Raises
+    ------
+    ConfigError
+        With the columns that there are.
+    """
+    if not by:
+        return
+    rows = runs.drop_duplicates(["dataset", "cohort"]).index
+    cohorts = [folders[row].cohort() for row in rows]
+    known = sorted({str(column) for cohort in cohorts for column in cohort})
+    faults = [
+        f"no column {column!r} in the cohorts{near(column, known)} (known: {', '.join(known)})"
+        for column in by
+        if not any(_has_values(cohort, column) for cohort in cohorts)
+    ]
+    if faults:
+        raise ConfigError(faults)
+
+
+def _has_values(cohort: pd.DataFrame, column: str) -> bool:
+    return column in cohort and not cohort[column].isna().all()
 
 
 def groupable_columns(cohort: pd.DataFrame, columns: Sequence[str]) -> list[str]:

@@ -86,6 +86,12 @@ LEVEL = click.option(
     show_default=True,
     help="Score patients (the mean of their images) or single images.",
 )
+ALL = click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Also show runs that newer ones of the same names and settings hide.",
+)
 METRIC = click.option(
     "--metric",
     default="mcc",

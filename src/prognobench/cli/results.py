@@ -10,6 +10,7 @@ import click
 
 from prognobench.cli import console
 from prognobench.cli.options import (
+    ALL,
     BY,
     FORMATS,
     LEVEL,
@@ -126,6 +127,7 @@ def score(
 @BY
 @resampling_options
 @filter_options
+@ALL
 @OWN_METRICS
 def table(results: Path, efficiency: bool, intervals: bool, **options: Any) -> None:
     """Print tables of scores, and write them to RESULTS/tables.
@@ -140,20 +142,22 @@ def table(results: Path, efficiency: bool, intervals: bool, **options: Any) -> N
       prognobench table --efficiency
       prognobench table --intervals --interval bca --by sex --by age:50:65:80
     """
-    where = where_of(options)
+    where, everything = where_of(options), options["everything"]
     if intervals or options["by"]:
         from prognobench.analysis.statistics.intervals import Wanted, make_intervals
 
-        chosen = {name: options[name] for name in ("metrics", "threshold", "level", "by")}
+        chosen = {
+            name: options[name] for name in ("metrics", "threshold", "level", "by", "everything")
+        }
         wanted = Wanted(where=where, resampling=resampling_of(options), **chosen)
         _print_made(make_intervals(results, wanted, options["formats"]))
         return
     if efficiency:
         from prognobench.analysis.statistics.costs import make_costs
 
-        _print_made(make_costs(results, options["metrics"], where, options["formats"]))
+        _print_made(make_costs(results, options["metrics"], where, options["formats"], everything))
         return
-    names = ("rows", "columns", "metrics", "threshold", "level", "formats")
+    names = ("rows", "columns", "metrics", "threshold", "level", "formats", "everything")
     print_tables(results, where=where, **{name: options[name] for name in names})
 
 
@@ -180,6 +184,7 @@ def table(results: Path, efficiency: bool, intervals: bool, **options: Any) -> N
     help="The test of pairs of ranks.",
 )
 @filter_options
+@ALL
 @OWN_METRICS
 def compare(results: Path, ranks: bool, posthoc: Any, **options: Any) -> None:
     """Compare runs on the same patients: differences, intervals, corrected tests, probabilities.
@@ -194,12 +199,21 @@ def compare(results: Path, ranks: bool, posthoc: Any, **options: Any) -> None:
     if ranks:
         from prognobench.analysis.statistics.ranks import make_ranks
 
-        _print_made(make_ranks(results, metric, where, posthoc, formats))
+        _print_made(
+            make_ranks(
+                results,
+                metric,
+                where,
+                posthoc=posthoc,
+                formats=formats,
+                everything=options["everything"],
+            )
+        )
         return
     from prognobench.analysis.statistics.comparer import Question
     from prognobench.analysis.statistics.comparisons import make_comparison
 
-    names = ("by", "against", "metric", "threshold", "level", "rope")
+    names = ("by", "against", "metric", "threshold", "level", "rope", "everything")
     question = Question(
         resampling=resampling_of(options), **{name: options[name] for name in names}
     )
@@ -243,8 +257,9 @@ def claims(results: Path, file: Path | None, formats: Sequence[str]) -> None:
 @click.option(
     "--figures", is_flag=True, help="Also write the figures as SVG, PNG and PDF, with data."
 )
+@ALL
 @OWN_METRICS
-def report(results: Path, out: Path | None, metric: str, figures: bool) -> None:
+def report(results: Path, out: Path | None, **options: Any) -> None:
     """Write one HTML page about all results, which needs no network and no other file.
 
     \b
@@ -255,5 +270,5 @@ def report(results: Path, out: Path | None, metric: str, figures: bool) -> None:
     from prognobench.analysis.report.page import write_report
 
     with console.progress_bars() as progress:
-        file = write_report(results, out, metric=metric, figures=figures, progress=progress)
+        file = write_report(results, out, progress=progress, **options)
     console.say(f"written: {file}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.catalogue import CHOICES, CONTEXT, keep_newest
+from prognobench.analysis.catalogue import CHOICES, CONTEXT
 from prognobench.analysis.decisions import HALF, VALIDATION
 from prognobench.analysis.evaluation import Cells, Measure, make_cells
 from prognobench.analysis.predictions import Predictions, load_predictions
@@ -143,8 +143,12 @@ class Closeup:
         )
 
 
-def choose_closeups(cells: pd.DataFrame, scored: Scored, metric: Metric) -> list[Closeup]:
+def choose_closeups(
+    cells: pd.DataFrame, scored: Scored, metric: Metric
+) -> tuple[list[Closeup], list[str]]:
     """Pick the best choice of each of the best strategies, in the largest contexts.
+
+    Also returns a sentence for each context without a close-up, which says why.
 
     Parameters
     ----------
@@ -153,7 +157,7 @@ def choose_closeups(cells: pd.DataFrame, scored: Scored, metric: Metric) -> list
     """
     found = list(iter_contexts(cells[(cells["metric"] == metric.name) & cells["mean"].notna()]))
     found.sort(key=lambda context: (context[0]["k"] > 0, -len(context[1])))
-    runs = keep_newest(scored.runs)
+    runs = scored.runs
     wanted: list[tuple[dict[str, Any], tuple[Series, ...], bool]] = []
     for named, own, references in found[:MOST_CONTEXTS]:
         picked = sort_best_first(own, metric).drop_duplicates("strategy").head(MOST_SERIES)
@@ -163,7 +167,24 @@ def choose_closeups(cells: pd.DataFrame, scored: Scored, metric: Metric) -> list
         series = tuple(_find_series(chosen, runs))
         if series:
             wanted.append((named, series, bool(own["synthetic"].any())))
-    return list(_load(wanted, scored, metric))
+    closeups = list(_load(wanted, scored, metric))
+    drawn = [describe_context(closeup.named) for closeup in closeups]
+    missing = [
+        f"no close-up of {context}: {_why_missing(number)}"
+        for number, context in enumerate(describe_context(named) for named, _, _ in found)
+        if context not in drawn
+    ]
+    return closeups, missing
+
+
+def _why_missing(number: int) -> str:
+    """Return why the context of this place in the order has no close-up."""
+    if number >= MOST_CONTEXTS:
+        return (
+            f"the page shows the {MOST_CONTEXTS} contexts with most choices; 'prognobench table "
+            "--intervals' has the scores of all"
+        )
+    return "its choices were scored on different classes, so no curve can show them together"
 
 
 def _find_series(chosen: Sequence[pd.Series[Any]], runs: pd.DataFrame) -> Iterator[Series]:

@@ -32,6 +32,7 @@ from prognobench.analysis.report.sections import (
     sort_rows,
 )
 from prognobench.analysis.scores import Scored, read_scores
+from prognobench.analysis.shown import show_runs
 from prognobench.analysis.statistics import costs, score_tables
 from prognobench.analysis.statistics.aggregate import Selection, aggregate, describe_context
 from prognobench.analysis.statistics.claims import check_claims
@@ -75,6 +76,7 @@ def write_report(
     *,
     metric: str = "mcc",
     figures: bool = False,
+    everything: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Write the report of a results folder as one self-contained HTML file.
@@ -87,6 +89,8 @@ def write_report(
         What maps, curves over k and comparisons show.
     figures
         Also write every figure as SVG, PNG and PDF, and its data as CSV, to ``results/figures``.
+    everything
+        Hide no run: see :func:`.shown.show_runs`.
 
     Raises
     ------
@@ -103,7 +107,8 @@ def write_report(
         studio.prepare(load_drawing)
         scored = read_scores(results)
         tell("report", 1, STEPS)
-        page = _Page(results, scored, found, studio)
+        page = _Page(results, show_runs(scored, everything=everything), found, studio)
+        page.as_stored = scored
         sections = []
         for number, section in enumerate(page.sections()):
             sections.append(section)
@@ -126,7 +131,8 @@ class _Page:
         self.results, self.scored, self.metric, self.studio = results, scored, metric, studio
         self.metrics = list(dict.fromkeys([metric.name, *METRICS]))
         self.cells = aggregate(scored, Selection(self.metrics))
-        self.notes = score_tables.note_results(scored, self.cells)
+        self.notes = score_tables.note_results(scored)
+        self.as_stored = scored
         self.figures: list[Figure] = []
 
     def sections(self) -> Iterator[Section]:
@@ -177,9 +183,12 @@ class _Page:
         )
 
     def _details(self) -> Iterator[Block]:
-        for closeup in choose_closeups(self.cells, self.scored, self.metric):
+        closeups, missing = choose_closeups(self.cells, self.scored, self.metric)
+        for closeup in closeups:
             yield Block("heading", describe_context(closeup.named))
             yield from self._figures(draw_closeup(closeup))
+        if missing:
+            yield Block("remarks", missing)
 
     def _comparisons(self) -> Iterator[Block]:
         ranks = rank(self.cells, self.metric.name)
@@ -195,7 +204,7 @@ class _Page:
         yield self._tables(sort_rows(table, self.metric) for table in tables)
 
     def _claims(self) -> Iterator[Block]:
-        yield Block("claims", check_claims(self.results, scored=self.scored))
+        yield Block("claims", check_claims(self.results, scored=self.as_stored))
 
     def _inventory(self) -> Iterator[Block]:
         for table, remarks in list_datasets(self.scored):

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.catalogue import CHOICES, CONTEXT, filter_runs, keep_newest
+from prognobench.analysis.catalogue import CHOICES, CONTEXT
 from prognobench.analysis.decisions import HALF, NO_THRESHOLD
 from prognobench.analysis.evaluation import Measure
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored
+from prognobench.analysis.shown import show_runs
 from prognobench.analysis.statistics.paired_tests import CONFIDENCE, corrected_p, holm
 from prognobench.errors import ConfigError
 from prognobench.metrics.metric import Metric, find_metric
@@ -75,7 +76,8 @@ def aggregate(scored: Scored, selection: Selection = Selection()) -> pd.DataFram
     import pandas as pd
 
     metrics = selection.found()
-    runs = keep_newest(filter_runs(scored.runs, selection.where))
+    scored = show_runs(scored, selection.where)
+    runs = scored.runs
     scores = _pick(scored.scores, runs, selection)
     done = _summary(scores)
     kinds = pd.DataFrame(
@@ -94,9 +96,7 @@ def aggregate(scored: Scored, selection: Selection = Selection()) -> pd.DataFram
     reason, unfinished = table["reason"].fillna(""), table["unfinished"].fillna("")
     table["reason"] = reason.where(reason != "", unfinished)
     _mark(table, scores, {metric.name: metric for metric in metrics})
-    table = table[list(COLUMNS)].sort_values(list(DIMENSIONS), kind="stable", ignore_index=True)
-    table.attrs.update(runs.attrs)
-    return table
+    return table[list(COLUMNS)].sort_values(list(DIMENSIONS), kind="stable", ignore_index=True)
 
 
 def _pick(scores: pd.DataFrame, runs: pd.DataFrame, selection: Selection) -> pd.DataFrame:

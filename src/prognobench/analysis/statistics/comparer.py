@@ -65,6 +65,7 @@ class Question:
     threshold: str = HALF
     level: Level = "patient"
     rope: float = 0.01
+    everything: bool = False
     resampling: Resampling = field(default_factory=Resampling)
 
 

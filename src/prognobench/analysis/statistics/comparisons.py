@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.catalogue import filter_runs, keep_newest
 from prognobench.analysis.decisions import parse_threshold
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import read_scores
+from prognobench.analysis.shown import show_runs
 from prognobench.analysis.statistics.comparer import COMMON, Comparer, Question, Side
 from prognobench.analysis.statistics.paired_tests import holm
 from prognobench.analysis.tables import (
@@ -88,9 +88,8 @@ def compare(
         )
     metric = find_metric(question.metric)
     question = replace(question, threshold=parse_threshold(question.threshold)[0])
-    scored = read_scores(results)
+    scored = show_runs(read_scores(results), where, question.everything)
     runs = scored.runs[scored.runs["model"] != ORACLE]
-    runs = keep_newest(filter_runs(runs, where or {}))
     pairs = list(_pairs(runs, question))
     if not pairs:
         raise ConfigError(

@@ -10,6 +10,7 @@ import numpy as np
 
 from prognobench.analysis.catalogue import CHOICES, CONTEXT
 from prognobench.analysis.scores import Scored, read_scores
+from prognobench.analysis.shown import show_runs
 from prognobench.analysis.statistics.aggregate import (
     Selection,
     aggregate,
@@ -118,10 +119,11 @@ def make_costs(
     metrics: Sequence[str] = ("mcc", "average_precision"),
     where: Mapping[str, Sequence[str]] | None = None,
     formats: Sequence[str] = ("csv", "md"),
+    everything: bool = False,
 ) -> Made:
     """Make tables of score against cost, and write them to ``results/tables/efficiency.*``."""
-    scored = read_scores(results)
-    cells = aggregate(scored, Selection(metrics, where=where or {}))
+    scored = show_runs(read_scores(results), where, everything)
+    cells = aggregate(scored, Selection(metrics))
     tables = list(lay_out(cells, scored, metrics))
     long = cells.merge(mean_costs(scored), how="left")
     return write_tables(results / "tables" / "efficiency", long, tables, formats)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.catalogue import CONTEXT, NAMES, filter_runs, keep_newest
+from prognobench.analysis.catalogue import CONTEXT, NAMES
 from prognobench.analysis.decisions import HALF, NO_THRESHOLD, VALIDATION, parse_threshold
 from prognobench.analysis.evaluation import Measure, make_cells
 from prognobench.analysis.predictions import ORACLE, Level, Predictions, load_predictions
 from prognobench.analysis.scores import CHANCE, Scored, read_scores
+from prognobench.analysis.shown import show_runs
 from prognobench.analysis.statistics.aggregate import describe_context
 from prognobench.analysis.statistics.resampling import (
     Panel,
@@ -23,7 +24,7 @@ from prognobench.analysis.statistics.resampling import (
     within,
 )
 from prognobench.analysis.statistics.score_tables import note_results
-from prognobench.analysis.subgroups import Bands, find_subgroups
+from prognobench.analysis.subgroups import Bands, check_columns, find_subgroups
 from prognobench.analysis.tables import (
     SYNTHETIC,
     Entry,
@@ -66,6 +67,7 @@ class Wanted:
     level: Level = "patient"
     where: Mapping[str, Sequence[str]] = field(default_factory=dict)
     by: Mapping[str, Bands] = field(default_factory=dict)
+    everything: bool = False
     resampling: Resampling = field(default_factory=Resampling)
 
     @property
@@ -87,10 +89,10 @@ def make_intervals(
         If there are no runs.
     """
     measures = wanted.measures
-    scored = read_scores(results)
-    runs = keep_newest(filter_runs(scored.runs, wanted.where))
+    scored = show_runs(read_scores(results), wanted.where, wanted.everything)
+    runs = scored.runs
     frame = pooled_scores(runs, scored, wanted, measures)
-    notes = (_explain(wanted), *note_results(scored, runs))
+    notes = (_explain(wanted), *note_results(scored))
     tables = list(lay_out(frame, runs, scored, measures, notes))
     names = "+".join(measure.metric.name for measure in measures)
     stem = "_".join(["intervals", names, *(f"by-{name}" for name in wanted.by)])
@@ -115,6 +117,7 @@ def pooled_scores(
     """Return one row per run, subgroup and measure: :data:`COLUMNS`."""
     import pandas as pd
 
+    check_columns(runs, scored.folders, wanted.by)
     rows: list[dict[str, Any]] = []
     rules = tuple({HALF, VALIDATION, *(m.rule for m in measures if m.rule != NO_THRESHOLD)})
     for predictions in load_predictions(runs, scored.folders):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from prognobench.analysis.scores import read_scores
+from prognobench.analysis.shown import show_runs
 from prognobench.analysis.statistics.aggregate import Selection, aggregate, is_reference
 from prognobench.analysis.statistics.paired_tests import CONFIDENCE
 from prognobench.analysis.tables import Entry, Made, Table, write_tables
@@ -150,8 +151,10 @@ def make_ranks(
     results: Path,
     metric: str = "mcc",
     where: Mapping[str, Sequence[str]] | None = None,
+    *,
     posthoc: Posthoc = "nemenyi",
     formats: Sequence[str] = ("csv", "md"),
+    everything: bool = False,
 ) -> Made:
     """Make the table of mean ranks over datasets, and write it to ``results/tables/ranks_*``.
 
@@ -162,7 +165,8 @@ def make_ranks(
     ConfigError
         If no two choices share a dataset.
     """
-    cells = aggregate(read_scores(results), Selection((metric,), where=where or {}))
+    scored = show_runs(read_scores(results), where, everything)
+    cells = aggregate(scored, Selection((metric,)))
     ranks = rank(cells, metric, posthoc)
     if ranks is None:
         raise ConfigError(f"nothing to rank in {results}: no two choices were run on one dataset")

@@ -12,6 +12,7 @@ from prognobench.analysis.catalogue import CHOICES
 from prognobench.analysis.decisions import HALF, NO_THRESHOLD
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored, read_scores
+from prognobench.analysis.shown import show_runs
 from prognobench.analysis.statistics.aggregate import DIMENSIONS, Selection, aggregate
 from prognobench.analysis.tables import (
     SYNTHETIC,
@@ -50,6 +51,7 @@ def make_table(
     level: str = "patient",
     formats: Sequence[str] = ("csv", "md"),
     scored: Scored | None = None,
+    everything: bool = False,
 ) -> Made:
     """Make tables of scores, one for each combination of names that neither rows nor columns show.
 
@@ -65,6 +67,8 @@ def make_table(
         Of the files in ``results/tables``: csv (long form), md, tex, html.
     scored
         Scores that were read before; by default they are made anew.
+    everything
+        Hide no run: see :func:`.shown.show_runs`.
 
     Raises
     ------
@@ -74,13 +78,13 @@ def make_table(
         If there are no runs.
     """
     _check([*rows, columns], formats)
-    selection = Selection(tuple(metrics), threshold, level, dict(where or {}))
-    scored = scored or read_scores(results)
+    selection = Selection(tuple(metrics), threshold, level)
+    scored = show_runs(scored or read_scores(results), where, everything)
     cells = aggregate(scored, selection)
     order = [metric.name for metric in selection.found()]
     by_metric = cells.sort_values("metric", key=lambda names: names.map(order.index), kind="stable")
     by_metric = by_metric.sort_values("dataset", kind="stable")
-    tables = list(lay_out(by_metric, tuple(rows), columns, order, note_results(scored, cells)))
+    tables = list(lay_out(by_metric, tuple(rows), columns, order, note_results(scored)))
     chosen = [f"{name}={'+'.join(map(str, values))}" for name, values in (where or {}).items()]
     parts = ["+".join(order), "+".join(rows), "by", columns, *chosen]
     stem = results / "tables" / _file_stem("_".join(parts))
@@ -109,25 +113,19 @@ def _check(dimensions: Sequence[str], formats: Sequence[str]) -> None:
         raise ConfigError(faults)
 
 
-def note_results(scored: Scored, table: pd.DataFrame) -> tuple[str, ...]:
-    """Return what a reader of any table of these results has to know.
-
-    Parameters
-    ----------
-    table
-        Of runs or of their scores; ``attrs["superseded"]`` lists the hidden runs.
-    """
+def note_results(scored: Scored) -> tuple[str, ...]:
+    """Return what a reader of any table of these results has to know."""
     notes = []
     if len(scored.versions) > 1:
         notes.append(f"runs of several versions are mixed: {', '.join(scored.versions)}")
     if scored.scaling != "none":
         notes.append(f"scores after {scored.scaling} scaling, fitted on validation")
-    if hidden := table.attrs.get("superseded"):
+    if hidden := scored.hidden:
         keys = ", ".join(hidden[:MOST_KEYS]) + (", ..." if len(hidden) > MOST_KEYS else "")
         runs = "1 run is" if len(hidden) == 1 else f"{len(hidden)} runs are"
         notes.append(
-            f"{runs} hidden because newer runs with other settings have the same names ({keys}). "
-            "To compare them, name them apart, for example with strategy.name=..."
+            f"{runs} hidden because newer runs have the same names and settings, on other data or "
+            f"by another version ({keys}). Show all with --all"
         )
     return tuple(notes)
 

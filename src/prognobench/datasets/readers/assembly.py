@@ -238,10 +238,22 @@ class _Assembly:
         which = self.rules.select
         if which == "all":
             return images
+        if which == "last" and images["order"].isna().all():
+            self._refuse_last(images)
         taken = _mark_selected(images, which)
         how = "" if images["order"].notna().any() else " (in the order of the table: none is given)"
         self.exclusions.add_rows(images[~taken], f"not the {which} image of the patient{how}")
         return images[taken]
+
+    def _refuse_last(self, images: pd.DataFrame) -> None:
+        """The last row of a table is no later image than the first, unless an order says so."""
+        several = images.loc[images["patient_id"].duplicated(), "patient_id"].unique()
+        if len(several):
+            self.faults.append(
+                f"dataset.select=last needs an order, and no image has one: {len(several)} "
+                f"patients have several images ({listed(several)}); name the column of dates or "
+                "numbers with dataset.order=COLUMN, or take dataset.select=first or all"
+            )
 
 
 def _place_labels(rows: pd.DataFrame, classes: Sequence[str]) -> str:
