@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import unicodedata
 from collections.abc import Iterable
 
 LONGEST = 500
@@ -64,13 +66,51 @@ class StoreError(PrognobenchError):
     """A run folder cannot be read or written."""
 
 
+REFUSALS = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE", "EFBIG")
+    if hasattr(errno, name)
+)
+"""What the system answers when a disk is full or read-only, or when a permission is missing."""
+
+
+def refusal(error: BaseException) -> OSError | None:
+    """Return the system's refusal behind an error: a full disk, a missing permission.
+
+    An image or a config that must not be read is a fault of the data or config instead.
+    """
+    if isinstance(error, StoreError):
+        error = error.__cause__ or error
+    return error if isinstance(error, OSError) and error.errno in REFUSALS else None
+
+
 def listed(items: Iterable[object], limit: int = 10, between: str = ", ") -> str:
     """Join items for a message, the rest of a long list as a count."""
-    texts = [_shortened(str(item)) for item in items]
+    texts = [shorten(str(item)) for item in items]
     rest = len(texts) - limit
     return between.join(texts[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _shortened(text: str) -> str:
+def shorten(text: str) -> str:
+    """Return text without its middle where it is longer than a message can hold."""
     half = LONGEST // 2
     return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"
+
+
+_ACTING = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Categories of Unicode that a terminal acts on: controls, directions, halves, separators."""
+
+
+def printable(text: str) -> str:
+    """Return text without what makes a terminal act, which names of files and tables may hold.
+
+    Control characters, and those that reverse the direction of writing, become escapes; line
+    breaks and tabs stay.
+    """
+    return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in _ACTING:
+        return character
+    return character.encode("unicode_escape").decode("ascii")

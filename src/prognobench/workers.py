@@ -1,4 +1,4 @@
-"""Work on several processors, and the memory that its processes keep.
+"""Work on several processors: processes that end with this one, and the memory that they keep.
 
 By default the C library of Linux gives large blocks back to the system at once, which then makes
 every page anew a moment later. That costs a fifth of a transformer's forward pass, and three
@@ -9,7 +9,11 @@ memory.
 from __future__ import annotations
 
 import ctypes
+import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Generator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
@@ -50,6 +54,7 @@ def shared_out(
         max_nbytes=None,
         batch_size=1,
         pre_dispatch="4 * n_jobs",
+        **({"initializer": end_with_parent, "initargs": _parent()} if separate else {}),
     )
     results: Generator[Done] = parallel(delayed(_done)(work, job) for job in jobs)
     return results
@@ -75,7 +80,13 @@ class Beside(Generic[Job, Done]):
         self._jobs: list[Job] = []
         self._begun: list[Future[Done] | None] = []
         others = min(cpu_count() - 1, MOST_BESIDE)
-        self._executor = ProcessPoolExecutor(others, timeout=IDLE) if others else None
+        self._executor = (
+            ProcessPoolExecutor(
+                others, timeout=IDLE, initializer=end_with_parent, initargs=_parent()
+            )
+            if others
+            else None
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -130,6 +141,55 @@ class Beside(Generic[Job, Done]):
             return self._work(self._jobs[number])
 
 
+# ------------------------------------------------------------------ the end of processes
+
+PR_SET_PDEATHSIG = 1
+"""Option of ``prctl``, from Linux's ``sys/prctl.h``."""
+
+LOOK = 0.25
+"""Seconds between two looks at whether the parent still lives."""
+
+
+def end_with_parent(parent: int, by_thread: bool) -> None:
+    """Let this worker process end when its parent does, however that ends.
+
+    Otherwise a worker of a killed parent waits for its next job for minutes. Ctrl-C is left to the
+    parent, or each worker would print a traceback.
+
+    Parameters
+    ----------
+    parent
+        The parent's process id.
+    by_thread
+        Whether a thread other than the parent's main one starts workers. The system kills a worker
+        when the thread that started it ends, so then only the regular look at the parent is left.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if (libc := _linux_libc()) and not by_thread:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.name == "posix":  # elsewhere the parent's id stays the same when it ends
+        threading.Thread(target=_watch, args=(parent,), daemon=True, name="parent").start()
+
+
+def _parent() -> tuple[int, bool]:
+    """Return the arguments of :func:`end_with_parent`, as this process and thread see them.
+
+    Also keep loky's tracker, a process that cleans up after a killed parent, from telling of it.
+    """
+    silent = "ignore:resource_tracker:UserWarning"
+    others = os.environ.get("PYTHONWARNINGS", "")
+    if silent not in others:
+        os.environ["PYTHONWARNINGS"] = f"{others},{silent}".lstrip(",")
+    return os.getpid(), threading.current_thread() is not threading.main_thread()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK)
+    os._exit(1)
+
+
 # ------------------------------------------------------------------ memory
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -153,12 +213,16 @@ def return_freed_memory() -> None:
         libc.malloc_trim(0)
 
 
-@cache
 def _glibc() -> ctypes.CDLL | None:
+    libc = _linux_libc()
+    return libc if libc and hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
+
+
+@cache
+def _linux_libc() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux"):
         return None
     try:
-        libc = ctypes.CDLL(None)
+        return ctypes.CDLL(None)
     except OSError:  # a static interpreter
         return None
-    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

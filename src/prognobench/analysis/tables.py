@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prognobench.errors import ConfigError
+from prognobench.errors import ConfigError, printable
 from prognobench.files import write_table, write_text
 from prognobench.registry import near
 
@@ -293,17 +293,21 @@ def terminal(table: Table) -> RichTable:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    drawn = RichTable(title=table.title, title_justify="left", box=None, header_style="bold")
-    drawn.caption = "\n".join(table.notes)
+    drawn = RichTable(title_justify="left", box=None, header_style="bold")
+    drawn.title = Text(printable(table.title))
+    drawn.caption = Text(printable("\n".join(table.notes)))
     drawn.caption_justify = "left"
     for name in table.heads:
-        drawn.add_column(name)
+        drawn.add_column(Text(printable(name)))
     for name in table.columns:
-        drawn.add_column(name, justify="right")
+        drawn.add_column(Text(printable(name)), justify="right")
     for style, part in (("", table.competing), ("dim", table.below)):
         for names, row in part:
-            cells = [Text(entry.plain, "bold" if entry.mark == "best" else "") for entry in row]
-            drawn.add_row(*map(Text, names), *cells, style=style)
+            cells = [
+                Text(printable(entry.plain), "bold" if entry.mark == "best" else "")
+                for entry in row
+            ]
+            drawn.add_row(*(Text(printable(name)) for name in names), *cells, style=style)
     return drawn
 
 

@@ -13,15 +13,14 @@ import warnings
 import click
 
 from prognobench import __version__
-from prognobench.cli import console
+from prognobench.cli import console, ending
 from prognobench.cli.apply import export, predict
 from prognobench.cli.data import data
 from prognobench.cli.discover import list_
 from prognobench.cli.results import claims, compare, report, score, table
 from prognobench.cli.run import plan, run
-from prognobench.errors import PrognobenchError
 
-EXIT_FAILED_CELLS, EXIT_WRONG, EXIT_INTERRUPTED = 1, 2, 130
+NAME, COMPLETION = "prognobench", "_PROGNOBENCH_COMPLETE"
 
 GARBAGE_AT = 100_000
 """How many new objects start a garbage collection. Python's 700 search all that imports bring again
@@ -43,8 +42,9 @@ Choices and settings are given as key=value: group=name chooses ('prognobench li
 names), group.key=value sets a value. Results are stored in ./results, or in paths.results=FOLDER.
 Nothing leaves this machine.
 
-Exit codes: 0 all done; 1 some cells failed (the others are stored); 2 the command or config is
-wrong (nothing was started).
+Exit codes: 0 all done; 1 some cells failed (the others are stored); 2 the command, config or data
+is wrong (nothing was started); 3 the machine refused something (disk full, no memory, no
+permission); 130 or 143 interrupted (the same command goes on); 70 a bug (a report file is named).
 
 Completion in the shell: eval "$(_PROGNOBENCH_COMPLETE=bash_source prognobench)" (or zsh_source,
 fish_source).
@@ -73,21 +73,19 @@ def main() -> None:
     gc.set_threshold(GARBAGE_AT)
     warnings.showwarning = lambda message, *_: console.warn(str(message))
     try:
-        sys.exit(cli.main(prog_name="prognobench", standalone_mode=False))
-    except PrognobenchError as error:
-        console.complain(str(error))
-        sys.exit(EXIT_WRONG)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(EXIT_WRONG)
-    except (click.Abort, KeyboardInterrupt):
-        console.say(
-            "interrupted: finished cells are stored, and the same command goes on from there"
-        )
-        sys.exit(EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of stdout (head, say) is gone, and flushing at exit must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_FAILED_CELLS)
+        ending.finish(_call)
     finally:
         gc.freeze()  # or the interpreter searches all modules once more at exit, for a second
+
+
+def _call() -> int:
+    """Do what the arguments say, and return the exit code."""
+    if COMPLETION in os.environ:
+        cli.main(prog_name=NAME)
+    # Not by main(), which answers interrupts and closed pipes in its own way.
+    try:
+        with cli.make_context(NAME, sys.argv[1:]) as context:
+            cli.invoke(context)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    return 0

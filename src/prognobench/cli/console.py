@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+
+from prognobench.errors import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,9 +16,15 @@ if TYPE_CHECKING:
     from prognobench.records import Progress
 
 
+def _cell(value: object) -> str:
+    """Return a value as one cell of tab-separated text."""
+    return printable(str(value)).replace("\t", "\\t").replace("\n", "\\n")
+
+
 def say(message: str) -> None:
-    """Print a message on stderr, where no pipe reads it."""
-    print(message, file=sys.stderr, flush=True)
+    """Print a message on stderr, where no pipe reads it; a full or closed stderr says nothing."""
+    with suppress(OSError, ValueError):
+        print(printable(message), file=sys.stderr, flush=True)
 
 
 def complain(message: str) -> None:
@@ -34,7 +42,9 @@ def _coloured(kind: str, style: str, line: str) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    Console(stderr=True, soft_wrap=True).print(Text(f"{kind}: ", style=style), Text(line), sep="")
+    begin, text = Text(f"{kind}: ", style=style), Text(printable(line))
+    with suppress(OSError, ValueError):
+        Console(stderr=True, soft_wrap=True).print(begin, text, sep="")
 
 
 def is_watched() -> bool:
@@ -58,24 +68,30 @@ def print_rows(
     """Print a table on stdout; as tab-separated text when stdout is not a terminal."""
     if not is_watched():
         if title:
-            print(f"# {title}")
+            print(f"# {printable(title)}")
         for row in [columns, *rows]:
-            print("\t".join(map(str, row)))
+            print("\t".join(map(_cell, row)))
         for note in notes:
-            print(f"# {note}")
+            print(f"# {printable(note)}")
         return
+    from rich.markup import escape
     from rich.table import Column, Table
     from rich.text import Text
 
     # Names stay whole and nothing is cut off, however narrow the terminal.
     first, *rest = columns
-    headers = [Column(first, no_wrap=True), *(Column(name, overflow="fold") for name in rest)]
+    headers = [
+        Column(Text(printable(first)), no_wrap=True),
+        *(Column(Text(printable(name)), overflow="fold") for name in rest),
+    ]
+    if title:
+        title = escape(printable(title))
     table = Table(*headers, title=title, title_justify="left", header_style="bold", box=None)
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
+        table.add_row(*(Text(printable(str(cell))) for cell in row))
     draw(table)
     for note in notes:
-        print(note)
+        print(printable(note))
 
 
 def print_frame(frame: pd.DataFrame, title: str | None = None, most: int | None = None) -> None:
@@ -98,6 +114,7 @@ def progress_bars() -> Iterator[Progress | None]:
         yield None
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
@@ -107,7 +124,7 @@ def progress_bars() -> Iterator[Progress | None]:
 
         def report(label: str, done: int, total: int) -> None:
             if label not in tasks:
-                tasks[label] = bars.add_task(label, total=total)
+                tasks[label] = bars.add_task(escape(printable(label)), total=total)
             bars.update(tasks[label], completed=done, total=total)
             if done >= total:
                 bars.remove_task(tasks.pop(label))

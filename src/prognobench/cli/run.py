@@ -9,12 +9,11 @@ import click
 
 from prognobench.cli import console
 from prognobench.cli.choosing import compose_configs, takes_overrides
+from prognobench.cli.ending import FAILED_CELLS
 from prognobench.cli.results import print_tables
 
 if TYPE_CHECKING:
     from prognobench.runs.execute import Outcome
-
-FAILED_CELLS = 1
 
 
 @click.command(short_help="Train and evaluate models, fold by fold.")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from prognobench.errors import ConfigError, NotApplicableError
+from prognobench.errors import ConfigError, NotApplicableError, refusal
 from prognobench.frozen.bank import Features, backbone_facts
 from prognobench.frozen.estimators import EstimatorTask, ProbeResult, fit_estimator
 from prognobench.frozen.probes import ProbeTask, fit_groups, fit_probes
@@ -77,6 +77,8 @@ def _fit_group(runs: Sequence[Prepared], workspace: Workspace, device: torch.dev
         try:
             embedded = embed_group(runs, workspace, device)
         except Exception as error:
+            if refusal(error):  # the disk is full, say
+                raise
             for run, fold in reading:
                 run.folder.write_failure(fold.name, error)
             cells = [(run, fold) for run, fold in cells if "image" not in run.reads]
@@ -121,6 +123,8 @@ def require_batches(run: Prepared, folds: Sequence[Fold]) -> None:
 def _record(run: Prepared, fold: Fold, error: Exception) -> None:
     if isinstance(error, NotApplicableError):
         run.folder.mark_not_applicable(error)
+    elif refusal(error):  # the disk is full, say: no other cell could be stored either
+        raise error
     else:
         run.folder.write_failure(fold.name, error)
 

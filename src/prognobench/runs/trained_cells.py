@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from prognobench.errors import ConfigError, NotApplicableError
+from prognobench.errors import ConfigError, NotApplicableError, refusal
 from prognobench.imaging.augment import Augmentation
 from prognobench.records import Adapted, Backbone, BackboneSource, Fold, Preprocessing
 from prognobench.runs.prepare import Prepared, name_axes
@@ -64,6 +64,8 @@ def train_cells(
         except NotApplicableError as reason:
             run.folder.mark_not_applicable(reason)
         except Exception as error:
+            if refusal(error):  # the disk is full, say: no other cell could be stored either
+                raise
             run.folder.write_failure(fold.name, error)
 
 
