@@ -264,10 +264,10 @@ def test_bca_agrees_with_scipy():
 
 def test_resamples_are_the_same_for_every_run_and_keep_each_class():
     strata = np.repeat([0, 1], [30, 7])
-    one, other = (draw_weights(strata, 50, ("cohort", 1)) for _ in range(2))
+    one, other = (draw_weights(strata, 50, ("cohort", 1), stratified=True) for _ in range(2))
     assert (one == other).all()
     assert (one[:, strata == 1].sum(axis=1) == 7).all()
-    assert (one != draw_weights(strata, 50, ("cohort", 2))).any()
+    assert (one != draw_weights(strata, 50, ("cohort", 2), stratified=True)).any()
 
 
 def test_images_of_a_patient_stay_together():

@@ -242,7 +242,7 @@ def test_mixed_versions_are_said(tmp_path):
         (["compare", "--threshold", "sensitivity 0.8"], 0, "threshold: sensitivity 0.8"),
         (["compare", "--threshold", "half"], 2, ""),
         (["table", "--intervals", "--dataset", "toy", "--resamples", "50"], 0, "50 resamples"),
-        (["table", "--by", "sex", "--unstratified", "--resamples", "50"], 0, "sex=F"),
+        (["table", "--by", "sex", "--stratified", "--resamples", "50"], 0, "sex=F"),
         (["table", "--k", "4", "--rows", "model,k"], 0, "k=4"),
         (["score", "--by", "age:old"], 2, ""),
     ],
@@ -310,7 +310,7 @@ def test_intervals_by_another_bootstrap_differ_and_the_same_seed_repeats_them(re
         return frame["low"].iloc[0]
 
     assert low() == low()
-    kinds = [{}, {"method": "bca"}, {"stratified": False}, {"seed": 1}]
+    kinds = [{}, {"method": "bca"}, {"stratified": True}, {"seed": 1}]
     assert len({low(**how) for how in kinds}) == len(kinds)
 
 
@@ -335,6 +335,16 @@ def test_tables_of_cost_and_ranks_as_files(results):
     assert "mean_rank" in read_table(made.files[0])
     with pytest.raises(ConfigError, match="nothing to rank"):
         make_ranks(results, where={"model": ["cnn"], "strategy": ["full"]})
+
+
+def test_few_events_are_a_warning(tmp_path):
+    for dataset, patients in (("small", 40), ("large", 300)):
+        make_run(tmp_path, dataset, patients=patients)
+    notes = " ".join(note for one in make_intervals(tmp_path).tables for note in one.notes)
+    frame = read_table(make_intervals(tmp_path).files[0])
+    fewest = frame[frame["dataset"] == "small"].iloc[0]["positives"]
+    assert f"small: {fewest:.0f} patients in the smaller class" in notes
+    assert "large: " not in notes
 
 
 # ------------------------------------------------------------------ comparisons

@@ -128,7 +128,7 @@ def resampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--stratified/--unstratified",
-            default=True,
+            default=False,
             show_default=True,
             help="Resample each class by itself, or all patients together.",
         ),

@@ -14,7 +14,8 @@ from prognobench.analysis.catalogue import SIZES
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored
 from prognobench.analysis.statistics.aggregate import Context, best_baseline, iter_main_contexts
-from prognobench.analysis.statistics.intervals import Wanted, pooled_scores
+from prognobench.analysis.statistics.intervals import Wanted, count_events, pooled_scores
+from prognobench.analysis.statistics.resampling import warn_few_events
 from prognobench.analysis.tables import Entry, Row, Table, make_number
 from prognobench.files import read_table
 from prognobench.metrics.metric import Metric
@@ -64,7 +65,8 @@ def make_headline(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Table 
     if not found:
         return None
     best = [own[own["mark"] == "best"].iloc[0].to_dict() for _, own, _ in found]
-    over_patients = _pool(best, scored, metric)
+    pooled = _pool(best, scored, metric)
+    over_patients = {str(row["key"]): row for row in pooled.to_dict("records")}
     shared, differing = _settings_of([named for named, _, _ in found])
     rows = [
         _headline_row(context, row, over_patients.get(row["keys"]), differing, metric)
@@ -89,6 +91,7 @@ def make_headline(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Table 
             "no image: the best baseline, for example what age and sex predict; ceiling: the true "
             "risk, which a generator knows; synthetic: generated images, no clinical data",
             "†: not better than the best baseline, which sees no image",
+            *warn_few_events(count_events(pooled)),
         ),
     )
 
@@ -128,15 +131,12 @@ def _describe_settings(named: Mapping[str, Any], names: Sequence[str]) -> list[s
     return [str(texts[name]) for name in names if texts[name]]
 
 
-def _pool(
-    best: Sequence[Mapping[Any, Any]], scored: Scored, metric: Metric
-) -> dict[str, Mapping[Any, Any]]:
-    """Pooled score of each best choice that is one run, by its key."""
+def _pool(best: Sequence[Mapping[Any, Any]], scored: Scored, metric: Metric) -> pd.DataFrame:
+    """Pooled score of each best choice that is one run."""
     keys = [str(row["keys"]) for row in best]
     runs = scored.runs[scored.runs["key"].isin(keys)]
     wanted = Wanted((metric.name,))
-    pooled = pooled_scores(runs, scored, wanted, wanted.measures)
-    return {str(row["key"]): row for row in pooled.to_dict("records")}
+    return pooled_scores(runs, scored, wanted, wanted.measures)
 
 
 def _interval(pooled: Mapping[Any, Any] | None) -> Entry:

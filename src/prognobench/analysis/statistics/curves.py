@@ -67,7 +67,10 @@ def _with_band(panel: Panel, line: Callable[[Ranking], Floats]) -> Curve:
 
 
 def _draw(panel: Panel) -> Floats:
-    return draw_weights(panel.strata, RESAMPLES, ("curves", len(panel.strata)))
+    weights = draw_weights(panel.strata, RESAMPLES, ("curves", len(panel.strata)))
+    positives = weights @ (panel.strata == 1)
+    # A resample without one of the classes has no curve.
+    return np.asarray(weights[(positives > 0) & (positives < len(panel.strata))])
 
 
 def calibration_curve(panel: Panel) -> Curve:

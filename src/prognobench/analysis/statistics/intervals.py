@@ -21,6 +21,7 @@ from prognobench.analysis.statistics.resampling import (
     Resampling,
     bootstrap,
     make_panel,
+    warn_few_events,
     within,
 )
 from prognobench.analysis.statistics.score_tables import note_results
@@ -92,7 +93,8 @@ def make_intervals(
     scored = show_runs(read_scores(results), wanted.where, wanted.everything)
     runs = scored.runs
     frame = pooled_scores(runs, scored, wanted, measures)
-    notes = (_explain(wanted), *note_results(scored))
+    few = warn_few_events(count_events(frame))
+    notes = (_explain(wanted), *few, *note_results(scored))
     tables = list(lay_out(frame, runs, scored, measures, notes))
     names = "+".join(measure.metric.name for measure in measures)
     stem = "_".join(["intervals", names, *(f"by-{name}" for name in wanted.by)])
@@ -106,6 +108,15 @@ def _explain(wanted: Wanted) -> str:
         f"[ ]: 95 % {how.kind} interval over patients, all folds pooled ({how.resamples:,} "
         f"resamples {strata}, seed {how.seed}); ±: mean and standard deviation over folds"
     )
+
+
+def count_events(frame: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """Return patients and positives of each dataset (and subgroup) of :func:`pooled_scores`."""
+    sets = frame.drop_duplicates(["dataset", "subgroup"]).to_dict("records")
+    return {
+        ", ".join(filter(None, (row["dataset"], row["subgroup"]))): (row["n"], row["positives"])
+        for row in sets
+    }
 
 
 # ------------------------------------------------------------------ numbers

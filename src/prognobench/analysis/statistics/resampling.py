@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,13 +40,14 @@ class Resampling:
     method
         ``bca`` corrects for bias and skew by a jackknife over patients (Efron 1987).
     stratified
-        Every class keeps its number of patients.
+        Every class keeps its number of patients. Off by default: the number of events of a cohort
+        is chance too, and intervals that fix it are too short (``scripts/simulate-intervals``).
     seed
         Of the random numbers: the same seed gives the same resamples.
     """
 
     method: Method = "percentile"
-    stratified: bool = True
+    stratified: bool = False
     resamples: int = RESAMPLES
     seed: int = 0
 
@@ -54,6 +55,28 @@ class Resampling:
     def kind(self) -> str:
         """The method as texts spell it."""
         return "BCa" if self.method == "bca" else self.method
+
+
+FEW_EVENTS = 20
+"""With fewer patients in a class, 95 % intervals hold the truth in less than 90 % of cohorts."""
+
+
+def warn_few_events(counts: Mapping[str, tuple[float, float]]) -> Iterator[str]:
+    """Yield a warning for each set of patients with a class so small that intervals are too short.
+
+    Parameters
+    ----------
+    counts
+        What the patients are called -> how many, and how many positive (NaN where not binary).
+    """
+    for name, (n, positives) in counts.items():
+        fewest = min(positives, n - positives)
+        if fewest < FEW_EVENTS:
+            yield (
+                f"{name}: {fewest:.0f} patients in the smaller class. With fewer than {FEW_EVENTS} "
+                "the intervals over patients are too short: read them as a lower bound of the "
+                "uncertainty"
+            )
 
 
 @dataclass(frozen=True)
@@ -200,7 +223,7 @@ class Intervals:
 
 
 def draw_weights(
-    strata: NDArray[np.intp], resamples: int, axes: Sequence[Axis], stratified: bool = True
+    strata: NDArray[np.intp], resamples: int, axes: Sequence[Axis], stratified: bool = False
 ) -> NDArray[np.float64]:
     """Return how often each patient is drawn, ``(resamples, patients)``.
 
