@@ -27,7 +27,8 @@ STUDY = {
     *("clip_large", "medclip_cnn", "medclip_vit", "pubmedclip", "biomedclip"),
 }
 ROLES = {
-    *(f"attention_{part}" for part in ("qkv", "query", "key", "value", "output")),
+    *(f"attention_{part}" for part in ("qkv", "mixed", "query_key", "key_value")),
+    *(f"attention_{part}" for part in ("query", "key", "value", "output")),
     *("feed_forward_in", "feed_forward_out", "convolution", "norm"),
 }
 SAME_AS_SMALLER = {

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import gzip
 import hashlib
 import importlib
 import pickle
 import threading
+import warnings
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -39,6 +44,11 @@ def source(path: Path | str, image_size: int = 32, channels: int = 3) -> Backbon
 
 def state_of(backbone: Backbone) -> dict[str, Tensor]:
     return {k.removeprefix("network."): v for k, v in backbone.module.state_dict().items()}
+
+
+def same(backbone: Backbone, state: dict[str, Tensor]) -> bool:
+    loaded = state_of(backbone)
+    return all(torch.equal(loaded[key], value) for key, value in state.items())
 
 
 @pytest.fixture
@@ -227,6 +237,66 @@ def test_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:
 def test_code_is_not_taken_for_weights(place: str) -> None:
     with pytest.raises(WeightsError, match="or a file of weights"):
         locate(place)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("w.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        ("w.pth", b"/annex/objects/MD5E-s9--0.pth\n", "git annex get"),
+        ("w.bin", b"\n<!DOCTYPE html><html><body>Please log in</body></html>", "web page"),
+        ("w.bin", b"Access denied: the link has expired", "text file, which starts with 'Access"),
+        ("w.safetensors", b"\x89HDF\r\n\x1a\n" + bytes(40), "HDF5"),
+        ("w.bin", b"GGUF" + bytes(40), "GGUF"),
+        ("w.pth", gzip.compress(b"weights"), "compressed with gzip"),
+        ("w.pth", b"\x93NUMPY\x01\x00" + bytes(40), "array without names"),
+        ("w.pth", bytes(257) + b"ustar" + bytes(250), "tar archive"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(
+    name: str, content: bytes, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"{name}: the file is .*{message}") as raised:
+        source(tmp_path / name).load()
+    assert "broken" not in str(raised.value)
+
+
+def test_torchscript_is_named_and_not_run(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(tmp_path / "w.pt"))
+    with pytest.raises(WeightsError, match=r"TorchScript archive.*torch\.jit\.load"):
+        source(tmp_path / "w.pt").load()
+
+
+def test_archives_of_several_files_are_named(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        archive.writestr("model/weights.bin", b"weights")
+    with pytest.raises(WeightsError, match="zip archive; unpack it"):
+        source(tmp_path / "w.pth").load()
+    part = tmp_path / "pytorch_model-00001-of-00002.bin"
+    torch.save(state, part)
+    with pytest.raises(WeightsError, match="one of 2 parts"):
+        source(part).load()
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
+@pytest.mark.parametrize("saved", ["safetensors", "torch"])
+def test_the_content_decides_and_not_the_suffix(
+    name: str, saved: str, tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    save = save_file if saved == "safetensors" else torch.save
+    save(state, tmp_path / name)
+    assert same(source(tmp_path / name).load(), state)
+
+
+def test_records_of_a_training_script_stand_beside_the_tensors(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    beside = {"args": argparse.Namespace(lr=1e-3), "best": np.float64(0.3), "epoch": np.int64(4)}
+    torch.save({"model": state, **beside}, tmp_path / "w.pth")
+    assert same(source(tmp_path / "w.pth").load(), state)
 
 
 def test_a_file_without_tensors(tmp_path: Path) -> None:

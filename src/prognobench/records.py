@@ -200,9 +200,11 @@ class Backbone:
         Of the pooled feature.
     roles
         Role -> names of submodules of ``module``, input first. Roles: ``attention_qkv`` (one
-        fused matrix, rows q, k, v), ``attention_query``, ``attention_key``, ``attention_value``,
-        ``attention_output``, ``feed_forward_in``, ``feed_forward_out``, ``convolution``,
-        ``norm``. A role that the architecture lacks is absent.
+        fused matrix, rows q, k, v), ``attention_mixed`` (the same with rows in another order),
+        ``attention_query_key`` and ``attention_key_value`` (two of them fused),
+        ``attention_query``, ``attention_key``, ``attention_value``, ``attention_output``,
+        ``feed_forward_in``, ``feed_forward_out``, ``convolution``, ``norm``. A role that the
+        architecture lacks is absent.
     blocks
         Names of the repeated blocks (transformer blocks, CNN stages), input first; what lies
         before the first is the stem.

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 WEIGHTS = "adapted.safetensors"
 
+BUILD_ERRORS = (
+    *(RuntimeError, TypeError, ValueError, AttributeError),
+    *(AssertionError, LookupError, ArithmeticError),
+)
+"""What timm's networks and peft raise where they do not fit each other."""
+
 
 def unscaled(name: str) -> float:
     """Every parameter at the strategy's own learning rate."""
@@ -40,6 +46,7 @@ def adapt(
     head_first_epochs: int = 0,
     head_dropout: float,
     head_norm: bool,
+    notes: tuple[str, ...] = (),
     merge: Callable[[Classifier], nn.Module] | None = deepcopy,
 ) -> Adapted:
     """Return the record of a backbone whose trainable parameters require gradients already.
@@ -51,6 +58,8 @@ def adapt(
     ----------
     lr, role, scale
         See :func:`group_parameters`.
+    notes
+        For the run's record.
     merge
         Returns an equivalent model without adapters: a copy, where weights alone have changed;
         ``None`` where there can be none.
@@ -68,9 +77,8 @@ def adapt(
     idle = unreached(model, backbone, method)
     for name in idle:
         model.get_parameter(name).requires_grad_(False)
-    notes = (
-        (f"frozen, since the output does not depend on them: {', '.join(idle)}",) if idle else ()
-    )
+    if idle:
+        notes = (*notes, f"frozen, since the output does not depend on them: {', '.join(idle)}")
 
     # By name, since the body may be frozen for a while when it is saved.
     changing = tuple(adapted_tensors(model))
@@ -106,6 +114,14 @@ def black_image(backbone: Backbone) -> Tensor:
     return torch.zeros(1, expects.channels, expects.image_size, expects.image_size)
 
 
+def wavy_image(backbone: Backbone) -> Tensor:
+    """Return a batch of one image of waves, so that no layer sees a constant."""
+    import torch
+
+    shape = black_image(backbone).shape
+    return torch.sin(torch.arange(shape.numel(), dtype=torch.float32)).view(shape)
+
+
 def unreached(model: nn.Module, backbone: Backbone, method: str) -> tuple[str, ...]:
     """Return the trainable parameters that the logits do not depend on.
 
@@ -123,11 +139,11 @@ def unreached(model: nn.Module, backbone: Backbone, method: str) -> tuple[str, .
     try:
         with torch.enable_grad():
             logits = model(black_image(backbone))
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+                logits.sum(), list(trainable.values()), allow_unused=True
+            )
+    except BUILD_ERRORS as error:
         raise NotApplicableError(f"{method} does not work with this backbone: {error}") from error
-    gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-        logits.sum(), list(trainable.values()), allow_unused=True
-    )
     model.train()  # LeViT and its like keep attention biases, and their graph, until then
     return tuple(name for name, g in zip(trainable, gradients, strict=True) if g is None)
 

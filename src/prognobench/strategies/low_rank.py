@@ -10,7 +10,7 @@ from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
 from prognobench.strategies.peft_adapted import adapt_with_peft
 from prognobench.strategies.settings import Count, Fraction, Positive, PositiveNumber, Rate, Target
-from prognobench.strategies.targets import check_rank, choose_layers, pattern
+from prognobench.strategies.targets import choose_layers, pattern
 
 Targets = Annotated[tuple[Target, ...], MinLen(1)]
 EVERYWHERE: Targets = ("attention", "feed_forward", "convolution")
@@ -60,8 +60,8 @@ def lora(
         separate_qkv=separate_qkv,
         # peft computes principal vectors of linear layers only.
         convolutions="plain" if init == "lora" else "none",
+        rank=rank,
     )
-    check_rank(chosen.backbone, chosen.names, rank, "LoRA")
     options: dict[str, Any] = {
         "r": rank,
         "lora_alpha": alpha,
@@ -127,8 +127,7 @@ def low_rank_product(
         "hadamard": ("LoHa", LoHaConfig),
         "kronecker": ("LoKr", LoKrConfig),
     }[product]
-    chosen = choose_layers(backbone, targets, method, separate_qkv=separate_qkv)
-    check_rank(chosen.backbone, chosen.names, rank, method)
+    chosen = choose_layers(backbone, targets, method, separate_qkv=separate_qkv, rank=rank)
     options: dict[str, Any] = {"r": rank, "alpha": alpha, "target_modules": pattern(chosen.names)}
     return adapt_with_peft(
         chosen.backbone,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from prognobench.errors import NotApplicableError
 from prognobench.records import Adapted, Backbone
-from prognobench.strategies.adapted import group_parameters, unreached
+from prognobench.strategies.adapted import BUILD_ERRORS, group_parameters, unreached
 from prognobench.strategies.adapted_files import (
     check_identity,
     load_tensors,
@@ -21,6 +21,8 @@ from prognobench.strategies.adapted_files import (
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from prognobench.strategies.layers.classifier import Classifier
 
 HEAD = "head.safetensors"
 ADAPTER = "adapter_model.safetensors"
@@ -53,7 +55,7 @@ def adapt_with_peft(
             # peft warns when it rounds a block size to one that fits.
             warnings.simplefilter("ignore", UserWarning)
             peft_model = get_peft_model(backbone.module, config)
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except BUILD_ERRORS as error:
         raise NotApplicableError(f"{method} does not work with this backbone: {error}") from error
     model = Classifier(
         peft_model.get_base_model(),
@@ -73,7 +75,7 @@ def adapt_with_peft(
         groups=group_parameters(model, lr, "adapter"),
         save=_save(backbone, peft_model, model),
         load=_load(backbone, peft_model, model),
-        merge=_merge(peft_model, model),
+        merge=lambda: merge_adapters(model),
         notes=notes,
     )
 
@@ -100,14 +102,21 @@ def _load(backbone: Backbone, peft_model: Any, model: Any) -> Callable[[Path], N
     return load
 
 
-def _merge(peft_model: Any, model: Any) -> Callable[[], nn.Module]:
-    def merge() -> nn.Module:
-        from prognobench.models.encoders.projections import fuse_projections
+def merge_adapters(model: Classifier) -> nn.Module:
+    """Return a copy whose own weights hold what the adapters added.
 
-        # One copy of both, so that the peft model and the classifier share the copied encoder.
-        peft_copy, merged = deepcopy((peft_model, model))
-        merged.encoder = fuse_projections(peft_copy.merge_and_unload())
-        result: nn.Module = merged
-        return result
+    peft's ``merge_and_unload`` does the same, but takes everything that has a ``base_layer`` for an
+    adapter, such as timm's DLA.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    return merge
+    from prognobench.models.encoders.projections import fuse_projections
+
+    merged = deepcopy(model)
+    layers: dict[str, Any] = {
+        name: layer for name, layer in merged.named_modules() if isinstance(layer, BaseTunerLayer)
+    }
+    for name, layer in layers.items():
+        layer.merge()
+        merged.set_submodule(name, layer.get_base_layer())
+    return fuse_projections(merged)

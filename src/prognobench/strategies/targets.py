@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from prognobench.errors import ConfigError, NotApplicableError
+from prognobench.errors import ConfigError, NotApplicableError, listed
 from prognobench.records import Backbone
 
 if TYPE_CHECKING:
     from torch import nn
 
-ATTENTION = ("attention_qkv", "attention_query", "attention_key", "attention_value")
+FUSED = ("attention_qkv", "attention_mixed", "attention_query_key", "attention_key_value")
+ATTENTION = (*FUSED, "attention_query", "attention_key", "attention_value")
 FEED_FORWARD = ("feed_forward_in", "feed_forward_out")
 ROLES: Mapping[str, tuple[str, ...]] = {
     "attention": ATTENTION,
-    # A fused matrix holds keys and values too; separate_qkv splits it first.
-    "attention_key_value": ("attention_qkv", "attention_key", "attention_value"),
+    # A fused matrix holds keys and values too; separate_qkv splits attention_qkv first.
+    "attention_key_value": (*FUSED, "attention_key", "attention_value"),
     "attention_output": ("attention_output",),
     "feed_forward": FEED_FORWARD,
     "feed_forward_in": ("feed_forward_in",),
@@ -28,6 +29,9 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "convolution_first": ("convolution",),
 }
 """Target, as a config names it -> the roles of :class:`prognobench.records.Backbone`."""
+
+SHOWN = 3
+"""How many names of layers a note or message lists."""
 
 
 class Chosen(NamedTuple):
@@ -48,6 +52,7 @@ def choose_layers(
     *,
     separate_qkv: bool = False,
     convolutions: Literal["none", "plain", "all"] = "plain",
+    rank: int | None = None,
 ) -> Chosen:
     """Choose the layers that a method adapts.
 
@@ -58,18 +63,51 @@ def choose_layers(
     convolutions
         Which ones the method can adapt: none, those without groups and dilation (which peft's
         factors do not follow), or all.
+    rank
+        Of the factors: matrices of a smaller rank are left out.
 
     Raises
     ------
     NotApplicableError
-        If no layer is left.
+        If no layer is left in the backbone's blocks.
+    ConfigError
+        If the rank is larger than that of every matrix in the blocks.
     """
     if separate_qkv and backbone.roles.get("attention_qkv"):
         backbone = separate_fused(backbone)
     names = select(backbone, targets, method)
     notes = []
-    if set(names) & set(backbone.roles.get("attention_qkv", ())):
+    if set(names) & {name for role in FUSED for name in backbone.roles.get(role, ())}:
         notes.append(f"{method}: one adapter on each fused query-key-value matrix")
+    adaptable = _adaptable(backbone, names, method, convolutions)
+    if convolutions == "plain" and (left := len(names) - len(adaptable)):
+        notes.append(f"{method}: {left} grouped or dilated convolutions are not adapted")
+    names = adaptable
+    if not any(map(_block_test(backbone), names)):
+        raise NotApplicableError(
+            f"{method} adapts {', '.join(targets)}, and the blocks of this backbone have none; "
+            f"only its stem or head does ({listed(list(names), SHOWN)})"
+        )
+    if rank is not None:
+        large = _large_enough(backbone, names, rank, method)
+        if small := [name for name in names if name not in large]:
+            notes.append(
+                f"{method}: {len(small)} matrices of a rank below {rank} are not adapted "
+                f"({listed(small, SHOWN)})"
+            )
+        names = large
+    if unknown := _without_role(backbone):
+        notes.append(
+            f"{method}: {len(unknown)} matrices in the blocks have no known role and are not "
+            f"adapted ({listed(unknown, SHOWN)})"
+        )
+    return Chosen(backbone, names, tuple(notes))
+
+
+def _adaptable(
+    backbone: Backbone, names: Sequence[str], method: str, convolutions: str
+) -> tuple[str, ...]:
+    """Leave out the convolutions that a method cannot adapt."""
     layers = {name: backbone.module.get_submodule(name) for name in names}
     if convolutions == "none":
         layers = {name: layer for name, layer in layers.items() if not _is_convolution(layer)}
@@ -79,15 +117,56 @@ def choose_layers(
             )
     elif convolutions == "plain":
         layers = {name: layer for name, layer in layers.items() if not _is_grouped(layer)}
-        left = len(names) - len(layers)
         if not layers:
             raise NotApplicableError(
                 f"{method} cannot adapt grouped or dilated convolutions, and the targets here "
                 "are no others"
             )
-        if left:
-            notes.append(f"{method}: {left} grouped or dilated convolutions are not adapted")
-    return Chosen(backbone, tuple(layers), tuple(notes))
+    return tuple(layers)
+
+
+def _large_enough(
+    backbone: Backbone, names: Sequence[str], rank: int, method: str
+) -> tuple[str, ...]:
+    """Leave out matrices whose rank is below that of the factors that are to approximate them."""
+    shapes = {
+        # A convolution counts as the matrix (outputs, inputs x kernel).
+        name: backbone.module.get_parameter(f"{name}.weight").flatten(1).shape
+        for name in names
+    }
+    # A rank that suits the stem alone would leave every block as it was.
+    in_blocks = filter(_block_test(backbone), names)
+    name, shape = max(((n, shapes[n]) for n in in_blocks), key=lambda item: min(item[1]))
+    if rank > min(shape):
+        raise ConfigError(
+            f"strategy.rank={rank} is larger than the rank of every target in the blocks; the "
+            f"largest is that of {name} ({shape[0]} x {shape[1]}): set {min(shape)} at most "
+            f"for {method} here"
+        )
+    return tuple(name for name in names if rank <= min(shapes[name]))
+
+
+def _block_test(backbone: Backbone) -> Callable[[str], bool]:
+    """Return what says whether a layer lies in one of the backbone's blocks."""
+    if not backbone.blocks:  # a user's own backbone need not name any
+        return lambda name: True
+    inside = tuple(f"{block}." for block in backbone.blocks)
+    # In VGG, a block is a convolution itself.
+    return lambda name: name.startswith(inside) or name in backbone.blocks
+
+
+def _without_role(backbone: Backbone) -> list[str]:
+    """Return the matrices in the blocks that no target can name."""
+    from torch import nn
+
+    known = {name for names in backbone.roles.values() for name in names}
+    matrices = (nn.Linear, nn.Conv1d, nn.ConvTranspose2d, nn.RNNBase)
+    is_inside = _block_test(backbone)
+    return [
+        name
+        for name, module in backbone.module.named_modules()
+        if isinstance(module, matrices) and name not in known and is_inside(name)
+    ]
 
 
 def select(backbone: Backbone, targets: Sequence[str], method: str) -> tuple[str, ...]:
@@ -157,27 +236,6 @@ def separate_fused(backbone: Backbone) -> Backbone:
     roles = {role: parts for role, parts in backbone.roles.items() if role != "attention_qkv"}
     roles |= {f"attention_{part}": tuple(f"{name}.{part}" for name in names) for part in PARTS}
     return replace(backbone, roles=roles)
-
-
-def check_rank(backbone: Backbone, names: Sequence[str], rank: int, method: str) -> None:
-    """Refuse a rank above that of a matrix it is to approximate.
-
-    Raises
-    ------
-    ConfigError
-        Naming the smallest of the matrices.
-    """
-    shapes = {
-        # A convolution counts as the matrix (outputs, inputs x kernel).
-        name: backbone.module.get_parameter(f"{name}.weight").flatten(1).shape
-        for name in names
-    }
-    name, shape = min(shapes.items(), key=lambda item: min(item[1]))
-    if rank > min(shape):
-        raise ConfigError(
-            f"strategy.rank={rank} is larger than the rank of {name} "
-            f"({shape[0]} x {shape[1]}); {method} needs at most {min(shape)} here"
-        )
 
 
 def pattern(names: Collection[str]) -> str:

@@ -73,24 +73,34 @@ def visual_prompts(
 
 
 def _token_width(backbone: Backbone) -> int:
-    """Return the width of the tokens, read off the first block's output for a black image."""
+    """Return the width of the tokens, read off what the blocks take and give for a black image.
+
+    Raises
+    ------
+    NotApplicableError
+        If a block takes or gives anything else than one sequence of tokens of that width.
+    """
     import torch
 
-    shapes: list[torch.Size] = []
+    shapes: list[object] = []
 
-    def note(module: nn.Module, inputs: object, output: Tensor) -> None:
-        shapes.append(output.shape)
+    def note(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        shapes.extend(getattr(value, "shape", None) for value in (*inputs[:1], output))
 
-    first = backbone.module.get_submodule(backbone.blocks[0])
-    hook = first.register_forward_hook(note)
+    blocks = [backbone.module.get_submodule(name) for name in backbone.blocks]
+    hooks = [block.register_forward_hook(note) for block in blocks]
     with torch.no_grad():
         backbone.module(black_image(backbone))
-    hook.remove()
-    if not shapes or len(shapes[0]) != 3:
+    for hook in hooks:
+        hook.remove()
+    first = shapes[0] if shapes else None
+    # CrossViT's blocks take two sequences, TNT's return two, Swin's work on maps.
+    one_sequence = len(shapes) == 2 * len(blocks) and all(shape == first for shape in shapes)
+    if not isinstance(first, torch.Size) or len(first) != 3 or not one_sequence:
         raise NotApplicableError(
-            "visual prompts need blocks that work on one sequence of tokens, and these work on maps"
+            "visual prompts need blocks that take and return one sequence of tokens; these do not"
         )
-    return int(shapes[0][-1])
+    return int(first[-1])
 
 
 def _initial(encoder: nn.Module, prompts: int, width: int) -> Tensor:

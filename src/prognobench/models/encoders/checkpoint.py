@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from prognobench.errors import WeightsError, listed
+from prognobench.models.encoders.file_kinds import is_safetensors, refuse_foreign
 from prognobench.models.encoders.layouts import LAYOUTS, State
 
 SHOWN = 5
@@ -50,25 +51,45 @@ def read(path: Path) -> State:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    refuse_foreign(path)
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             content: Any = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # Opened here, since torch.load believes the suffix of a path.
+            with torch.serialization.safe_globals(_records()), path.open("rb") as file:
+                content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        objects = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"a pickle of Python objects ({objects[1]})" if objects else "no pickle of tensors"
         raise WeightsError(
-            f"{path} holds more than tensors, or is broken; executable pickles are refused: "
-            "save the model's state_dict() as safetensors and use that"
+            f"the file is {what}, or broken; executable pickles are refused: "
+            "save the model's state_dict() as safetensors and set model.weights to that file"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise WeightsError(
-            f"{path} is broken, perhaps half downloaded ({_first_line(error)}); "
+            f"the file is broken, perhaps half downloaded ({_first_line(error)}); "
             "delete it and get it again"
         ) from error
     state = _tensors(content)
     if not state:
-        raise WeightsError(f"{path} holds no named tensors")
+        raise WeightsError("the file holds no named tensors")
     return state
+
+
+def _records() -> list[Any]:
+    """Return what training scripts store beside the tensors, and what runs no code when read."""
+    import argparse
+
+    import numpy as np
+    from numpy._core import multiarray
+
+    scalar: Any = multiarray.scalar
+    types = [type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")]
+    return [
+        *(argparse.Namespace, scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype),
+        *types,
+    ]
 
 
 def _first_line(error: Exception) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prognobench.strategies.layers.wrapper import Wrapper
 
-class ParallelAdapter(nn.Module):
+
+class ParallelAdapter(Wrapper):
     """``base_layer(x) + scale * up(dropout(relu(down(x))))``, zero beside the base at the start.
 
     Parameters
@@ -30,8 +32,7 @@ class ParallelAdapter(nn.Module):
         scale: float,
         dropout: float,
     ) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.down = nn.Linear(width_in, bottleneck)
         self.dropout = nn.Dropout(dropout)
         self.up = nn.Linear(bottleneck, width_out)

@@ -1,10 +1,12 @@
-"""An encoder with a linear head, whose frozen parts stay frozen in training mode too."""
+"""An encoder with a linear head, whose frozen parts stay in evaluation mode."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
 from torch import Tensor, nn
+
+from prognobench.strategies.layers.wrapper import is_wrapper
 
 
 class Classifier(nn.Module):
@@ -63,13 +65,12 @@ class Classifier(nn.Module):
 def _set_mode(module: nn.Module, *, training: bool) -> None:
     """Put a module in training mode if all its parameters train; one without follows its parent.
 
-    An adapter that wraps a frozen layer, which it calls ``base_layer`` as peft does, is in
-    training mode beside that layer.
+    An adapter that wraps a frozen layer is in training mode beside that layer.
     """
     parameters = list(module.parameters())
     if parameters:
         training = all(parameter.requires_grad for parameter in parameters)
-    wraps = hasattr(module, "base_layer")
+    wraps = is_wrapper(module)
     module.training = training or wraps
     for name, child in module.named_children():
-        _set_mode(child, training=(training or wraps) and name != "base_layer")
+        _set_mode(child, training=(training or wraps) and not (wraps and name == "base_layer"))

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prognobench.strategies.layers.wrapper import Wrapper
 
-class PromptedBlock(nn.Module):
+
+class PromptedBlock(Wrapper):
     """A block that sees prompt tokens beside the image's tokens ``(batch, tokens, width)``.
 
     The prompts stand last, where a plain transformer does not care about their place and the
@@ -29,8 +31,7 @@ class PromptedBlock(nn.Module):
     def __init__(
         self, base_layer: nn.Module, prompts: Tensor | None, remove: int, dropout: float
     ) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.prompts = None if prompts is None else nn.Parameter(prompts)
         self.dropout = nn.Dropout(dropout)
         self.remove = remove

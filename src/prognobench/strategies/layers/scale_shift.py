@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prognobench.strategies.layers.wrapper import Wrapper
 
-class ScaledShifted(nn.Module):
+
+class ScaledShifted(Wrapper):
     """``scale * base_layer(x) + shift``, per channel.
 
     Parameters
@@ -26,8 +28,7 @@ class ScaledShifted(nn.Module):
     def __init__(
         self, base_layer: nn.Module, channels: int, *, std: float, channels_first: bool
     ) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.scale = nn.Parameter(1 + std * torch.randn(channels))
         self.shift = nn.Parameter(std * torch.randn(channels))
         self.channels_first = channels_first
