@@ -10,7 +10,9 @@ import torch
 from torch.nn import functional
 
 from prognobench.errors import ConfigError, DataError
+from prognobench.losses.correction import describe_shift
 from prognobench.losses.objective import loss_terms, objective, stacked_terms
+from prognobench.metrics.probability import shift_log_odds
 from prognobench.records import Loss
 from prognobench.registry import LOSSES
 
@@ -175,3 +177,73 @@ def test_every_loss_config_composes() -> None:
     assert [config.loss.name for config in configs] == names
     for config in configs:
         LOSSES[config.loss.builder](COUNTS, **config.loss.settings)
+
+
+def settle(loss: Loss, targets: torch.Tensor) -> np.ndarray:
+    """Return what a model that knows no image forecasts once the loss is least."""
+    logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([logits], max_iter=500, tolerance_grad=1e-12)
+
+    def step() -> torch.Tensor:
+        optimiser.zero_grad()
+        value = mean(logits.expand(len(targets), 3), targets, loss)
+        value.backward()
+        return value
+
+    for _ in range(5):
+        optimiser.step(step)
+    forecast: np.ndarray = logits.detach().softmax(-1).numpy()
+    return forecast
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("cross_entropy", {}),
+        ("cross_entropy", {"weighting": "inverse_sqrt"}),
+        ("cross_entropy", {"weighting": "effective_number"}),
+        ("cross_entropy", {"weighting": "none"}),
+        ("cross_entropy", {"weighting": "none", "balanced_sampling": True}),
+        (
+            "cross_entropy",
+            {"weighting": "balanced", "balanced_sampling": True, "weights_and_sampling": True},
+        ),
+        ("logit_adjusted", {}),
+        ("logit_adjusted", {"tau": 0.5}),
+        ("focal", {"gamma": 0.0}),
+    ],
+)
+def test_an_exact_shift_gives_the_prevalence_back(name: str, settings: dict[str, object]) -> None:
+    loss = LOSSES[name](COUNTS, **settings)
+    # The sampler shows every class equally often, all other losses see the images as they are.
+    shown = np.full(3, COUNTS.sum() // 3) if loss.balanced_sampling else COUNTS
+    forecast = settle(loss, torch.tensor(np.repeat(np.arange(3), shown)))
+    shift = np.array(describe_shift(loss, COUNTS)["log_odds_shift"])
+    assert shift[0] == 0
+    np.testing.assert_allclose(shift_log_odds(forecast, shift), COUNTS / COUNTS.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "reason"),
+    [
+        ("focal", {}, "focal exponent"),
+        ("ldam", {}, "margins"),
+        ("cross_entropy", {"label_smoothing": 0.1}, "label smoothing"),
+    ],
+)
+def test_a_loss_without_an_exact_shift_says_why(
+    name: str, settings: dict[str, object], reason: str
+) -> None:
+    described = describe_shift(LOSSES[name](COUNTS, **settings), COUNTS)
+    assert described["log_odds_shift"] is None
+    assert reason in described["log_odds_shift_missing"]
+
+
+def test_no_shift_leaves_probabilities_as_they_are() -> None:
+    probabilities = np.array([[0.1, 0.9], [0.3, 0.7]])
+    assert shift_log_odds(probabilities, np.zeros(2)).tolist() == probabilities.tolist()
+    # The log odds of 0.5 are 0: shifted by log 4 they are those of 1 to 4.
+    moved = shift_log_odds(np.array([0.5, 0.5]), np.log([1.0, 4.0]))
+    np.testing.assert_allclose(moved, [0.8, 0.2])
+    certain = shift_log_odds(np.eye(2), np.log([1.0, 4.0]))
+    assert certain.tolist() == np.eye(2).tolist()

@@ -337,11 +337,16 @@ class Estimator:
     candidates
         Label -> function from a seed to an unfitted scikit-learn classifier with
         ``predict_proba``; where there are several, validation average log loss chooses.
+    weights
+        What class weights of its own do to its probabilities: ``none`` has none; ``exact`` are
+        proportional to one over the number of images, of a model of log loss, so that a shift of
+        the log odds undoes them; ``inexact`` cannot be undone.
     """
 
     inputs: Literal["features", "covariates", "both", "none"]
     candidates: Mapping[str, Callable[[int], Any]]
     layer: str = ""
+    weights: Literal["none", "exact", "inexact"] = "none"
 
     @property
     def reads(self) -> tuple[str, ...]:

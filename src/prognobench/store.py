@@ -25,7 +25,9 @@ from prognobench.records import Component, RunConfig
 from prognobench.registry import GROUPS
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from prognobench.files import Table
 
@@ -169,6 +171,13 @@ class RunFolder:
         """What a cell cost and what it chose."""
         cost: dict[str, Any] = read_json(self.path / "cells" / cell / "cost.json")
         return cost
+
+    def shift(self, cell: str) -> NDArray[np.float64]:
+        """By how much training shifted the log odds of each class; 0 where it is not known."""
+        import numpy as np
+
+        shift = self.cost(cell).get("log_odds_shift")
+        return np.array(shift or [0.0] * len(self.meta["classes"]), dtype=np.float64)
 
     def cohort(self) -> pd.DataFrame:
         """One row per image of the cohort, with its covariates and true risk where known."""

@@ -35,6 +35,9 @@ SIZES = ("k", "patients")
 
 BYTES_PER_PARAMETER = 4
 
+AS_STORED = "as stored"
+"""How the column ``risks`` begins where class weights cannot be undone."""
+
 
 def list_runs(results: Path) -> tuple[pd.DataFrame, list[RunFolder]]:
     """Return one row per run below a results folder, and the folder of each row.
@@ -86,6 +89,7 @@ def _describe_run(folder: RunFolder) -> dict[str, Any]:
         "not_applicable": meta.get("not_applicable"),
         **_costs(folder, done),
         "baseline": "image" not in meta.get("reads", ("image",)),
+        "risks": _describe_risks([folder.cost(cell) for cell in done]),
         "weights": meta.get("weights"),
         "version": read_json(folder.path / "environment.json").get("prognobench"),
         "finished": _finished(folder, done),
@@ -106,6 +110,18 @@ def _costs(folder: RunFolder, done: Sequence[str]) -> dict[str, float]:
     if np.isnan(means["storage_bytes"]):
         means["storage_bytes"] = means["parameters_trainable"] * BYTES_PER_PARAMETER
     return means
+
+
+def _describe_risks(costs: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return what scoring does to stored probabilities; a reason where they stay distorted."""
+    if not costs:
+        return None
+    if any("log_odds_shift" not in cost for cost in costs):
+        return f"{AS_STORED}: the cells do not say how classes were weighted"
+    if missing := [cost for cost in costs if cost["log_odds_shift"] is None]:
+        return f"{AS_STORED}: {missing[0].get('log_odds_shift_missing', '')}".rstrip(": ")
+    shifted = any(any(cost["log_odds_shift"]) for cost in costs)
+    return "class weights undone" if shifted else "without class weights"
 
 
 def _finished(folder: RunFolder, done: Sequence[str]) -> str | None:

@@ -15,11 +15,13 @@ from prognobench.analysis.decisions import (
     VALIDATION,
     Chooser,
     Scaling,
+    mcc_threshold,
     parse_threshold,
     rescale,
 )
 from prognobench.analysis.predictions import Level, Predictions, Spans, Units
 from prognobench.metrics.metric import Metric, all_metrics
+from prognobench.metrics.probability import shift_log_odds
 from prognobench.metrics.sample import Sample, decide
 
 if TYPE_CHECKING:
@@ -48,12 +50,17 @@ class Cells:
 
     Attributes
     ----------
+    test
+        With risks: what class weights did to the probabilities is undone.
     cutoffs
-        Rule -> threshold per cell, NaN where validation gave none.
+        Rule -> threshold of the risk per cell, NaN where validation gave none.
+    decided
+        ``(units,)``: the class decided for, where that is not the most probable of several.
     """
 
     test: Units
     cutoffs: Mapping[str, NDArray[np.float64]]
+    decided: NDArray[np.intp] | None = None
 
     @property
     def classes(self) -> int:
@@ -85,32 +92,54 @@ def make_cells(
     scaling: Scaling = "none",
     rules: Sequence[str] = (HALF, VALIDATION),
 ) -> Cells:
-    """Calibrate the scores of every cell, and choose its thresholds, on its validation part.
+    """Undo class weights, calibrate the scores of every cell, and choose its thresholds.
+
+    Calibration and thresholds are fitted on the cell's validation part. The rules ``0.5`` and
+    ``validation`` decide as the stored probabilities do: their cutoffs are shifted with the scores.
+    Other numbers are thresholds of the risk itself.
 
     Parameters
     ----------
     rules
         As :func:`.decisions.parse_threshold` takes them; more than two classes have ``0.5`` alone.
     """
-    validation, test = predictions.units[level, "validation"], predictions.units[level, "test"]
-    cells = range(len(predictions.cells))
+    stored, asked = predictions.units[level, "validation"], predictions.units[level, "test"]
+    shifts, binary = predictions.shifts, len(predictions.classes) == 2
+    validation, test = (_undo_weights(units, shifts) for units in (stored, asked))
+    half = np.repeat([[0.5, 0.5]], len(shifts), axis=0)
+    half = shift_log_odds(half, shifts) if binary else half
     if scaling != "none":
-        pairs = [_rescale(scaling, validation, test, cell) for cell in cells]
-        validation = replace(validation, scores=np.concatenate([pair[0] for pair in pairs]))
-        test = replace(test, scores=np.concatenate([pair[1] for pair in pairs]))
-    binary = len(predictions.classes) == 2
+        cells = range(len(shifts))
+        scaled = [_rescale(scaling, validation, test, half, cell) for cell in cells]
+        first, second, third = (np.concatenate(column) for column in zip(*scaled, strict=True))
+        validation, test = replace(validation, scores=first), replace(test, scores=second)
+        # A temperature keeps decisions, and its cutoff moves with the scores.
+        half = third if scaling == "temperature" else np.full_like(half, 0.5)
     chosen = [parse_threshold(rule) for rule in rules if binary or rule == HALF]
     cutoffs = {name: _per_cell(validation, choose) for name, choose in chosen}
-    return Cells(test, cutoffs)
+    if binary and HALF in cutoffs:
+        cutoffs[HALF] = half[:, 1]
+    if binary and VALIDATION in cutoffs and scaling == "none":
+        best = _per_cell(stored, mcc_threshold)
+        cutoffs[VALIDATION] = shift_log_odds(np.stack([1 - best, best], axis=-1), shifts)[:, 1]
+    keeps = not binary and shifts.any() and scaling != "platt"
+    return Cells(test, cutoffs, decide(asked.scores, 0.5) if keeps else None)
+
+
+def _undo_weights(units: Units, shifts: NDArray[np.float64]) -> Units:
+    if not shifts.any():
+        return units
+    return replace(units, scores=shift_log_odds(units.scores, shifts[units.cell]))
 
 
 def _rescale(
-    scaling: Scaling, validation: Units, test: Units, cell: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    scaling: Scaling, validation: Units, test: Units, half: NDArray[np.float64], cell: int
+) -> tuple[NDArray[np.float64], ...]:
     fitted_on = validation.labels[validation.of(cell)], validation.scores[validation.of(cell)]
-    targets = fitted_on[1], test.scores[test.of(cell)]
-    first, second = (rescale(scaling, *fitted_on, scores) for scores in targets)
-    return first, second
+    targets = [fitted_on[1], test.scores[test.of(cell)]]
+    targets += [half[cell : cell + 1]] if test.scores.shape[1] == 2 else []
+    scaled = [rescale(scaling, *fitted_on, scores) for scores in targets]
+    return tuple(scaled if len(scaled) == 3 else [*scaled, half[cell : cell + 1]])
 
 
 def _per_cell(units: Units, choose: Chooser) -> NDArray[np.float64]:
@@ -149,7 +178,8 @@ def evaluate(
         labels, scores = cells.test.labels[index], cells.test.scores[index]
         for rule, cutoff in rules.items():
             at = cutoff[index]
-            sample = Sample(labels, scores, decide(scores, at), weights, at)
+            decided = decide(scores, at) if cells.decided is None else cells.decided[index]
+            sample = Sample(labels, scores, decided, weights, at)
             # Validation gave no threshold to some unit that counts: the span has no value.
             known = ~np.isnan(np.where(weights > 0, at, 0.0)).any(axis=1)
             counts[chunk] = sample.class_weights

@@ -94,11 +94,16 @@ class Predictions:
         One row per cell: ``run`` (index into the table of runs), ``repeat``, ``draw`` (-1 without
         draws), ``fold``, ``cell`` (its name); in this order, so that the folds of one repetition
         stand together.
+    units
+        With the probabilities as they are stored.
+    shifts
+        ``(cells, classes)``: by how much training shifted the log odds; 0 where nothing is known.
     """
 
     classes: tuple[str, ...]
     cells: pd.DataFrame
     units: dict[tuple[Level, Part], Units]
+    shifts: NDArray[np.float64]
 
     @cached_property
     def spans(self) -> Spans:
@@ -145,7 +150,10 @@ def load_predictions(runs: pd.DataFrame, folders: Sequence[RunFolder]) -> Iterat
         if tables:
             import pandas as pd
 
-            yield arrange(pd.concat(tables, ignore_index=True), [*listed, *cells], names)
+            unmoved = [np.zeros(len(names)) for _ in listed]
+            shifts = [folders[row].shift(cell) for row, cell in cells]
+            table = pd.concat(tables, ignore_index=True)
+            yield arrange(table, [*listed, *cells], names, np.stack([*unmoved, *shifts]))
 
 
 def _load_oracles(
@@ -161,7 +169,10 @@ def _load_oracles(
 
 
 def arrange(
-    table: pd.DataFrame, listed: Sequence[tuple[int, str]], classes: tuple[str, ...]
+    table: pd.DataFrame,
+    listed: Sequence[tuple[int, str]],
+    classes: tuple[str, ...],
+    shifts: NDArray[np.float64],
 ) -> Predictions:
     """Order prediction tables by cell, and average images to patients.
 
@@ -171,6 +182,8 @@ def arrange(
         Predictions as they are stored; ``file`` numbers the cells.
     listed
         Run and name of each cell.
+    shifts
+        Of each cell, as :class:`Predictions` has them.
     """
     import pandas as pd
 
@@ -199,7 +212,7 @@ def arrange(
         chosen = data.take(np.flatnonzero(table["part"].to_numpy() == part))
         units["image", part] = chosen.images(len(cells), np.asarray(patients))
         units["patient", part] = chosen.patients(len(cells), np.asarray(patients))
-    return Predictions(classes, cells.loc[order].reset_index(drop=True), units)
+    return Predictions(classes, cells.loc[order].reset_index(drop=True), units, shifts[order])
 
 
 def parse_cell(name: str) -> tuple[int, int, int]:

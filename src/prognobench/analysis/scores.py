@@ -34,7 +34,7 @@ COLUMNS = (
 
 TEXT = (
     *("dataset", "model", "strategy", "regime", "cv", "key", "cohort", "folds", "path", "version"),
-    *("level", "subgroup", "threshold", "metric", "reason", "failure", "not_applicable"),
+    *("level", "subgroup", "threshold", "metric", "reason", "failure", "not_applicable", "risks"),
 )
 """Columns that are read as text, numbers among them too; a blank is empty text."""
 
@@ -312,7 +312,7 @@ def _up_to_date(results: Path, scored: Scored) -> bool:
     metrics = {metric.name for metric in all_metrics()}
     if (len(folders), len(marks)) != (len(runs), runs["done"].sum()):
         return False
-    if not set(COLUMNS).issubset(scored.scores):
+    if not set(COLUMNS).issubset(scored.scores) or "risks" not in scored.runs:
         return False
     if not metrics.issubset(scored.scores["metric"].unique()):
         return False

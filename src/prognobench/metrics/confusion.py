@@ -118,6 +118,7 @@ def npv(sample: Sample) -> Floats:
     "net_benefit",
     "net benefit",
     needs="decisions",
+    of_risk=True,
     bounds=(-np.inf, 1.0),
     undefined="defined for two classes and a threshold below 1",
 )

@@ -39,6 +39,8 @@ class Metric:
         Why the value may be missing although every class occurs.
     chance
         The value of a forecast without skill, where there is one.
+    of_risk
+        Whether it asks that probabilities are right, not only their order or the decisions.
     """
 
     function: Callable[[Sample], Floats] = field(repr=False)
@@ -49,6 +51,7 @@ class Metric:
     needs: Literal["decisions", "scores"]
     undefined: str
     chance: Chance | None = field(repr=False)
+    of_risk: bool = False
 
     def __call__(self, sample: Sample) -> Floats:
         """Return ``(batch,)`` values; NaN where a class or a denominator is missing."""
@@ -71,6 +74,7 @@ def metric(
     best: float = 1.0,
     undefined: str = "",
     chance: Chance | None = None,
+    of_risk: bool = False,
 ) -> Callable[[Callable[[Sample], Floats]], Metric]:
     """Register a function of a :class:`Sample` as a metric.
 
@@ -78,7 +82,7 @@ def metric(
     """
 
     def register(function: Callable[[Sample], Floats]) -> Metric:
-        new = Metric(function, name, title, best, bounds, needs, undefined, chance)
+        new = Metric(function, name, title, best, bounds, needs, undefined, chance, of_risk)
         update_wrapper(new, function)
         METRICS.register(name)(new)
         return new

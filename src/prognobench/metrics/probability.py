@@ -28,6 +28,7 @@ NEWTON_STEPS = 30
     "brier",
     "Brier score",
     needs="scores",
+    of_risk=True,
     bounds=(0.0, 2.0),
     best=0.0,
     chance=lambda shares: float(
@@ -67,7 +68,7 @@ def _bins(sample: Sample) -> tuple[Floats, Floats, Floats]:
     return shares, means, rates
 
 
-@metric("ece", "ECE", needs="scores", best=0.0)
+@metric("ece", "ECE", needs="scores", best=0.0, of_risk=True)
 def ece(sample: Sample) -> Floats:
     """Expected calibration error: mean distance of forecast and event rate over ten equal bins.
 
@@ -96,6 +97,7 @@ def _binary_only(sample: Sample, values: Floats) -> Floats:
     "brier_reliability",
     "Brier reliability",
     needs="scores",
+    of_risk=True,
     best=0.0,
     undefined="defined for two classes",
 )
@@ -108,6 +110,7 @@ def brier_reliability(sample: Sample) -> Floats:
     "brier_resolution",
     "Brier resolution",
     needs="scores",
+    of_risk=True,
     bounds=(-1.0, 0.25),
     best=0.25,
     undefined="defined for two classes",
@@ -125,6 +128,7 @@ def brier_resolution(sample: Sample) -> Floats:
     "brier_uncertainty",
     "Brier uncertainty",
     needs="scores",
+    of_risk=True,
     bounds=(0.0, 0.25),
     best=0.0,
     undefined="defined for two classes",
@@ -143,6 +147,7 @@ def _entropy(shares: Floats) -> float:
     "log_loss",
     "log loss",
     needs="scores",
+    of_risk=True,
     bounds=(0.0, np.inf),
     best=0.0,
     chance=_entropy,
@@ -161,6 +166,23 @@ def logit(probability: Floats) -> Floats:
     return odds
 
 
+def shift_log_odds(probabilities: Floats, shift: Floats) -> Floats:
+    """Subtract a shift from the log odds of each class.
+
+    Parameters
+    ----------
+    probabilities
+        ``(..., classes)``.
+    shift
+        Broadcast against them; where it is 0 for every class, they stay as they are.
+    """
+    # Multiplied, not added to logarithms, so that probabilities of 0 and 1 stay what they are.
+    odds = probabilities * np.exp(-shift)
+    shifted = odds / odds.sum(axis=-1, keepdims=True)
+    unmoved = np.broadcast_to((shift == 0).all(axis=-1, keepdims=True), shifted.shape)
+    return np.where(unmoved, probabilities, shifted)
+
+
 def _design(sample: Sample, c: int) -> tuple[Floats, Floats]:
     return logit(sample.scores[..., c]), (sample.labels == c).astype(np.float64)
 
@@ -169,6 +191,7 @@ def _design(sample: Sample, c: int) -> tuple[Floats, Floats]:
     "calibration_slope",
     "calibration slope",
     needs="scores",
+    of_risk=True,
     bounds=(-np.inf, np.inf),
     best=1.0,
     undefined="scores are all equal or separate the classes",
@@ -187,6 +210,7 @@ def calibration_slope(sample: Sample) -> Floats:
     "calibration_intercept",
     "calibration intercept",
     needs="scores",
+    of_risk=True,
     bounds=(-np.inf, np.inf),
     best=0.0,
     undefined="no finite shift of the log odds fits",

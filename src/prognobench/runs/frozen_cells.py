@@ -17,6 +17,12 @@ from prognobench.errors import ConfigError, NotApplicableError, refusal
 from prognobench.frozen.bank import Features, backbone_facts
 from prognobench.frozen.estimators import EstimatorTask, ProbeResult, fit_estimator
 from prognobench.frozen.probes import ProbeTask, fit_groups, fit_probes
+from prognobench.losses.correction import (
+    REASON,
+    SHIFT,
+    describe_inverse_shift,
+    describe_shift,
+)
 from prognobench.records import Fold, Probe
 from prognobench.runs.prepare import Prepared, name_axes
 from prognobench.runs.recording import tabulate_predictions
@@ -147,12 +153,26 @@ def _store(
         **({} if classifier.layer is None else _parameters(fitted.cost, embedded.parameters)),
         "storage_bytes": classifier.stored_bytes,
         "best_epoch": fitted.best_epoch,
+        **_describe_shift(run, fold),
         "chosen": dict(result.chosen),
     }
     save = None
     if run.config.train.save != "none":
         save = partial(classifier.save, backbone=run.source.fingerprint)
     run.folder.write_cell(fold.name, predictions, fitted.history, cost, save)
+
+
+def _describe_shift(run: Prepared, fold: Fold) -> dict[str, Any]:
+    """Return by how much the classifier's probabilities are shifted by its class weights."""
+    spec, images = run.classifier, run.count_images(fold)
+    if isinstance(spec, Probe):
+        return describe_shift(run.make_loss(fold), images)
+    if spec.weights == "exact":
+        return describe_inverse_shift(images)
+    if spec.weights == "inexact":
+        reason = f"{run.config.strategy.name} weights classes in a way that no shift undoes exactly"
+        return {SHIFT: None, REASON: reason}
+    return {SHIFT: [0.0] * len(run.classes)}
 
 
 def _parameters(cost: Mapping[str, Any], backbone: int) -> dict[str, Any]:

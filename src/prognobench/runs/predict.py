@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prognobench.errors import StoreError
+from prognobench.metrics.probability import shift_log_odds
 from prognobench.runs.new_images import new_cohort
 from prognobench.runs.stored_models import read_run
 from prognobench.runs.work import WORK
@@ -33,7 +34,9 @@ def predict_images(
     weights: str | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Return class probabilities for new images: the mean over the models of a run's cells.
+    """Return risks for new images: the mean over the models of a run's cells.
+
+    What class weights did to a model's probabilities is undone, where that is known exactly.
 
     Parameters
     ----------
@@ -53,8 +56,8 @@ def predict_images(
 
     Returns
     -------
-    One row per image: ``patient_id``, ``image``, ``predicted`` (the most probable class) and
-    ``score_<class>``.
+    One row per image: ``patient_id``, ``image``, ``predicted`` (the class that the models
+    decide for, as they were trained) and ``score_<class>``, the risks.
 
     Raises
     ------
@@ -63,11 +66,14 @@ def predict_images(
     """
     keep_freed_memory()
     stored = read_run(run, weights, cache)
-    models = WORK[stored.kind].load_models(stored, stored.list_saved_cells(cells))
+    saved = stored.list_saved_cells(cells)
+    models = WORK[stored.kind].load_models(stored, saved)
     cohort = new_cohort(images, folder, stored.classes, models.columns)
-    scores = np.mean(list(models.predict(cohort, device, progress)), axis=0)
+    outputs = list(models.predict(cohort, device, progress))
+    decided = np.mean(outputs, axis=0).argmax(1)
+    scores = np.mean(list(map(shift_log_odds, outputs, stored.read_shifts(saved))), axis=0)
     table = cohort.table[["patient_id", "image"]].copy()
-    table["predicted"] = [stored.classes[best] for best in scores.argmax(1)]
+    table["predicted"] = [stored.classes[best] for best in decided]
     for column, name in enumerate(stored.classes):
         table[f"score_{name}"] = scores[:, column]
     return table

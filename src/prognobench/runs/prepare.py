@@ -103,11 +103,11 @@ class Prepared(ReadyRun):
     def make_loss(self, fold: Fold) -> Loss:
         """The loss for the classes as they stand in the training part of a fold."""
         component = self.config.loss
-        counts = self.count_classes(fold)
+        counts = self.count_images(fold)
         loss: Loss = LOSSES[component.builder](counts, **component.settings)
         return loss
 
-    def count_classes(self, fold: Fold) -> NDArray[np.int64]:
+    def count_images(self, fold: Fold) -> NDArray[np.int64]:
         """Images of each class in the training part of a fold."""
         labels = self.cohort.table["label"].to_numpy()[fold.train]
         counts: NDArray[np.int64] = np.bincount(labels, minlength=len(self.cohort.classes))

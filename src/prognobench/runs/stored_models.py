@@ -63,6 +63,10 @@ class StoredRun(ReadyRun):
             )
         return tuple(cells or saved)
 
+    def read_shifts(self, cells: Sequence[str]) -> list[NDArray[np.float64]]:
+        """Return by how much the training of each cell shifted the log odds of each class."""
+        return [self.folder.shift(cell) for cell in cells]
+
     def locate_model(self, cell: str) -> Path:
         """Return the folder in which a cell's model lies."""
         return self.folder.path / "cells" / cell / "adapted"

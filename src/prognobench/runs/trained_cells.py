@@ -15,6 +15,7 @@ import torch
 
 from prognobench.errors import ConfigError, NotApplicableError, refusal
 from prognobench.imaging.augment import Augmentation
+from prognobench.losses.correction import describe_shift
 from prognobench.records import Adapted, Backbone, BackboneSource, Fold, Preprocessing
 from prognobench.runs.prepare import Prepared, name_axes
 from prognobench.runs.recording import tabulate_predictions
@@ -158,6 +159,7 @@ def _train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.d
         **fitted.cost,
         "seconds_inference": time.perf_counter() - start,
         "best_epoch": fitted.best_epoch,
+        **describe_shift(loss, run.count_images(fold)),
         **facts,
         "notes": [*backbone.report, *adapted.notes],
     }

@@ -9,7 +9,7 @@ from annotated_types import Ge, Le, MinLen
 
 from prognobench.records import Estimator
 from prognobench.registry import STRATEGIES
-from prognobench.strategies.classifiers import class_weight_of, random_state, standardised
+from prognobench.strategies.classifiers import class_weight_of, random_state, standardised, undoing
 from prognobench.strategies.settings import ClassWeight, PositiveNumber
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def metadata(
         Inverse L2 penalties C to choose from.
     """
     candidates = {f"C={c:g}": partial(_covariate_logistic, c, class_weight) for c in strengths}
-    return Estimator("covariates", candidates)
+    return Estimator("covariates", candidates, weights=undoing(class_weight, "exact"))
 
 
 def _fusion(share: float, strength: float, class_weight: ClassWeight, seed: int) -> Any:
@@ -107,4 +107,5 @@ def covariates_image(
         for share in shares
         for c in strengths
     }
-    return Estimator("both", candidates, layer)
+    # Both regressions are shifted alike, and so is a mean of their log probabilities.
+    return Estimator("both", candidates, layer, undoing(class_weight, "exact"))

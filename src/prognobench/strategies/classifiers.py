@@ -28,6 +28,13 @@ def class_weight_of(choice: ClassWeight) -> str | None:
     return None if choice == "none" else choice
 
 
+def undoing(
+    choice: ClassWeight, weighted: Literal["exact", "inexact"]
+) -> Literal["none", "exact", "inexact"]:
+    """Return how the probabilities of an estimator with this choice can be undone."""
+    return "none" if choice == "none" else weighted
+
+
 def random_state(seed: int) -> int:
     """Return the part of a seed that fits the 32 bits of scikit-learn's random states."""
     return seed % 2**32
@@ -114,7 +121,7 @@ def svm(
     Scores are the logistic function of the margin: in the machine's order, but not calibrated.
     """
     candidates = {f"C={c:g}": partial(_svm, c, kernel, class_weight) for c in strengths}
-    return Estimator("features", candidates, layer)
+    return Estimator("features", candidates, layer, undoing(class_weight, "inexact"))
 
 
 def _ridge(alpha: float, class_weight: ClassWeight, seed: int) -> Any:
@@ -132,7 +139,7 @@ def ridge(
 ) -> Estimator:
     """Least squares on the classes with an L2 penalty (frozen features); validation chooses it."""
     candidates = {f"alpha={a:g}": partial(_ridge, a, class_weight) for a in penalties}
-    return Estimator("features", candidates, layer)
+    return Estimator("features", candidates, layer, undoing(class_weight, "inexact"))
 
 
 def _forest(trees: int, leaf: int, class_weight: ClassWeight, seed: int) -> Any:
@@ -162,7 +169,8 @@ def random_forest(
         Smallest numbers of images in a leaf to choose from.
     """
     candidates = {f"leaf={n}": partial(_forest, trees, n, class_weight) for n in leaves}
-    return Estimator("features", candidates, layer)
+    # Weights are undone in each leaf; the mean over trees has no single shift.
+    return Estimator("features", candidates, layer, undoing(class_weight, "inexact"))
 
 
 def _boosting(lr: float, trees: int, leaves: int, class_weight: ClassWeight, seed: int) -> Any:
@@ -198,7 +206,7 @@ def gradient_boosting(
     candidates = {
         f"lr={lr:g}": partial(_boosting, lr, trees, leaves, class_weight) for lr in learning_rates
     }
-    return Estimator("features", candidates, layer)
+    return Estimator("features", candidates, layer, undoing(class_weight, "exact"))
 
 
 Classifier = Literal[
@@ -290,4 +298,7 @@ def sklearn(
     if faults:
         raise ConfigError(faults)
     make = partial(_sklearn, classifier, chosen, standardise)
-    return Estimator("features", {classifier: make}, layer)
+    exact = classifier == "LogisticRegression" and chosen.get("class_weight") == "balanced"
+    weighted: Literal["exact", "inexact"] = "exact" if exact else "inexact"
+    weights = undoing("balanced" if chosen.get("class_weight") else "none", weighted)
+    return Estimator("features", {classifier: make}, layer, weights)

@@ -93,6 +93,8 @@ class Repetition:
         Rule -> ``(units,)``.
     repeat
         Draws of one repeat test the same patients in the same folds.
+    decided
+        ``(units,)``: the class decided for, where that is not the most probable of several.
     """
 
     patient: NDArray[np.intp]
@@ -101,9 +103,12 @@ class Repetition:
     scores: NDArray[np.float64]
     cutoffs: dict[str, NDArray[np.float64]]
     repeat: int = 0
+    decided: NDArray[np.intp] | None = None
 
     def decisions(self, rule: str) -> NDArray[np.intp]:
         """``(units,)``: the class decided for."""
+        if self.decided is not None:
+            return self.decided
         return decide(self.scores, self.cutoffs.get(rule, 0.5))
 
 
@@ -195,11 +200,9 @@ def make_panel(predictions: Predictions, cells: Cells, run: int) -> Panel:
         at = (repeats == repeat) & (draws == draw)
         chosen = units[at]
         cutoffs = {rule: cells.cutoff(rule)[chosen] for rule in cells.cutoffs}
-        repetitions.append(
-            Repetition(
-                codes[at], folds[at], test.labels[chosen], test.scores[chosen], cutoffs, repeat
-            )
-        )
+        decided = None if cells.decided is None else cells.decided[chosen]
+        of_units = codes[at], folds[at], test.labels[chosen], test.scores[chosen]
+        repetitions.append(Repetition(*of_units, cutoffs, repeat, decided))
     return Panel(patients, test.labels[units][first], tuple(repetitions))
 
 

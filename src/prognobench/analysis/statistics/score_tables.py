@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prognobench.analysis.catalogue import CHOICES
+from prognobench.analysis.catalogue import AS_STORED, CHOICES
 from prognobench.analysis.decisions import HALF, NO_THRESHOLD
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored, read_scores
@@ -84,7 +84,15 @@ def make_table(
     order = [metric.name for metric in selection.found()]
     by_metric = cells.sort_values("metric", key=lambda names: names.map(order.index), kind="stable")
     by_metric = by_metric.sort_values("dataset", kind="stable")
-    tables = list(lay_out(by_metric, tuple(rows), columns, order, note_results(scored)))
+    tables = list(
+        lay_out(
+            by_metric,
+            tuple(rows),
+            columns,
+            order,
+            (*note_results(scored), *_note_risks(scored.runs, cells)),
+        )
+    )
     chosen = [f"{name}={'+'.join(map(str, values))}" for name, values in (where or {}).items()]
     parts = ["+".join(order), "+".join(rows), "by", columns, *chosen]
     stem = results / "tables" / _file_stem("_".join(parts))
@@ -128,6 +136,18 @@ def note_results(scored: Scored) -> tuple[str, ...]:
             f"by another version ({keys}). Show all with --all"
         )
     return tuple(notes)
+
+
+def _note_risks(runs: pd.DataFrame, table: pd.DataFrame) -> Iterator[str]:
+    """Say which probabilities are scored as stored, if the table has a metric that minds."""
+    if not any(find_metric(name).of_risk for name in set(table["metric"])):
+        return
+    shown = runs[runs["dataset"].isin(table["dataset"]) & runs["risks"].str.startswith(AS_STORED)]
+    if len(shown):
+        yield (
+            f"class weights are not undone in {len(shown)} runs, so their risks may be too high or "
+            f"too low ({shown['risks'].iloc[0]}); the column risks of runs.csv says which"
+        )
 
 
 # ------------------------------------------------------------------ layout

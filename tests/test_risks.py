@@ -1,0 +1,152 @@
+"""Class weights are undone before probabilities are judged, and decisions stay as trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_runs import make_run
+from sklearn import metrics as reference
+
+from prognobench.analysis.scores import Settings, score
+from prognobench.analysis.statistics.score_tables import make_table
+from prognobench.cli.compose import compose
+from prognobench.files import read_json, read_table, write_json, write_table
+from prognobench.runs.execute import run
+from prognobench.store import RunFolder
+
+ODDS = np.array([1.0, 4.0])
+"""How much more the classes weighed in training."""
+
+RULES = Settings(rules=("0.5", "validation", "0.2"))
+TEXT = ("key", "reason", "threshold", "level", "metric")
+
+
+def weight(folder: RunFolder, shift: list[float] | None, odds: np.ndarray = ODDS) -> None:
+    """Store a run as training with class weights would have left it."""
+    for cell in folder.cells:
+        predictions = folder.predictions(cell)
+        columns = [name for name in predictions if name.startswith("score_")]
+        weighted = predictions[columns].to_numpy() * odds
+        predictions[columns] = weighted / weighted.sum(axis=1, keepdims=True)
+        write_table(folder.path / "cells" / cell / "predictions.csv", predictions)
+        cost = folder.path / "cells" / cell / "cost.json"
+        write_json(cost, {**read_json(cost), "log_odds_shift": shift})
+
+
+def scored(results: Path) -> pd.DataFrame:
+    table = read_table(score(results, settings=RULES), TEXT)
+    named = table[~table["model"].isin(["chance", "oracle"]) & (table["level"] == "patient")]
+    return named.set_index(["metric", "threshold", "fold"]).sort_index()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, pd.DataFrame, pd.DataFrame]:
+    """A run with weights, and the scores of the same run with and without them."""
+    plain, weighted = (tmp_path_factory.mktemp(name) for name in ("plain", "weighted"))
+    make_run(plain, images=1)
+    folder = make_run(weighted, images=1)
+    weight(folder, np.log(ODDS).tolist())
+    return folder, scored(plain), scored(weighted)
+
+
+@pytest.mark.parametrize(
+    "metric", ["brier", "log_loss", "ece", "calibration_slope", "calibration_intercept"]
+)
+def test_risks_are_judged_without_class_weights(
+    metric: str, pair: tuple[RunFolder, pd.DataFrame, pd.DataFrame]
+) -> None:
+    _, plain, weighted = pair
+    values = [table.loc[(metric, "none"), "value"].to_numpy(float) for table in (plain, weighted)]
+    np.testing.assert_allclose(*values, atol=1e-6)
+
+
+def test_a_numeric_threshold_is_one_of_the_risk(
+    pair: tuple[RunFolder, pd.DataFrame, pd.DataFrame],
+) -> None:
+    _, plain, weighted = pair
+    for metric in ("net_benefit", "mcc"):
+        rows = [table.loc[(metric, "0.2")] for table in (plain, weighted)]
+        np.testing.assert_allclose(*(each["value"].to_numpy(float) for each in rows), atol=1e-9)
+        assert set(rows[1]["cutoff"].dropna()) == {0.2}
+
+
+def test_decisions_stay_those_of_the_weighted_model(
+    pair: tuple[RunFolder, pd.DataFrame, pd.DataFrame],
+) -> None:
+    folder, _, weighted = pair
+    for fold in range(5):
+        table = folder.predictions(f"r0-f{fold}")
+        test = table[table["part"] == "test"]
+        expected = reference.matthews_corrcoef(test["label"], test["score_dead"] >= 0.5)
+        row = weighted.loc[("mcc", "0.5", fold)]
+        assert row["value"].item() == pytest.approx(expected, abs=1e-9)
+        # Odds of 1 under a weight of 4 are a risk of 1 in 5.
+        assert row["cutoff"].item() == pytest.approx(0.2, abs=1e-9)
+
+
+def test_the_order_of_patients_stays_within_a_fold(
+    pair: tuple[RunFolder, pd.DataFrame, pd.DataFrame],
+) -> None:
+    folder, _, weighted = pair
+    table = folder.predictions("r0-f1")
+    test = table[table["part"] == "test"]
+    area = reference.roc_auc_score(test["label"], test["score_dead"])
+    assert weighted.loc[("roc_auc", "none", 1), "value"].item() == pytest.approx(area, abs=1e-9)
+
+
+def test_several_classes_are_decided_as_trained(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, classes=("mild", "severe", "dead"), images=1, patients=120)
+    odds = np.array([1.0, 1.0, 6.0])
+    weight(folder, np.log(odds).tolist(), odds)
+    table = folder.predictions("r0-f0")
+    test = table[table["part"] == "test"]
+    stored = test[["score_mild", "score_severe", "score_dead"]].to_numpy()
+    found = scored(tmp_path)
+    decided = reference.matthews_corrcoef(test["label"], stored.argmax(1))
+    assert found.loc[("mcc", "0.5", 0), "value"].item() == pytest.approx(decided, abs=1e-9)
+    risks = stored / odds / (stored / odds).sum(axis=1, keepdims=True)
+    assert (risks.argmax(1) != stored.argmax(1)).any()
+    expected = reference.log_loss(test["label"], risks)
+    assert found.loc[("log_loss", "none", 0), "value"].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_temperature_keeps_the_decisions(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, images=1)
+    weight(folder, np.log(ODDS).tolist())
+    found = []
+    for scaling in ("none", "temperature"):
+        table = read_table(score(tmp_path, settings=Settings(scaling=scaling)), TEXT)
+        own = table[(table["model"] == "cnn") & (table["metric"] == "mcc")]
+        found.append(own.loc[own["threshold"] == "0.5", "value"].to_numpy(float))
+    np.testing.assert_allclose(*found, atol=1e-12)
+
+
+def test_what_cannot_be_undone_is_scored_as_stored_and_said(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, images=1)
+    weight(folder, None)
+    score(tmp_path)
+    runs = read_table(tmp_path / "runs.csv", ("risks",))
+    assert runs.loc[runs["model"] == "cnn", "risks"].item().startswith("as stored")
+    (brier,) = make_table(tmp_path, columns="metric", metrics=("brier",)).tables
+    assert any("class weights are not undone in 1 runs" in note for note in brier.notes)
+    (mcc,) = make_table(tmp_path, columns="metric", metrics=("mcc",)).tables
+    assert not any("class weights" in note for note in mcc.notes)
+
+
+def test_a_run_records_its_shift(tmp_path: Path) -> None:
+    common = ["dataset=mortality", "dataset.patients=80", "cv=holdout"]
+    paths = [f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}"]
+    configs = compose([*common, "strategy=metadata,prior", *paths], multirun=True)
+    outcomes = run(configs)
+    for outcome in outcomes:
+        folder = outcome.folder
+        labels = folder.cohort().set_index("patient_id")["label"]
+        folds = folder.folds()
+        train = labels[folds.loc[folds["part"] == "train", "patient_id"]]
+        negatives, positives = np.bincount(train)
+        expected = {"metadata": [0.0, np.log(negatives / positives)], "prior": [0.0, 0.0]}
+        (cell,) = folder.cells
+        np.testing.assert_allclose(folder.shift(cell), expected[folder.meta["strategy"]])
