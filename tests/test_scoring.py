@@ -8,12 +8,12 @@ import pytest
 from made_runs import make_run
 from sklearn import metrics as reference
 
-from prognobench.analysis.decisions import mcc_threshold, rescale, sensitivity_threshold
 from prognobench.analysis.evaluation import make_cells
 from prognobench.analysis.predictions import load_predictions, parse_cell
 from prognobench.analysis.scores import COLUMNS, Settings, score
 from prognobench.analysis.statistics.resampling import make_panel
 from prognobench.analysis.subgroups import groupable_columns
+from prognobench.analysis.thresholds import mcc_threshold, rescale, sensitivity_threshold
 from prognobench.errors import ConfigError, StoreError
 from prognobench.files import read_table, write_table
 from prognobench.store import RunFolder

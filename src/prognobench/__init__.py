@@ -1,4 +1,10 @@
-"""prognobench: which backbone, adapted how, predicts a patient's outcome, and how sure is that?"""
+"""prognobench: which backbone, adapted how, predicts a patient's outcome, and how sure is that?
+
+Beside the rooms lie eight files that know none of them: ``records`` (what flows between rooms),
+``config`` (a mapping checked into a ``RunConfig``), ``registry`` (named parts and their facts),
+``store`` (run folders, the run's key, leases of cells), ``files``, ``seeds``, ``workers``,
+``errors``.
+"""
 
 import os
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from prognobench.analysis.decisions import (
+from prognobench.analysis.predictions import Level, Predictions, Spans, Units
+from prognobench.analysis.thresholds import (
     HALF,
     NO_THRESHOLD,
     VALIDATION,
@@ -19,7 +20,6 @@ from prognobench.analysis.decisions import (
     parse_threshold,
     rescale,
 )
-from prognobench.analysis.predictions import Level, Predictions, Spans, Units
 from prognobench.metrics.metric import Metric, all_metrics
 from prognobench.metrics.probability import shift_log_odds
 from prognobench.metrics.sample import Sample, decide
@@ -101,7 +101,7 @@ def make_cells(
     Parameters
     ----------
     rules
-        As :func:`.decisions.parse_threshold` takes them; more than two classes have ``0.5`` alone.
+        As :func:`.thresholds.parse_threshold` takes them; more than two classes have ``0.5`` alone.
     """
     stored, asked = predictions.units[level, "validation"], predictions.units[level, "test"]
     shifts, binary = predictions.shifts, len(predictions.classes) == 2

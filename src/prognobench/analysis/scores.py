@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.analysis.catalogue import NAMES, count_training_patients, list_runs
-from prognobench.analysis.decisions import HALF, VALIDATION, Scaling
 from prognobench.analysis.evaluation import Cells, evaluate, make_cells
 from prognobench.analysis.predictions import ORACLE, Level, Spans, load_predictions
 from prognobench.analysis.subgroups import Bands, check_columns, find_subgroups
+from prognobench.analysis.thresholds import HALF, VALIDATION, Scaling
 from prognobench.files import read_table, write_table
 from prognobench.metrics.metric import all_metrics
 from prognobench.store import RunFolder, iter_runs
@@ -48,7 +48,7 @@ class Settings:
     scaling
         Calibration, fitted on each cell's validation part.
     rules
-        Thresholds of decisions, as :func:`.decisions.parse_threshold` takes them.
+        Thresholds of decisions, as :func:`.thresholds.parse_threshold` takes them.
     by
         Column of the cohort -> edges of its bands (empty: chosen from the data) whose subgroups
         are scored too, all folds pooled.

@@ -90,9 +90,9 @@ def score(
       prognobench score --scaling platt --by sex --by age:50:65:80
       prognobench score --sensitivity 0.9 --threshold 0.2
     """
-    from prognobench.analysis.decisions import HALF, SENSITIVITY, VALIDATION
     from prognobench.analysis.scores import Settings
     from prognobench.analysis.scores import score as score_all
+    from prognobench.analysis.thresholds import HALF, SENSITIVITY, VALIDATION
 
     wanted = [f"{SENSITIVITY} {value:g}" for value in sensitivities]
     rules = dict.fromkeys([HALF, VALIDATION, *wanted, *(f"{value:g}" for value in thresholds)])

@@ -23,7 +23,7 @@ from prognobench.frozen.estimators import (
 )
 from prognobench.frozen.heads import Grid, Trained, train_heads, vectors
 from prognobench.frozen.inputs import Part, batches_per_epoch
-from prognobench.frozen.logistic import Solved, solve_logistic
+from prognobench.frozen.logistic_solver import Solved, solve_logistic
 from prognobench.records import Estimator, Fitted, Fold, Loss, Probe, Train
 from prognobench.strategies.adapted_files import (
     check_identity,

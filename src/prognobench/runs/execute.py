@@ -10,9 +10,9 @@ from functools import partial
 
 from prognobench.errors import ConfigError, PrognobenchError, StoreError
 from prognobench.records import Progress, RunConfig
+from prognobench.runs.dispatch import WORK
 from prognobench.runs.prepare import Prepared, prepare
 from prognobench.runs.recording import describe_environment, describe_run, tabulate_run
-from prognobench.runs.work import WORK
 from prognobench.runs.workspace import Workspace
 from prognobench.store import RunFolder
 from prognobench.workers import keep_freed_memory

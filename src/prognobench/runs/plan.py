@@ -10,10 +10,10 @@ import pandas as pd
 
 from prognobench.errors import NotApplicableError
 from prognobench.records import Fold, Progress, RunConfig
+from prognobench.runs.dispatch import WORK
 from prognobench.runs.execute import check_strategies
 from prognobench.runs.measure import Passes, Rates
 from prognobench.runs.prepare import Prepared, prepare
-from prognobench.runs.work import WORK
 from prognobench.runs.workspace import Workspace
 from prognobench.workers import keep_freed_memory
 

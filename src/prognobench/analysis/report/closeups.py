@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.analysis.catalogue import CHOICES, CONTEXT
-from prognobench.analysis.decisions import HALF, VALIDATION
 from prognobench.analysis.evaluation import Cells, Measure, make_cells
 from prognobench.analysis.predictions import Predictions, load_predictions
 from prognobench.analysis.report.drawing import (
@@ -52,6 +51,7 @@ from prognobench.analysis.statistics.resampling import (
 from prognobench.analysis.statistics.score_tables import reference_label
 from prognobench.analysis.subgroups import find_subgroups, groupable_columns
 from prognobench.analysis.tables import make_slug
+from prognobench.analysis.thresholds import HALF, VALIDATION
 from prognobench.errors import StoreError
 from prognobench.metrics.metric import Metric, find_metric
 

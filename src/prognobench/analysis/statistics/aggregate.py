@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.analysis.catalogue import CHOICES, CONTEXT
-from prognobench.analysis.decisions import HALF, NO_THRESHOLD
 from prognobench.analysis.evaluation import Measure
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored
 from prognobench.analysis.shown import show_runs
 from prognobench.analysis.statistics.paired_tests import CONFIDENCE, corrected_p, holm
+from prognobench.analysis.thresholds import HALF, NO_THRESHOLD
 from prognobench.errors import ConfigError
 from prognobench.metrics.metric import Metric, find_metric
 

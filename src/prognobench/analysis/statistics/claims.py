@@ -13,7 +13,6 @@ import numpy as np
 from annotated_types import Ge
 
 from prognobench.analysis.catalogue import CONTEXT, keep_newest
-from prognobench.analysis.decisions import HALF
 from prognobench.analysis.evaluation import Measure
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored, read_scores
@@ -28,6 +27,7 @@ from prognobench.analysis.tables import (
     make_slug,
     write_tables,
 )
+from prognobench.analysis.thresholds import HALF
 from prognobench.errors import ConfigError
 from prognobench.metrics.metric import Metric, find_metric
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.analysis.catalogue import count_training_patients
-from prognobench.analysis.decisions import HALF
 from prognobench.analysis.evaluation import Measure, make_cells
 from prognobench.analysis.predictions import Level, load_predictions
 from prognobench.analysis.scores import Scored
@@ -29,6 +28,7 @@ from prognobench.analysis.statistics.retraining import (
     compare_retrained,
     weigh_retrained,
 )
+from prognobench.analysis.thresholds import HALF
 from prognobench.errors import MissingExtraError
 from prognobench.metrics.metric import Metric
 
@@ -54,7 +54,7 @@ class Question:
     against
         Compare all with this one; by default every pair.
     threshold
-        As :func:`.decisions.parse_threshold` takes it.
+        As :func:`.thresholds.parse_threshold` takes it.
     rope
         Half-width of the region of practical equivalence, in units of the metric.
     """

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.decisions import parse_threshold
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import read_scores
 from prognobench.analysis.shown import show_runs
@@ -31,6 +30,7 @@ from prognobench.analysis.tables import (
     make_number,
     write_tables,
 )
+from prognobench.analysis.thresholds import parse_threshold
 from prognobench.errors import ConfigError
 from prognobench.metrics.metric import Metric, find_metric
 from prognobench.registry import near

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.analysis.catalogue import CONTEXT, NAMES
-from prognobench.analysis.decisions import HALF, NO_THRESHOLD, VALIDATION, parse_threshold
 from prognobench.analysis.evaluation import Measure, make_cells
 from prognobench.analysis.predictions import ORACLE, Level, Predictions, load_predictions
 from prognobench.analysis.scores import CHANCE, Scored, read_scores
@@ -36,6 +35,7 @@ from prognobench.analysis.tables import (
     make_number,
     write_tables,
 )
+from prognobench.analysis.thresholds import HALF, NO_THRESHOLD, VALIDATION, parse_threshold
 from prognobench.metrics.metric import find_metric
 
 if TYPE_CHECKING:

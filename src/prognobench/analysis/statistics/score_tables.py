@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prognobench.analysis.catalogue import AS_STORED, CHOICES
-from prognobench.analysis.decisions import HALF, NO_THRESHOLD
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored, read_scores
 from prognobench.analysis.shown import show_runs
@@ -23,6 +22,7 @@ from prognobench.analysis.tables import (
     find_unknown_formats,
     write_tables,
 )
+from prognobench.analysis.thresholds import HALF, NO_THRESHOLD
 from prognobench.errors import ConfigError
 from prognobench.metrics.metric import find_metric
 from prognobench.registry import near
