@@ -490,3 +490,30 @@ def test_many_heads_stop_as_each_of_them_does_alone():
         alone, _ = watched((), *zip(qualities[:, i], losses[:, i], strict=True), recipe=recipe)
         for name in ("running", "quality", "loss", "best_epoch", "plateau"):
             assert getattr(together, name)[i] == getattr(alone, name)
+
+
+def test_many_images_of_a_patient_count_as_one(pixels, labels):
+    # Image 0 three times: what it weighs is one third each time.
+    rows = np.concatenate([np.arange(60), [0, 0]])
+    weights = np.ones(62)
+    weights[[0, 60, 61]] = 1 / 3
+    cohort = (pixels[rows], labels[rows])
+    recipe = replace(RECIPE, epochs=2, batch_size=64)
+
+    def train_on(images, training, validation, loss):
+        parts = [
+            Loader(*images, np.asarray(of_part), PREPROCESSING, batch_size=64, seed=("b", 1))
+            for of_part in (training, validation)
+        ]
+        return train(adapted(network()), parts, recipe, loss)
+
+    plain = train_on((pixels, labels), range(40), range(40, 60), EVEN)
+    several = [*range(40), 60, 61]
+    weighted = train_on(cohort, several, range(40, 60), replace(EVEN, image_weights=weights))
+    np.testing.assert_allclose(weighted.validation, plain.validation, atol=1e-5)
+    # The same in the validation part.
+    validation = [*range(20), 60, 61]
+    expected = train_on((pixels, labels), range(20, 60), range(20), EVEN)
+    found = train_on(cohort, range(20, 60), validation, replace(EVEN, image_weights=weights))
+    losses = [[row["validation_loss"] for row in each.history] for each in (expected, found)]
+    np.testing.assert_allclose(*losses, atol=1e-6)

@@ -15,7 +15,7 @@ from prognobench.errors import TrainingError
 from prognobench.frozen.estimators import EstimatorTask, fit_estimator
 from prognobench.frozen.inputs import Inputs, batches_per_epoch, group_parts, padded_size
 from prognobench.frozen.probes import ProbeTask, fit_probes
-from prognobench.records import Estimator, Fold, Loss, Probe, Train
+from prognobench.records import PARTS, Estimator, Fold, Loss, Probe, Train
 from prognobench.training.loader import draw_order
 
 N = 120
@@ -446,3 +446,34 @@ def test_how_far_a_part_is_filled_up_depends_on_it_alone(sizes: list[int], colum
 def test_a_batch_is_filled_up_to_its_size_at_most(images: int, batch_size: int) -> None:
     steps, size = batches_per_epoch(images, Train(batch_size=batch_size))
     assert math.ceil(images / steps) <= size <= batch_size
+
+
+@pytest.mark.parametrize(
+    "probe", [Probe(layers=("last1",), learning_rates=(1e-1, 1e-2)), Probe(strengths=(0.1, 1.0))]
+)
+@pytest.mark.parametrize("monitor", ["loss", "average_precision"])
+def test_many_images_of_a_patient_count_as_one(task, features, labels, probe, monitor):
+    # Every third patient has three equal images; a batch holds the whole part.
+    repeats = np.where(np.arange(N) % 3 == 0, 3, 1)
+    rows = np.repeat(np.arange(N), repeats)
+    weights = 1 / repeats[rows]
+    first = np.cumsum(repeats) - repeats
+    layer = "last1" if probe.layers else ""
+    single = {layer: features["last1"]}
+    several = {layer: features["last1"][rows]}
+    recipe = replace(RECIPE, batch_size=1024, monitor=monitor)
+    split = fold(0)
+    images = {part: np.flatnonzero(np.isin(rows, getattr(split, part))) for part in PARTS}
+    whole = Fold(**images, fold=0)
+    loss = Loss(np.array([0.5, 2.0]), np.zeros(2), np.zeros(2))
+    common = {"probe": probe, "recipe": recipe}
+
+    (one,) = fit_probes([replace(task(fold=split, loss=loss, **common), features=single)])
+    weighted = task(fold=whole, loss=replace(loss, image_weights=weights), **common)
+    (many,) = fit_probes([replace(weighted, features=several, labels=labels[rows])])
+
+    assert many.chosen == one.chosen
+    np.testing.assert_allclose(many.probabilities[first], one.probabilities, atol=1e-4)
+    unweighted = task(fold=whole, loss=loss, **common)
+    (images_count,) = fit_probes([replace(unweighted, features=several, labels=labels[rows])])
+    assert np.abs(images_count.probabilities[first] - one.probabilities).max() > 1e-3

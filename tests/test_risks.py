@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_runs import make_run
+from PIL import Image
 from sklearn import metrics as reference
 
 from prognobench.analysis.scores import Settings, score
@@ -15,6 +16,8 @@ from prognobench.analysis.statistics.score_tables import make_table
 from prognobench.cli.compose import compose
 from prognobench.files import read_json, read_table, write_json, write_table
 from prognobench.runs.execute import run
+from prognobench.runs.prepare import prepare
+from prognobench.runs.workspace import Workspace
 from prognobench.store import RunFolder
 
 ODDS = np.array([1.0, 4.0])
@@ -150,3 +153,39 @@ def test_a_run_records_its_shift(tmp_path: Path) -> None:
         expected = {"metadata": [0.0, np.log(negatives / positives)], "prior": [0.0, 0.0]}
         (cell,) = folder.cells
         np.testing.assert_allclose(folder.shift(cell), expected[folder.meta["strategy"]])
+
+
+def test_class_weights_count_patients(tmp_path: Path) -> None:
+    # Patients 0 to 9 live and have one image each, 10 to 19 die and have three each.
+    images = [1] * 10 + [3] * 10
+    table = pd.DataFrame(
+        {
+            "patient_id": np.repeat([f"p{n:02d}" for n in range(20)], images),
+            "image": [f"{n}.png" for n in range(40)],
+            "outcome": np.repeat([0, 1], [10, 30]),
+            "age": np.arange(40),
+        }
+    )
+    noise = np.random.default_rng(0)
+    for name in table["image"]:
+        Image.fromarray(noise.integers(0, 255, (16, 16), dtype=np.uint8)).save(tmp_path / name)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    paths = [f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}"]
+    named = [
+        f"dataset.images={tmp_path}",
+        f"dataset.table={tmp_path / 'table.csv'}",
+        "dataset.label=outcome",
+    ]
+    asked = ["dataset=table", *named, "strategy=metadata", "cv=holdout"]
+    patient, image = prepare(
+        compose([*asked, "train.weight_per=patient,image", *paths], multirun=True), Workspace()
+    )
+    (fold,) = patient.folds
+    deaths = [run.make_loss(fold).class_weights for run in (patient, image)]
+    lives, died = patient.count_patients(fold)
+    assert deaths[0][1] / deaths[0][0] == pytest.approx(lives / died)
+    assert deaths[1][1] / deaths[1][0] == pytest.approx(lives / (3 * died))
+    weights = patient.make_loss(fold).image_weights
+    assert weights is not None
+    assert weights[fold.train].sum() == pytest.approx(lives + died)
+    assert image.make_loss(fold).image_weights is None

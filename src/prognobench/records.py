@@ -374,6 +374,8 @@ class Loss:
         ``(classes,)`` each.
     balanced_sampling
         Draw every class equally often instead of each image once an epoch.
+    image_weights
+        ``(images of the cohort,)``: factor on the weight of each image; ``None`` where all are 1.
     """
 
     class_weights: NDArray[np.float64]
@@ -382,6 +384,7 @@ class Loss:
     focal_gamma: float = 0.0
     label_smoothing: float = 0.0
     balanced_sampling: bool = False
+    image_weights: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -389,7 +392,8 @@ class Train:
     """The training recipe; ``configs/train/*.yaml`` sets every number of it.
 
     Times are in epochs, learning rates before scheduling. ``head_lr`` is for heads trained with
-    the backbone; the body's rate belongs to the strategy. ``speedups=False`` switches off what
+    the backbone; the body's rate belongs to the strategy. ``weight_per`` says what counts once in
+    the loss and in class weights: a patient, or each image. ``speedups=False`` switches off what
     ``training/speedups`` does. It changes numbers by rounding alone, and is no part of a run's key.
     """
 
@@ -406,6 +410,7 @@ class Train:
     plateau_patience: Annotated[int, Ge(1)] = 25
     clip: Annotated[float, Gt(0)] = 1.0
     monitor: Literal["loss", "mcc", "average_precision"] = "loss"
+    weight_per: Literal["patient", "image"] = "patient"
     augmentation: Literal["none", "light", "strong"] = "light"
     horizontal_flip: bool = False
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0

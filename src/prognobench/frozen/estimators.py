@@ -187,6 +187,8 @@ def _log_loss(task: EstimatorTask, probabilities: NDArray[np.float64]) -> float:
         return 0.0
     labels = task.labels[rows]
     weights = task.loss.class_weights[labels]
+    if task.loss.image_weights is not None:
+        weights = weights * task.loss.image_weights[rows]
     given = np.clip(probabilities[rows, labels], 1e-15, None)
     return float(-(weights * np.log(given)).sum() / weights.sum())
 

@@ -10,14 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from prognobench.frozen.inputs import Batch, Inputs, Part, TrainingBatches, group_parts
+from prognobench.frozen.inputs import (
+    Batch,
+    Inputs,
+    Part,
+    TrainingBatches,
+    group_parts,
+    stack_image_weights,
+)
 from prognobench.losses.objective import Terms, objective, stacked_terms
 from prognobench.training.optimiser import BatchedAdamW, learning_rates, schedule_factor
 from prognobench.training.stopping import Stopping, quality
@@ -126,6 +133,7 @@ class Heads:
     def __init__(self, grid: Grid, parts: Sequence[Part], labels: Tensor, recipe: Train) -> None:
         self.grid, self.parts, self.labels, self.recipe = grid, parts, labels, recipe
         self.terms = stacked_terms([part.loss for part in parts], labels.device)
+        self.image_weights = stack_image_weights(parts, labels)
         self.classes = self.terms.class_weights.shape[-1]
         self.inputs = Inputs(list(grid.inputs.values()))
         trained_on = [part.train for part in parts]
@@ -175,12 +183,21 @@ class Heads:
         self.gradients = torch.cat(gradients, -1)
         return mean.detach().view(self.shape)
 
-    def _losses(self, logits: Tensor, batch: Batch, terms: Terms) -> Tensor:
+    def _count(self, batch: Batch, members: Any = slice(None)) -> Tensor:
+        """Return how much each image of a batch counts ``(parts, images)``; padding counts 0."""
+        if self.image_weights is None:
+            return batch.mask
+        weights = self.image_weights[members]
+        return batch.mask * weights.gather(1, batch.rows.expand(len(weights), -1))
+
+    def _losses(
+        self, logits: Tensor, batch: Batch, terms: Terms, members: Any = slice(None)
+    ) -> Tensor:
         """Return the mean loss over a batch of each part's heads ``(parts, heads)``."""
         targets = self.labels[batch.rows].unsqueeze(-1).expand(logits.shape[:-1])
         losses, weights = objective(logits.flatten(1, 2), targets.flatten(1, 2), terms)
-        # The mask takes padding out of the sums above and below.
-        shown = batch.mask.unsqueeze(-1)
+        # Padding counts 0, which takes it out of the sums above and below.
+        shown = self._count(batch, members).unsqueeze(-1)
         return (losses.view_as(targets) * shown).sum(1) / (weights.view_as(targets) * shown).sum(1)
 
     def _products(self, x: Sequence[Tensor], weights: Tensor) -> Tensor:
@@ -262,23 +279,28 @@ class Heads:
         losses, values = (self.labels.new_zeros(self.shape, dtype=torch.float32) for _ in range(2))
         for members, batch in self.validations:
             logits = self._logits(self._products(batch.inputs, present[members]))
-            loss = self._losses(logits, batch, self.terms.each(itemgetter(members)))
+            loss = self._losses(logits, batch, self.terms.each(itemgetter(members)), members)
             losses[members] = loss.view(-1, *self.shape[1:])
-            values[members] = self._quality(loss, logits, batch).view(-1, *self.shape[1:])
+            values[members] = self._quality(loss, logits, batch, self._count(batch, members)).view(
+                -1, *self.shape[1:]
+            )
         return losses, values
 
-    def _quality(self, loss: Tensor, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the monitored value ``(parts, heads)``."""
+    def _quality(self, loss: Tensor, logits: Tensor, batch: Batch, counts: Tensor) -> Tensor:
+        """Return the monitored value ``(parts, heads)``; ``counts`` is that of :meth:`_count`."""
         if self.recipe.monitor == "loss":
             return -loss
         probabilities = logits.double().softmax(-1).transpose(1, 2).cpu().numpy()
         labels = self.labels[batch.rows].expand(len(loss), -1).cpu().numpy()
         sizes = batch.mask.sum(1).long().expand(len(loss)).tolist()
-        of_parts = zip(loss.double().cpu().numpy(), probabilities, labels, sizes, strict=True)
+        weights = counts.expand(len(loss), -1).cpu().numpy()
+        of_parts = zip(
+            loss.double().cpu().numpy(), probabilities, labels, weights, sizes, strict=True
+        )
         # A part's own images come first, its padding after them.
         found = [
-            quality(self.recipe.monitor, losses, p[:, :size], y[:size])
-            for losses, p, y, size in of_parts
+            quality(self.recipe.monitor, losses, p[:, :size], y[:size], w[:size])
+            for losses, p, y, w, size in of_parts
         ]
         return torch.from_numpy(np.stack(found)).to(loss)
 

@@ -40,6 +40,16 @@ class Part:
     seed: int
 
 
+def stack_image_weights(parts: Sequence[Part], labels: Tensor) -> Tensor | None:
+    """Return how much each image counts for each part ``(parts, images)``; ``None`` for 1 each."""
+    weights = [part.loss.image_weights for part in parts]
+    if all(of_part is None for of_part in weights):
+        return None
+    ones = np.ones(len(labels))
+    stacked = np.stack([ones if of_part is None else of_part for of_part in weights])
+    return torch.as_tensor(stacked, dtype=torch.float32, device=labels.device)
+
+
 class Batch(NamedTuple):
     """What every part sees in one step.
 

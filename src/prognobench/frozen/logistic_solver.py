@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from prognobench.frozen.inputs import EPSILON, Part
+from prognobench.frozen.inputs import EPSILON, Part, stack_image_weights
 from prognobench.losses.objective import objective, stacked_terms
 
 STEEP = 1e-4
@@ -68,6 +68,7 @@ def solve_logistic(
     losses, weights = problem.losses(
         problem.logits(points, problem.coordinates), labels.expand(len(parts), len(strengths), -1)
     )
+    losses, weights = (each * problem.counts[:, None] for each in (losses, weights))
     validation = torch.stack(
         [
             losses[i][:, part.validation].sum(1) / weights[i][:, part.validation].sum(1)
@@ -105,7 +106,11 @@ class _Problem:
         # that its weights have no gradient and stay 0.
         self.coordinates = _pad_columns([span.coordinates(x) for span in self.spans])
         self.shape = (len(parts), len(strengths))
-        train, self.shown = _pad_rows(parts, x.device)
+        train, shown = _pad_rows(parts, x.device)
+        counts = stack_image_weights(parts, labels)
+        # How much each image counts for each part, and the same for its training rows.
+        self.counts = torch.ones(len(parts), len(x)).to(x) if counts is None else counts.to(x)
+        self.shown = shown * self.counts.gather(1, train)
         wanted = train[..., None].expand(-1, -1, self.coordinates.shape[-1])
         self.inputs = self.coordinates.gather(1, wanted)
         self.targets = labels[train].unsqueeze(1).expand(-1, len(strengths), -1)

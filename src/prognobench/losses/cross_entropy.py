@@ -32,7 +32,7 @@ def cross_entropy(
     Parameters
     ----------
     class_counts
-        Images per class in the training part, ``(classes,)``.
+        Patients (or images) per class in the training part, ``(classes,)``.
     weighting, beta, balanced_sampling, weights_and_sampling
         As in :func:`prognobench.losses.weighting.class_weights`.
     label_smoothing

@@ -30,7 +30,7 @@ def focal(
     Parameters
     ----------
     class_counts
-        Images per class in the training part, ``(classes,)``.
+        Patients (or images) per class in the training part, ``(classes,)``.
     gamma
         0 is plain cross-entropy; the larger, the less easy samples count.
     weighting, beta, balanced_sampling, weights_and_sampling

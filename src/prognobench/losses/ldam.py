@@ -33,7 +33,7 @@ def ldam(
     Parameters
     ----------
     class_counts
-        Images per class in the training part, ``(classes,)``.
+        Patients (or images) per class in the training part, ``(classes,)``.
     max_margin
         Margin of the rarest class, in logits.
     weighting, beta, balanced_sampling, weights_and_sampling

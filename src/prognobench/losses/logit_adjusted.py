@@ -20,7 +20,7 @@ def logit_adjusted(class_counts: NDArray[np.int64], *, tau: NonNegative = 1.0) -
     Parameters
     ----------
     class_counts
-        Images per class in the training part, ``(classes,)``.
+        Patients (or images) per class in the training part, ``(classes,)``.
     tau
         1 minimises the balanced error, and probabilities are those of equally frequent classes;
         0 is plain cross-entropy.

@@ -32,7 +32,7 @@ def checked_counts(class_counts: NDArray[np.int64]) -> NDArray[np.float64]:
     if len(absent):
         raise DataError(
             f"class {', '.join(map(str, absent))} does not occur in the training part "
-            f"(images per class: {', '.join(f'{n:.0f}' for n in counts)}); "
+            f"(of each class: {', '.join(f'{n:.0f}' for n in counts)}); "
             "use fewer folds, another cv or a larger few-shot k"
         )
     return counts
@@ -45,12 +45,12 @@ def class_weights(
     balanced_sampling: bool = False,
     weights_and_sampling: bool = False,
 ) -> NDArray[np.float64]:
-    """Return one weight per class, of mean 1 over the training part's images.
+    """Return one weight per class, of mean 1 over the training part.
 
     Parameters
     ----------
     class_counts
-        Images per class in the training part, ``(classes,)``.
+        Patients (or images) per class in the training part, ``(classes,)``.
     weighting
         ``balanced``: proportional to 1 / n, as scikit-learn's ``class_weight="balanced"``;
         ``inverse_sqrt``: to 1 / sqrt(n); ``effective_number``: to (1 - beta) / (1 - beta**n)
@@ -80,6 +80,6 @@ def class_weights(
         "effective_number": (1 - beta) / (1 - beta**counts),
         "none": np.ones_like(counts),
     }[weighting]
-    # Of mean 1 per image, not per class: the loss keeps its size, and learning rates their meaning.
+    # Of mean 1 over what is counted: the loss keeps its size, and learning rates their meaning.
     weights: NDArray[np.float64] = raw * counts.sum() / (raw * counts).sum()
     return weights

@@ -85,7 +85,7 @@ def measure_training(run: Prepared, left: Sequence[Fold]) -> Rates:
         """Return the seconds to train and to predict one image, and the peak memory."""
         once = replace(recipe, epochs=1, precision=precision, ema=0.0)
         shown = loader(size, Augmentation(recipe.augmentation, recipe.horizontal_flip))
-        loss = run.make_loss(left[0])
+        loss = replace(run.make_loss(left[0]), image_weights=None)  # the images are blank
         # The first epoch also warms up.
         for _ in range(2):
             fitted = fit(adapted, shown, loader(0), loss, once, device=device, where="plan")

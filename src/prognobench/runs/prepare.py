@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -102,10 +102,36 @@ class Prepared(ReadyRun):
 
     def make_loss(self, fold: Fold) -> Loss:
         """The loss for the classes as they stand in the training part of a fold."""
-        component = self.config.loss
-        counts = self.count_images(fold)
+        component, per_patient = self.config.loss, self.config.train.weight_per == "patient"
+        counts = self.count_patients(fold) if per_patient else self.count_images(fold)
         loss: Loss = LOSSES[component.builder](counts, **component.settings)
-        return loss
+        return replace(loss, image_weights=self.weigh_images(fold)) if per_patient else loss
+
+    @cached_property
+    def patients(self) -> NDArray[np.intp]:
+        """A number for the patient of each image."""
+        numbers = np.unique(self.cohort.table["patient_id"].to_numpy(str), return_inverse=True)[1]
+        return np.asarray(numbers, dtype=np.intp)
+
+    def count_patients(self, fold: Fold) -> NDArray[np.int64]:
+        """Patients of each class in the training part of a fold."""
+        _, first = np.unique(self.patients[fold.train], return_index=True)
+        labels = self.cohort.table["label"].to_numpy()[fold.train[first]]
+        counts: NDArray[np.int64] = np.bincount(labels, minlength=len(self.cohort.classes))
+        return counts
+
+    def weigh_images(self, fold: Fold) -> NDArray[np.float64] | None:
+        """Weigh each image by one over the images of its patient in the same part.
+
+        Returns
+        -------
+        ``(images of the cohort,)``, or ``None`` if no patient has several images.
+        """
+        weights = np.ones(len(self.patients))
+        for rows in (fold.train, fold.validation):
+            images = np.bincount(self.patients[rows], minlength=1)
+            weights[rows] = 1 / images[self.patients[rows]]
+        return weights if (weights < 1).any() else None
 
     def count_images(self, fold: Fold) -> NDArray[np.int64]:
         """Images of each class in the training part of a fold."""

@@ -92,7 +92,7 @@ def fit(
     if recipe.speedups:
         use_fused_updates(model)
     precision = resolve_precision(recipe.precision, device)
-    step = Step(model, loss_terms(loss, device), precision, recipe.speedups)
+    step = Step(model, loss_terms(loss, device), precision, recipe.speedups, loss.image_weights)
     stopping, best = Stopping(torch.zeros((), dtype=torch.float64), recipe), BestWeights(model)
     history, epoch = list[dict[str, float]](), 0
     chosen = np.empty((0, len(loss.class_weights)))
@@ -181,12 +181,20 @@ class Step:
     ----------
     parts
         Number of parts of each batch; doubled whenever the device runs out of memory.
+    image_weights
+        As in :class:`~prognobench.records.Loss`.
     """
 
     def __init__(
-        self, model: nn.Module, terms: Terms, precision: Precision, speedups: bool
+        self,
+        model: nn.Module,
+        terms: Terms,
+        precision: Precision,
+        speedups: bool,
+        image_weights: NDArray[np.float64] | None = None,
     ) -> None:
         self.model, self.terms, self.precision = model, terms, precision
+        self.image_weights = image_weights
         self.speedups = speedups
         self.parts = 1
 
@@ -209,20 +217,28 @@ class Step:
 
     def _backward(self, batches: Sequence[Batch]) -> Tensor:
         # Known before the forward pass, so that the parts' gradients add up to the whole's.
-        weight = sum(self.terms.class_weights[batch.labels].sum() for batch in batches)
+        of_images = [self.weigh(batch.rows, batch.labels.device) for batch in batches]
+        pairs = zip(batches, of_images, strict=True)
+        weight = sum((self.terms.class_weights[b.labels] * counts).sum() for b, counts in pairs)
         total = torch.zeros((), device=batches[0].images.device)
-        for batch in batches:
+        for batch, counts in zip(batches, of_images, strict=True):
             parts = min(self.parts, len(batch.rows))
-            pairs = (batch.images.tensor_split(parts), batch.labels.tensor_split(parts))
-            for images, labels in zip(*pairs, strict=True):
+            shares = (each.tensor_split(parts) for each in (batch.images, batch.labels, counts))
+            for images, labels, factors in zip(*shares, strict=True):
                 with autocast(self.precision, images.device):
                     logits = self.model(images)
                 losses, _ = objective(logits, labels, self.terms)
-                loss = losses.sum() / weight
+                loss = (losses * factors).sum() / weight
                 with attention_for(loss, self.precision) if self.speedups else nullcontext():
                     torch.autograd.backward(loss)
                 total += loss.detach()
         return total
+
+    def weigh(self, rows: NDArray[np.intp], device: torch.device) -> Tensor:
+        """Return how much each of some images counts, ``(rows,)``."""
+        if self.image_weights is None:
+            return torch.ones(len(rows), device=device)
+        return torch.tensor(self.image_weights[rows], dtype=torch.float32, device=device)
 
 
 def _sees_the_batch(module: nn.Module) -> bool:
@@ -270,9 +286,11 @@ def _validate(
     logits = infer(step.model, validation, step.precision, layout)
     labels = torch.from_numpy(validation.labels[validation.rows])
     losses, weights = objective(logits, labels, step.terms.each(lambda term: term.cpu()))
-    loss = (losses.sum() / weights.sum()).item()
+    counts = step.weigh(validation.rows, losses.device)
+    loss = ((losses * counts).sum() / (weights * counts).sum()).item()
     probabilities = _probabilities(logits)
-    value = quality(monitor, np.array([loss]), probabilities[None], labels.numpy())
+    judged = probabilities[None], labels.numpy(), counts.numpy()
+    value = quality(monitor, np.array([loss]), *judged)
     return {"validation_loss": loss, "monitor": float(value[0])}, probabilities
 
 

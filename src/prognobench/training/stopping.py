@@ -114,6 +114,7 @@ def quality(
     losses: NDArray[np.float64],
     probabilities: NDArray[np.float64],
     labels: NDArray[np.int64],
+    weights: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Return what decides which epoch, or which head, is best: the more, the better.
 
@@ -125,10 +126,12 @@ def quality(
         Mean loss of the validation part, one per model ``(models,)``.
     probabilities, labels
         ``(models, images, classes)`` and ``(images,)``.
+    weights
+        How much each image counts, ``(images,)``; by default 1.
     """
     if monitor == "loss":
         return -losses
-    ones = np.ones((1, len(labels)))
-    decisions = decide(probabilities, 0.5)
-    sample = Sample(labels[None].astype(np.intp), probabilities, decisions, ones, ones / 2)
+    counts = np.ones((1, len(labels))) if weights is None else weights[None].astype(np.float64)
+    decisions, half = decide(probabilities, 0.5), np.full((1, len(labels)), 0.5)
+    sample = Sample(labels[None].astype(np.intp), probabilities, decisions, counts, half)
     return np.nan_to_num(find_metric(monitor)(sample))
