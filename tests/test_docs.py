@@ -21,7 +21,12 @@ from prognobench.registry import DATASETS
 ROOT = Path(__file__).parents[1]
 PAGES = {
     str(page.relative_to(ROOT)): page
-    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
+    for page in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "SECURITY.md",
+        *sorted(ROOT.glob("docs/*.md")),
+    )
 }
 COMPOSING = ("run", "plan", "data check", "data prepare")
 TINY = ("train=quick", "train.epochs=1", "model.weights=random", "device=cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -144,6 +145,26 @@ def test_a_read_only_results_folder_is_a_refusal(tmp_path: Path) -> None:
     end = shell(f"prognobench run {' '.join(SMALL)}", tmp_path)
     assert end.returncode == 3
     assert "Permission denied" in end.stderr
+
+
+class Executed:
+    """What a pickle of somebody else may hold."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("executed",)
+
+
+def test_a_foreign_config_runs_no_pickle_even_under_plan(tmp_path: Path) -> None:
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Executed()))
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\nhydra:\n  callbacks:\n    mine:\n"
+        "      _target_: pandas.read_pickle\n      filepath_or_buffer: evil.pkl\n"
+    )
+    end = shell("prognobench plan -m --config-dir own experiment=mine", tmp_path)
+    assert end.returncode == 2
+    assert "only hydra.sweeper.params is read" in end.stderr
+    assert not (tmp_path / "executed").exists()
 
 
 # ------------------------------------------------------------------ signals

@@ -17,6 +17,7 @@ from prognobench.cli import console, ending
 from prognobench.cli.apply import export, predict
 from prognobench.cli.data import data
 from prognobench.cli.discover import list_
+from prognobench.cli.handing_on import results_
 from prognobench.cli.results import claims, compare, report, score, table
 from prognobench.cli.run import plan, run
 
@@ -64,7 +65,20 @@ def cli() -> None:
     pass
 
 
-for command in (run, plan, data, score, table, compare, claims, report, predict, export, list_):
+for command in (
+    run,
+    plan,
+    data,
+    score,
+    table,
+    compare,
+    claims,
+    report,
+    predict,
+    export,
+    results_,
+    list_,
+):
     cli.add_command(command)
 
 

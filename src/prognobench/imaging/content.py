@@ -110,6 +110,11 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _entry(root: Path, name: str) -> str:
+    """Return what stands for a file in the memory: others may read the cache, and names tell."""
+    return _sha256(f"{root.absolute()}\x1f{name}")[:32]
+
+
 def _file_digests(root: Path, names: Sequence[str], folder: Path, faults: list[str]) -> list[str]:
     """Digest each file of a folder, reading only those not seen before in this state."""
     memory = folder / "digests" / f"{_sha256(str(root.absolute()))[:16]}.json"
@@ -123,7 +128,7 @@ def _file_digests(root: Path, names: Sequence[str], folder: Path, faults: list[s
         except OSError as error:
             faults.append(_unreadable(root / name, error))
             continue
-        *stamp, digest = known.get(name, [""])
+        *stamp, digest = known.get(_entry(root, name), [""])
         if stamp == stamps[name]:
             digests[name] = digest
         else:
@@ -135,7 +140,7 @@ def _file_digests(root: Path, names: Sequence[str], folder: Path, faults: list[s
             digests[name] = found
     settled = time.time_ns() - SETTLED_NS
     fresh = {
-        name: [*stamps[name], digests[name]]
+        _entry(root, name): [*stamps[name], digests[name]]
         for name in unknown
         if name in digests and max(stamps[name][1:]) < settled
     }
