@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from made_cohorts import write_csv
 
-from prognobench.cli import console, ending
+from prognobench.cli import console, ending, main
 from prognobench.errors import StoreError, printable
+from prognobench.imaging import draft
 
 SMALL = (
     *("dataset=severity", "dataset.patients=36", "dataset.image_size=64", "model=vit"),
@@ -300,3 +301,18 @@ def test_control_characters_never_reach_the_terminal(capsys: pytest.CaptureFixtu
 def test_names_of_people_stay_as_they_are() -> None:
     for name in ("Müller", "患者", "пациент 7", "μm²", "two\nlines\tand a tab"):
         assert printable(name) == name
+
+
+def test_a_disk_that_is_full_at_the_first_image_is_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fill(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(draft, "_reserve", fill)
+    monkeypatch.setattr(sys, "argv", ["prognobench", "run", *SMALL, "paths.cache=cache"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 3
+    assert "No space left on device" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.errors import ConfigError, FaultsError, PrognobenchError
+from prognobench.errors import ConfigError, FaultsError, PrognobenchError, refusal
 from prognobench.imaging.cache import Recipe
 from prognobench.registry import LOSSES, STRATEGIES
 from prognobench.runs.kinds import Kind, build_classifier, find_kind
@@ -174,6 +174,8 @@ def prepare(
         except FaultsError as error:
             faults += error.faults
         except PrognobenchError as error:
+            if refusal(error):  # a full disk, say, is no fault of the command
+                raise
             faults.append(str(error))
         else:
             prepared.setdefault(str(run.folder.path), run)
