@@ -189,3 +189,33 @@ def test_class_weights_count_patients(tmp_path: Path) -> None:
     assert weights is not None
     assert weights[fold.train].sum() == pytest.approx(lives + died)
     assert image.make_loss(fold).image_weights is None
+
+
+def test_files_that_tell_the_outcome_are_a_baseline_in_every_table(tmp_path: Path) -> None:
+    # Who dies has a larger image, so its size alone tells every outcome.
+    noise, rows = np.random.default_rng(0), []
+    for number in range(40):
+        size = 24 if number % 2 else 16
+        picture = noise.integers(0, 255, (size, size), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+        rows.append({"patient_id": f"p{number:02d}", "image": f"{number}.png"})
+    table = pd.DataFrame(rows).assign(outcome=np.arange(40) % 2)
+    table.to_csv(tmp_path / "table.csv", index=False)
+    results = tmp_path / "results"
+    paths = [f"paths.results={results}", f"paths.cache={tmp_path / 'cache'}"]
+    named = [f"dataset.images={tmp_path}", f"dataset.table={tmp_path / 'table.csv'}"]
+    asked = ["dataset=table", *named, "dataset.label=outcome", "model=cnn", "strategy=logistic"]
+    run(compose([*asked, *paths]))
+    (first,) = (results / "runs" / "table" / "shortcut" / "shortcut").iterdir()
+    written = sorted(first.glob("cells/*/done.json"))
+    assert len(written) == 5
+    folder = RunFolder(first)
+    test = folder.predictions("r0-f0").query("part == 'test'")
+    assert ((test["score_1"] > 0.5) == (test["label"] == 1)).all()
+    (made,) = make_table(results, columns="metric", metrics=("mcc",)).tables
+    by_name = {names[0]: entries[0].value for names, entries in made.below}
+    assert by_name["shortcut (no image)"] == pytest.approx(1.0)
+    # Another strategy on the same folds finds it there.
+    before = [mark.stat().st_mtime_ns for mark in written]
+    run(compose([*asked[:-1], "strategy=knn", *paths]))
+    assert [mark.stat().st_mtime_ns for mark in written] == before

@@ -190,3 +190,62 @@ def _scored(scores: NDArray[np.float64], labels: NDArray[np.intp]) -> dict[str, 
         # Without an association, n MCC^2 is about chi-squared with one degree of freedom.
         "follows": bool(mcc * np.sqrt(len(labels)) > CHANCE),
     }
+
+
+def predict_from_metadata(
+    cohort: Cohort, metadata: pd.DataFrame, train: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Return class probabilities ``(images, classes)`` from metadata, fitted on a training part.
+
+    The classifier of :func:`score_metadata`, on all metadata but dates; quantiles, rare values and
+    coefficients come from the training part alone. All images of a patient have one forecast.
+
+    Parameters
+    ----------
+    train
+        Rows of the training part.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    features, labels, patients = _first_images(cohort, metadata)
+    fitted = np.isin(np.arange(len(labels)), patients[train])
+    columns = [_indicators(features[name], fitted) for name in features]
+    indicators = np.concatenate(columns, axis=1)
+    model = LogisticRegression(class_weight="balanced", max_iter=1000)
+    model.fit(indicators[fitted], labels[fitted])
+    scores = np.zeros((len(labels), len(cohort.classes)))
+    scores[:, model.classes_] = model.predict_proba(indicators)
+    return scores[patients]
+
+
+def _first_images(
+    cohort: Cohort, metadata: pd.DataFrame
+) -> tuple[pd.DataFrame, NDArray[np.intp], NDArray[np.intp]]:
+    """Return what is known of each patient's first image, labels, and the patient of each image."""
+    import pandas as pd
+
+    table = cohort.table
+    known = metadata.assign(
+        **{name: table[name] for name in ("patient_id", "label", "centre", "source", "order")}
+    ).sort_values("order", kind="stable")
+    by_patient = known.groupby("patient_id", sort=True)
+    features = by_patient.first().assign(images=by_patient.size())
+    labels = features.pop("label").to_numpy(dtype=np.intp)
+    patients = np.asarray(features.index.get_indexer(pd.Index(table["patient_id"])), dtype=np.intp)
+    return features.drop(columns="order"), labels, patients
+
+
+def _indicators(values: pd.Series[Any], fitted: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return a column for each group of values that the training part has, ``(patients, groups)``.
+
+    Numbers are cut at the training part's quantiles; values that it rarely has are one group.
+    """
+    known = values[fitted]
+    if values.dtype.kind in "fiu" and known.nunique() > QUANTILES:
+        edges = np.unique(known.quantile(np.linspace(0, 1, QUANTILES + 1)[1:-1]))
+        groups = np.where(values.isna(), -1, np.searchsorted(edges, values)).astype(str)
+    else:
+        texts = values.astype(str)
+        counts = texts.map(texts[fitted].value_counts()).fillna(0)
+        groups = texts.where(counts >= RARE, "other").to_numpy(str)
+    return np.asarray(groups[:, None] == np.unique(groups[fitted]), dtype=np.float64)

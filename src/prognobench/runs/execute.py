@@ -13,6 +13,7 @@ from prognobench.records import Progress, RunConfig
 from prognobench.runs.dispatch import WORK
 from prognobench.runs.prepare import Prepared, prepare
 from prognobench.runs.recording import describe_environment, describe_run, tabulate_run
+from prognobench.runs.shortcut import store_shortcuts
 from prognobench.runs.workspace import Workspace
 from prognobench.store import RunFolder
 from prognobench.workers import keep_freed_memory
@@ -72,6 +73,7 @@ def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
         weights = {"origin": run.source.origin, "fingerprint": run.source.fingerprint}
         environment = describe_environment(str(devices[run.config.device]))
         run.folder.create(describe_run(run), {**environment, "weights": weights}, tabulate_run(run))
+    store_shortcuts(runs, workspace)
     for kind, work in WORK.items():
         work.compute([run for run in runs if run.kind is kind], workspace, devices)
 
