@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from prognobench.files import read_sealed, write_bytes, write_json, write_sealed
 from prognobench.seeds import derive, generator
 from prognobench.store import RunFolder
 
@@ -168,6 +169,28 @@ def make_run(
             cost |= {"seconds_train": parameters / 100, "seconds_inference": 0.5}
             folder.write_cell(name, predictions, [{"epoch": 1, "validation_loss": 0.5}], cost)
     return folder
+
+
+def store_instead(folder: RunFolder, name: str, content: bytes) -> None:
+    """Store another file of a run, or of a cell (``cells/r0-f0/cost.json``), with its checksum."""
+    file = folder.path / name
+    home = folder.path / "/".join(name.split("/")[:2]) if name.startswith("cells/") else folder.path
+    index = home / ("run.json" if home == folder.path else "done.json")
+    described, _ = read_sealed(index)
+    described["files"][file.relative_to(home).as_posix()] = write_bytes(file, content)
+    described.pop("stamps", None)
+    write_sealed(index, described)
+    folder.__dict__.pop("meta", None)
+
+
+def forget_checksums(folder: RunFolder) -> None:
+    """Leave a run as an older version stored it."""
+    for index in (folder.path / "run.json", *folder.path.glob("cells/*/done.json")):
+        described, _ = read_sealed(index)
+        for name in ("files", "stamps"):
+            described.pop(name, None)
+        write_json(index, described)
+    folder.__dict__.pop("meta", None)
 
 
 def _predict(

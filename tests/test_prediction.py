@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_runs import store_instead
 from PIL import Image
 
 from prognobench.cli.compose import compose
-from prognobench.errors import DataError, StoreError
+from prognobench.errors import DamagedError, DataError, StoreError
 from prognobench.records import Adapted
 from prognobench.registry import MODELS, STRATEGIES
 from prognobench.runs.execute import run
@@ -307,17 +308,18 @@ def test_classifiers_of_other_features_or_damaged_are_refused(
     (folder,) = runs_of(patients, tmp_path, "strategy=knn", "train.save=best")
     saved = folder.path / "cells" / folder.cells[0] / "adapted"
     about = json.loads((saved / "adapted.json").read_text())
+    name = f"cells/{folder.cells[0]}/adapted/adapted.json"
     given = {"cache": tmp_path / "cache", "cells": [folder.cells[0]]}
     for change, message in (
         ({"backbone": "other"}, "trained on other weights"),
         ({"candidate": "k=99"}, "no candidate 'k=99'"),
         ({"columns": None}, "does not belong to this run"),
     ):
-        (saved / "adapted.json").write_text(json.dumps({**about, **change}))
+        store_instead(folder, name, json.dumps({**about, **change}).encode())
         with pytest.raises(StoreError, match=message):
             predict_images(folder.path, patients, **given)
-    (saved / "adapted.json").write_text(json.dumps(about))
+    store_instead(folder, name, json.dumps(about).encode())
     file = saved / "classifier.safetensors"
     file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(StoreError, match=r"classifier\.safetensors cannot be read"):
+    with pytest.raises(DamagedError, match=r"classifier\.safetensors is damaged .* computes the"):
         predict_images(folder.path, patients, **given)

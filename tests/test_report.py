@@ -9,7 +9,7 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
-from made_runs import make_run
+from made_runs import make_run, store_instead
 
 from prognobench.analysis.report.page import write_report
 from prognobench.errors import ConfigError, StoreError
@@ -113,7 +113,7 @@ def test_reasons_of_exclusion_are_counted_whatever_row_they_name(tmp_path):
     rows = [f"n{i}.png,not a frontal view (metadata.csv row {i})" for i in range(30)]
     reasons = [f"r{i}.png,odd in way {i}" for i in range(20)]
     listed = "\n".join(["item,reason", *rows, *reasons])
-    (folder.path / "exclusions.csv").write_text(f"{listed}\n")
+    store_instead(folder, "exclusions.csv", f"{listed}\n".encode())
     text = write_report(tmp_path).read_text()
     assert "left out: 30 x not a frontal view, 1 x odd in way" in text
     assert "13 for 13 other reasons" in text

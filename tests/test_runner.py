@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -18,13 +19,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from made_runs import store_instead
 from PIL import Image
 from safetensors.torch import save_file
 
 from prognobench.analysis.scores import score
 from prognobench.cli.compose import compose
 from prognobench.errors import ConfigError, StoreError, TrainingError
-from prognobench.files import read_json, write_json
+from prognobench.files import read_json
 from prognobench.imaging import content
 from prognobench.models import source as sources
 from prognobench.registry import load_components
@@ -154,12 +156,33 @@ def test_a_run_whose_description_was_lost_is_described_again(here: tuple[str, ..
     file = outcome.folder.path / "run.json"
     described = file.read_bytes()
     file.write_text("{")
-    with pytest.raises(StoreError, match="delete the file, and the same 'prognobench run'"):
+    with pytest.raises(StoreError, match="the same 'prognobench run' writes it again"):
         score(file.parents[5])
     file.unlink()
     (again,) = run_sweep(*chosen)
     assert (len(again.computed), len(again.found)) == (0, 3)
     assert file.read_bytes() == described
+
+
+def test_damaged_files_are_computed_and_written_again(here: tuple[str, ...]) -> None:
+    chosen = ("model=vit", "strategy=linear_probe", "train.save=best", *here)
+    (outcome,) = run_sweep(*chosen)
+    folder, cells = outcome.folder, outcome.folder.cells
+    before = [folder.predictions(cell) for cell in cells]
+    tables = {file: file.read_bytes() for file in folder.path.glob("*.csv")}
+    for file in (
+        folder.path / "folds.csv",
+        folder.path / "cells" / cells[0] / "predictions.csv",
+        folder.path / "cells" / cells[1] / "adapted" / "classifier.safetensors",
+        folder.path / "cells" / cells[2] / "done.json",
+    ):
+        content = file.read_bytes()
+        file.write_bytes(content[:-100] + bytes(100))
+    (again,) = run_sweep(*chosen)
+    assert (len(again.computed), len(again.found)) == (3, 0)
+    for cell, table in zip(cells, before, strict=True):
+        pd.testing.assert_frame_equal(again.folder.predictions(cell), table)
+    assert {file: file.read_bytes() for file in folder.path.glob("*.csv")} == tables
 
 
 def test_training_whose_validation_diverges_says_so(here: tuple[str, ...]) -> None:
@@ -381,7 +404,8 @@ def test_a_run_that_goes_on_in_another_precision_says_so(
         cost = read_json(cells / name / "cost.json")
         of_cell = "precision_features" if strategy == "linear_probe" else "precision"
         assert cost[of_cell] in ("fp32", "bf16")
-        write_json(cells / name / "cost.json", {**cost, of_cell: "tf32"})
+        changed = json.dumps({**cost, of_cell: "tf32"}).encode()
+        store_instead(first.folder, f"cells/{name}/cost.json", changed)
 
     with pytest.warns(UserWarning, match="were computed in tf32, .* train.precision=auto means"):
         (second,) = run_sweep(*given)

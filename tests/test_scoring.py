@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from made_runs import make_run
+from made_runs import make_run, store_instead
 from sklearn import metrics as reference
 
 from prognobench.analysis.evaluation import make_cells
@@ -15,7 +15,7 @@ from prognobench.analysis.statistics.resampling import make_panel
 from prognobench.analysis.subgroups import groupable_columns
 from prognobench.analysis.thresholds import mcc_threshold, rescale, sensitivity_threshold
 from prognobench.errors import ConfigError, StoreError
-from prognobench.files import read_table, write_table
+from prognobench.files import read_table
 from prognobench.store import RunFolder
 
 
@@ -155,7 +155,8 @@ def test_columns_that_make_no_or_too_many_groups_are_left_out():
 def test_only_a_column_called_age_gets_bands_of_ages(tmp_path):
     folder = make_run(tmp_path)
     cohort = folder.cohort()
-    write_table(folder.path / "cohort.csv", cohort.assign(dosage=cohort["age"]))
+    changed = cohort.assign(dosage=cohort["age"]).to_csv(index=False).encode()
+    store_instead(folder, "cohort.csv", changed)
     table = read_table(score(tmp_path, settings=Settings(by={"age": (), "dosage": ()})))
     groups = set(table["subgroup"].dropna())
     assert "age=under 50" in groups

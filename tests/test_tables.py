@@ -27,7 +27,7 @@ from prognobench.analysis.statistics.score_tables import make_table
 from prognobench.analysis.tables import latex, markdown, plain_rows, terminal
 from prognobench.cli import main
 from prognobench.errors import ConfigError
-from prognobench.files import read_table
+from prognobench.files import read_sealed, read_table, write_sealed
 
 
 @pytest.fixture(scope="module")
@@ -213,11 +213,9 @@ def test_wrong_choices(results, scored, wanted, said):
 def test_the_latest_of_runs_that_differ_in_settings_is_shown(tmp_path):
     old = make_run(tmp_path, skill=0.1)
     new = make_run(tmp_path, skill=0.99, folds=4)
-    done = new.path / "cells" / "r0-f0" / "done.json"
-    for cell in new.cells:
-        done.with_name("done.json").parent.parent.joinpath(cell, "done.json").write_text(
-            '{"finished": "2099-01-01T00:00:00+00:00"}'
-        )
+    for mark in new.path.glob("cells/*/done.json"):
+        content, _ = read_sealed(mark)
+        write_sealed(mark, {**content, "finished": "2099-01-01T00:00:00+00:00"})
     one = make_table(tmp_path, metrics=("mcc",), formats=()).tables[0]
     assert any(old.path.name in note for note in one.notes)
     assert entry(one, ("cnn",), "full").value > 0.4

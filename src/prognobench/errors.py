@@ -66,6 +66,10 @@ class StoreError(PrognobenchError):
     """A run folder cannot be read or written."""
 
 
+class DamagedError(StoreError):
+    """A stored file is not as it was written."""
+
+
 REFUSALS = frozenset(
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENFILE", "EFBIG")

@@ -1,8 +1,12 @@
-"""Files written whole or not at all: text, JSON, tables that are safe in a spreadsheet."""
+"""Files written whole or not at all: text, JSON, tables that are safe in a spreadsheet.
+
+Whoever writes a file gets its checksum, and whoever reads it can ask for that checksum.
+"""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -11,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from prognobench.errors import StoreError
+from prognobench.errors import DamagedError, StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,16 +29,51 @@ TEXT_COLUMNS = ("patient_id", "image", "source", "centre", "part", "item", "reas
 LONG = 1000
 """From this many rows on, formatting each different value once is faster."""
 
+SEAL = "checksum"
+"""Last entry of a sealed JSON file: the checksum of all others."""
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    write_bytes(path, text.encode())
+def checksum(content: bytes) -> str:
+    """Return a checksum of content: 32 hexadecimal digits."""
+    return hashlib.blake2b(content).hexdigest()[:32]
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+_checked: dict[Path, tuple[tuple[int, ...], str]] = {}
+"""File -> its stamp when it was last read here, and its checksum then."""
+
+
+def stamp_file(path: Path) -> tuple[int, ...]:
+    """Return what changes whenever a file is written: size, times of change, inode."""
+    stat = os.stat(path)
+    return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+def checksum_file(path: Path) -> str | None:
+    """Return a file's checksum, or nothing if it cannot be read.
+
+    This process reads a file again only after it has changed.
+    """
+    try:
+        stamp = stamp_file(path)
+        if (known := _checked.get(path)) and known[0] == stamp:
+            return known[1]
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    except OSError:
+        return None
+    _checked[path] = (stamp, found)
+    return found
+
+
+def write_text(path: Path, text: str) -> str:
+    """Write a text file whole or not at all; return its checksum."""
+    return write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> str:
+    """Write a file whole or not at all; return its checksum."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,11 +86,40 @@ def write_bytes(path: Path, content: bytes) -> None:
         with suppress(OSError):
             draft.unlink()
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+    return checksum(content)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, keys in their order."""
-    write_text(path, json.dumps(value, indent=2, default=_plain, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any) -> str:
+    """Write a value as indented JSON, keys in their order; return the file's checksum."""
+    text = json.dumps(value, indent=2, default=_plain, allow_nan=False)
+    return write_text(path, text + "\n")
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON, with its own checksum as the last entry."""
+    write_json(path, {**value, SEAL: _seal(value)})
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Any], bool]:
+    """Read what :func:`write_sealed` wrote, and say whether a checksum was there.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be read, or has another checksum than its own.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DamagedError(f"{path} is damaged: it holds no entries")
+    if SEAL not in value:
+        return value, False
+    if value.pop(SEAL) != _seal(value):
+        raise DamagedError(f"{path} is damaged: its content has another checksum than its own")
+    return value, True
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    return checksum(json.dumps(value, sort_keys=True, default=_plain).encode())
 
 
 def json_form(value: Any) -> Any:
@@ -59,22 +127,43 @@ def json_form(value: Any) -> Any:
     return json.loads(json.dumps(value, default=_plain))
 
 
-def read_json(path: Path) -> Any:
-    """Read what :func:`write_json` wrote; a damaged file is a :class:`StoreError`."""
+def read_json(path: Path, wanted: str | None = None) -> Any:
+    """Read what :func:`write_json` wrote; a damaged file is a :class:`StoreError`.
+
+    Parameters
+    ----------
+    wanted
+        The checksum that the file must have, if that is known.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(_read(path, wanted))
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
 
 
-def write_table(path: Path, table: Table) -> None:
-    """Write a CSV that is safe to open in a spreadsheet; nine significant digits."""
+def _unreadable(path: Path, error: Exception) -> StoreError:
+    kind = DamagedError if isinstance(error, ValueError) else StoreError
+    return kind(f"{path} cannot be read: {error}")
+
+
+def _read(path: Path, wanted: str | None) -> bytes:
+    content = path.read_bytes()
+    if wanted is not None and checksum(content) != wanted:
+        raise ValueError("it has another checksum than when it was written")
+    return content
+
+
+def write_table(path: Path, table: Table) -> str:
+    """Write a CSV that is safe to open in a spreadsheet; nine significant digits.
+
+    Returns the checksum of the file.
+    """
     buffer = io.StringIO()
     # The csv module is several times as fast as pandas, which calls float_format per cell.
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(table)
     writer.writerows(zip(*(_texts(table[column]) for column in table), strict=True))
-    write_text(path, buffer.getvalue())
+    return write_text(path, buffer.getvalue())
 
 
 def _texts(values: Any) -> Any:
@@ -95,25 +184,42 @@ def _text(value: Any) -> str:
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else str(value)
 
 
-def read_table(path: Path, text: Sequence[str] = TEXT_COLUMNS) -> pd.DataFrame:
-    """Read what :func:`write_table` wrote; the columns in ``text`` stay text."""
+def read_table(
+    path: Path, text: Sequence[str] = TEXT_COLUMNS, wanted: str | None = None
+) -> pd.DataFrame:
+    """Read what :func:`write_table` wrote; the columns in ``text`` stay text.
+
+    Parameters
+    ----------
+    wanted
+        The checksum that the file must have, if that is known.
+    """
     try:
-        return _parse(path.read_bytes(), text)
+        return _parse(_read(path, wanted), text)
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
+        raise _unreadable(path, error) from error
 
 
-def read_tables(paths: Sequence[Path], text: Sequence[str] = TEXT_COLUMNS) -> pd.DataFrame:
+def read_tables(
+    paths: Sequence[Path],
+    text: Sequence[str] = TEXT_COLUMNS,
+    wanted: Sequence[str | None] | None = None,
+) -> pd.DataFrame:
     """Read many tables of the same columns as one, much faster than one by one.
 
     The column ``file`` says which of the paths a row came from, as an index.
+
+    Parameters
+    ----------
+    wanted
+        The checksum that each file must have, where that is known.
     """
     contents: list[bytes] = []
-    for path in paths:
+    for path, expected in zip(paths, wanted or [None] * len(paths), strict=True):
         try:
-            contents.append(path.read_bytes())
-        except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error}") from error
+            contents.append(_read(path, expected))
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
         if contents[-1].partition(b"\n")[0] != contents[0].partition(b"\n")[0]:
             raise StoreError(f"{path}: its columns differ from those of {paths[0]}")
     bodies = [content.partition(b"\n")[2].rstrip(b"\n") for content in contents]

@@ -1,7 +1,8 @@
 """Run folders on disk: the only writer under ``results/runs``, and their reader.
 
 Every file is written under another name and then renamed, a cell's completion mark last. So every
-file that exists is whole, and a cell without its mark counts as not computed.
+file that exists is whole, and a cell without its mark counts as not computed. ``run.json`` and the
+mark keep the checksums of the files beside them, and their own: what changed since is not read.
 """
 
 from __future__ import annotations
@@ -19,8 +20,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prognobench.errors import NotApplicableError, PrognobenchError, StoreError
-from prognobench.files import json_form, read_json, read_table, write_json, write_table
+from prognobench.errors import DamagedError, NotApplicableError, PrognobenchError, StoreError
+from prognobench.files import (
+    checksum_file,
+    json_form,
+    read_json,
+    read_sealed,
+    read_table,
+    stamp_file,
+    write_json,
+    write_sealed,
+    write_table,
+)
 from prognobench.records import Component, RunConfig
 from prognobench.registry import GROUPS
 
@@ -33,6 +44,15 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Of run folders; a reader refuses a newer one."""
+
+CELL_FILES = ("predictions.csv", "history.csv", "cost.json")
+"""What every complete cell has beside its mark."""
+
+SAVED = ("adapted", "epochs")
+"""Folders that a cell may have: its model, and the model after each epoch."""
+
+WRITTEN_AGAIN = "the same 'prognobench run' writes it again"
+COMPUTED_AGAIN = "the same 'prognobench run' computes the cell again"
 
 NUMBERS = 3
 """Part of every run's name. Raise it when the same config gives other numbers, such as after a fix
@@ -96,6 +116,9 @@ def _choice(group: str, component: Component) -> dict[str, Any]:
 
 # ------------------------------------------------------------------ run folders
 
+_marks: dict[Path, tuple[tuple[int, ...], dict[str, Any]]] = {}
+"""Completion mark -> its stamp when it was read here, and its content."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -105,18 +128,25 @@ class RunFolder:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """The content of ``run.json``; a newer format is a :class:`StoreError`."""
+        """The content of ``run.json``, without its own checksum.
+
+        Raises
+        ------
+        StoreError
+            For a newer format; a damaged file is a :class:`DamagedError`.
+        """
+        file = self.path / "run.json"
         try:
-            meta: dict[str, Any] = read_json(self.path / "run.json")
-        except StoreError as error:
-            raise StoreError(
-                f"{error}; delete the file, and the same 'prognobench run' writes it again"
-            ) from error
-        if meta.get("format", 0) > FORMAT:
-            raise StoreError(
-                f"{self.path}: written by a newer prognobench (format {meta['format']}, this one "
-                f"reads up to {FORMAT}); update prognobench"
-            )
+            meta, sealed = read_sealed(file)
+            if meta.get("format", 0) > FORMAT:
+                raise StoreError(
+                    f"{self.path}: written by a newer prognobench (format {meta['format']}, this "
+                    f"one reads up to {FORMAT}); update prognobench"
+                )
+            if not sealed and ("files" in meta or not {"cells", "not_applicable"} <= set(meta)):
+                raise DamagedError(f"{file} is damaged: it lacks its own checksum")
+        except DamagedError as error:
+            raise DamagedError(f"{error}; {WRITTEN_AGAIN}") from error
         return meta
 
     @property
@@ -125,27 +155,121 @@ class RunFolder:
         return (self.path / "run.json").exists()
 
     @property
+    def is_described(self) -> bool:
+        """Whether the run is described by files that are whole."""
+        return self.exists and self.find_damage() is None
+
+    @property
     def cells(self) -> tuple[str, ...]:
         """Names of the cells that the run consists of."""
         return tuple(self.meta["cells"])
-
-    def is_done(self, cell: str, *saved: str) -> bool:
-        """Whether a cell is complete and has the folders ``saved`` (``adapted``, ``epochs``)."""
-        folder = self.path / "cells" / cell
-        return (folder / "done.json").exists() and all((folder / s).is_dir() for s in saved)
 
     @property
     def not_applicable(self) -> str | None:
         """Why this strategy cannot be applied to this model, if that was recorded."""
         if not self.exists:
             return None
-        reason: str | None = self.meta["not_applicable"]
+        try:
+            reason: str | None = self.meta["not_applicable"]
+        except DamagedError:  # it is found out and written again
+            return None
         return reason
 
+    def find_damage(self) -> str | None:
+        """Return what is wrong with the files of the run itself, and nothing if they are whole."""
+        try:
+            recorded = self.meta.get("files", {})
+        except DamagedError as error:
+            return str(error)
+        for name, wanted in recorded.items():
+            if checksum_file(self.path / name) != wanted:
+                return f"{self.path / name} is damaged or missing; {WRITTEN_AGAIN}"
+        return None
+
+    def find_cell_damage(self, cell: str, *saved: str) -> str | None:
+        """Return what is wrong with a complete cell's files, and nothing if they are whole.
+
+        Parameters
+        ----------
+        saved
+            Folders of the cell that are looked at too; their files, which may be large, are read
+            only where their size or a time differs from when they were written.
+        """
+        folder = self.path / "cells" / cell
+        try:
+            mark = self._read_mark(cell)
+        except DamagedError as error:
+            return str(error)
+        stamps = mark.get("stamps", {})
+        for name, wanted in mark.get("files", {}).items():
+            if name not in CELL_FILES and name.partition("/")[0] not in saved:
+                continue
+            if name in stamps and _has_stamp(folder / name, stamps[name]):
+                continue
+            if checksum_file(folder / name) != wanted:
+                return f"{folder / name} is damaged or missing; {COMPUTED_AGAIN}"
+        return None
+
+    def is_done(self, cell: str, *saved: str) -> bool:
+        """Whether a cell is complete, whole, and has the folders ``saved`` (``adapted``, ...)."""
+        folder = self.path / "cells" / cell
+        if not (folder / "done.json").exists() or not all((folder / s).is_dir() for s in saved):
+            return False
+        return self.find_cell_damage(cell, *saved) is None
+
+    def identify(self) -> tuple[str, ...]:
+        """Return checksums that change with every number and name that the run has stored."""
+        stored = [checksum_file(self.path / "run.json")]
+        for cell in self.cells:
+            folder = self.path / "cells" / cell
+            if not (folder / "done.json").exists():
+                stored.append(checksum_file(folder / "failure.json"))
+            elif self.has_checksums(cell):
+                stored.append(checksum_file(folder / "done.json"))
+            else:
+                stored += [checksum_file(folder / name) for name in (*CELL_FILES, "done.json")]
+        return tuple(map(str, stored))
+
+    def has_checksums(self, cell: str) -> bool:
+        """Whether a complete cell was stored with checksums, as all but older versions do."""
+        return "files" in self._read_mark(cell)
+
+    def _read_mark(self, cell: str) -> dict[str, Any]:
+        file = self.path / "cells" / cell / "done.json"
+        try:
+            stamp = stamp_file(file)
+        except OSError as error:
+            raise StoreError(f"{file} cannot be read: {error}") from error
+        if (known := _marks.get(file)) and known[0] == stamp:
+            return known[1]
+        try:
+            mark, sealed = read_sealed(file)
+            if not sealed and set(mark) != {"finished"}:
+                raise DamagedError(f"{file} is damaged: it lacks its own checksum")
+        except DamagedError as error:
+            raise DamagedError(f"{error}; {COMPUTED_AGAIN}") from error
+        _marks[file] = (stamp, mark)
+        return mark
+
+    def _wanted(self, cell: str, name: str) -> str | None:
+        """Return the checksum that a file of a complete cell must have."""
+        if not (self.path / "cells" / cell / "done.json").exists():
+            return None
+        wanted: str | None = self._read_mark(cell).get("files", {}).get(name)
+        return wanted
+
+    def marked_cells(self) -> list[str]:
+        """The cells with a completion mark, whole or damaged, in the run's order."""
+        cells = self.path / "cells"
+        return [cell for cell in self.cells if (cells / cell / "done.json").exists()]
+
     def done_cells(self) -> list[str]:
-        """The complete cells, in the run's order."""
-        marked = {mark.parent.name for mark in self.path.glob("cells/*/done.json")}
-        return [cell for cell in self.cells if cell in marked]
+        """The complete cells that are whole, in the run's order."""
+        return [cell for cell in self.marked_cells() if self.find_cell_damage(cell) is None]
+
+    def finished(self, cell: str) -> str:
+        """When a complete cell was stored."""
+        return str(self._read_mark(cell)["finished"])
 
     def failure(self, cell: str) -> bytes:
         """The stored failure of a cell, to be compared; empty if there is none."""
@@ -156,20 +280,37 @@ class RunFolder:
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """Cell -> what went wrong (``type``, ``message``, ``traceback``)."""
-        found = self.path.glob("cells/*/failure.json")
-        return {path.parent.name: read_json(path) for path in sorted(found)}
+        failures = {}
+        for path in sorted(self.path.glob("cells/*/failure.json")):
+            try:
+                failure, _ = read_sealed(path)
+                if "message" not in failure:
+                    raise DamagedError(f"{path} is damaged: it has no message")
+            except DamagedError as error:
+                raise DamagedError(f"{error}; {COMPUTED_AGAIN}, or delete the file") from error
+            failures[path.parent.name] = failure
+        return failures
 
     def predictions(self, cell: str) -> pd.DataFrame:
         """A cell's predictions: part, patient_id, image, label, one score column per class."""
-        return read_table(self.path / "cells" / cell / "predictions.csv")
+        return self._read_cell_table(cell, "predictions.csv")
 
     def history(self, cell: str) -> pd.DataFrame:
         """A cell's training history, one row per evaluation."""
-        return read_table(self.path / "cells" / cell / "history.csv")
+        return self._read_cell_table(cell, "history.csv")
+
+    def _read_cell_table(self, cell: str, name: str) -> pd.DataFrame:
+        with _with_way_out(COMPUTED_AGAIN):
+            wanted = self._wanted(cell, name)
+            return read_table(self.path / "cells" / cell / name, wanted=wanted)
 
     def cost(self, cell: str) -> dict[str, Any]:
         """What a cell cost and what it chose."""
-        cost: dict[str, Any] = read_json(self.path / "cells" / cell / "cost.json")
+        with _with_way_out(COMPUTED_AGAIN):
+            file = self.path / "cells" / cell / "cost.json"
+            cost: dict[str, Any] = read_json(file, self._wanted(cell, "cost.json"))
+        if not isinstance(cost, dict):
+            raise DamagedError(f"{file} is damaged: it holds no entries; {COMPUTED_AGAIN}")
         return cost
 
     def shift(self, cell: str) -> NDArray[np.float64]:
@@ -179,13 +320,51 @@ class RunFolder:
         shift = self.cost(cell).get("log_odds_shift")
         return np.array(shift or [0.0] * len(self.meta["classes"]), dtype=np.float64)
 
+    def predictions_file(self, cell: str) -> tuple[Path, str | None]:
+        """Return where a complete cell's predictions lie, and their checksum where it is known."""
+        file = self.path / "cells" / cell / "predictions.csv"
+        return file, self._wanted(cell, file.name)
+
+    def require_model(self, cell: str) -> Path:
+        """Return the folder of a cell's saved model, after all of its files were read.
+
+        Raises
+        ------
+        StoreError
+            If a file is not as it was written.
+        """
+        folder = self.path / "cells" / cell
+        recorded = self._read_mark(cell).get("files", {})
+        for name in [*recorded]:
+            if name.startswith("adapted/") and checksum_file(folder / name) != recorded[name]:
+                raise DamagedError(f"{folder / name} is damaged or missing; {COMPUTED_AGAIN}")
+        return folder / "adapted"
+
     def cohort(self) -> pd.DataFrame:
         """One row per image of the cohort, with its covariates and true risk where known."""
-        return read_table(self.path / "cohort.csv")
+        return self._read_run_table("cohort.csv")
 
     def folds(self) -> pd.DataFrame:
         """Columns repeat, fold, draw, part, patient_id."""
-        return read_table(self.path / "folds.csv")
+        return self._read_run_table("folds.csv")
+
+    def exclusions(self) -> pd.DataFrame:
+        """Columns item, reason: what of the dataset is not in the cohort."""
+        return self._read_run_table("exclusions.csv")
+
+    def _read_run_table(self, name: str) -> pd.DataFrame:
+        with _with_way_out(WRITTEN_AGAIN):
+            return read_table(self.path / name, wanted=self.meta.get("files", {}).get(name))
+
+    def environment(self) -> dict[str, Any]:
+        """What the run's numbers may depend on beside its config: machine and versions."""
+        with _with_way_out(WRITTEN_AGAIN):
+            name = "environment.json"
+            wanted = self.meta.get("files", {}).get(name)
+            environment: dict[str, Any] = read_json(self.path / name, wanted)
+        if not isinstance(environment, dict):
+            raise DamagedError(f"{self.path / name} is damaged; {WRITTEN_AGAIN}")
+        return environment
 
     # -------------------------------------------------------------- writing
 
@@ -240,17 +419,21 @@ class RunFolder:
         tables
             File stem (``cohort``, ``exclusions``, ``folds``) -> table.
         """
-        if self.exists and self.meta == json_form({"format": FORMAT, **meta}):
-            return
+        described = {"format": FORMAT, **meta}
+        if self.is_described:
+            known = {name: value for name, value in self.meta.items() if name != "files"}
+            if "files" in self.meta and known == json_form(described):
+                return
+        files = {}
         for stem, table in tables.items():
-            write_table(self.path / f"{stem}.csv", table)
-        write_json(self.path / "environment.json", environment)
-        write_json(self.path / "run.json", meta)
+            files[f"{stem}.csv"] = write_table(self.path / f"{stem}.csv", table)
+        files["environment.json"] = write_json(self.path / "environment.json", environment)
+        write_sealed(self.path / "run.json", {**json_form(described), "files": files})
         self.__dict__.pop("meta", None)
 
     def mark_not_applicable(self, reason: NotApplicableError) -> None:
         """Record why this strategy cannot be applied to this model."""
-        write_json(self.path / "run.json", {**self.meta, "not_applicable": str(reason)})
+        write_sealed(self.path / "run.json", {**self.meta, "not_applicable": str(reason)})
         self.__dict__.pop("meta", None)
 
     def write_cell(
@@ -272,14 +455,22 @@ class RunFolder:
 
         folder = self.path / "cells" / cell
         folder.mkdir(parents=True, exist_ok=True)
-        write_table(folder / "predictions.csv", predictions)
+        # The mark of a cell that is computed again must not vouch for a mixture of both.
+        (folder / "done.json").unlink(missing_ok=True)
+        files = {"predictions.csv": write_table(folder / "predictions.csv", predictions)}
         measured = dict.fromkeys(name for row in history for name in row)
         evaluations = {n: np.array([row.get(n) for row in history], object) for n in measured}
-        write_table(folder / "history.csv", evaluations)
-        write_json(folder / "cost.json", cost)
+        files["history.csv"] = write_table(folder / "history.csv", evaluations)
+        files["cost.json"] = write_json(folder / "cost.json", cost)
         if save is not None:
             _write_folder(folder / "adapted", save)
-        write_json(folder / "done.json", {"finished": _now()})
+        stamps = {}
+        for file in sorted(file for name in SAVED for file in folder.glob(f"{name}/**/*")):
+            if (found := checksum_file(file)) is not None:  # of a folder there is none
+                name = file.relative_to(folder).as_posix()
+                files[name], stamps[name] = found, stamp_file(file)
+        mark = {"finished": _now(), "files": files, "stamps": json_form(stamps)}
+        write_sealed(folder / "done.json", mark)
         (folder / "failure.json").unlink(missing_ok=True)
 
     def write_epoch(self, cell: str, epoch: int, save: Callable[[Path], None]) -> None:
@@ -289,7 +480,7 @@ class RunFolder:
     def write_failure(self, cell: str, error: BaseException) -> None:
         """Store why a cell failed; it stays unfinished and is tried again next time."""
         lines = [] if isinstance(error, PrognobenchError) else traceback.format_exception(error)
-        write_json(
+        write_sealed(
             self.path / "cells" / cell / "failure.json",
             {
                 "type": type(error).__name__,
@@ -316,8 +507,31 @@ def iter_runs(results: Path) -> Iterator[RunFolder]:
     """
     if not results.is_dir():
         raise StoreError(f"no results in {results}: start with 'prognobench run'")
-    for file in sorted(results.glob("runs/*/*/*/*/run.json")):
-        yield RunFolder(file.parent)
+    for path in sorted(results.glob("runs/*/*/*/*")):
+        folder = RunFolder(path)
+        if folder.exists:
+            yield folder
+        elif any(path.glob("cells/*/done.json")):
+            raise DamagedError(f"{path / 'run.json'} is missing; {WRITTEN_AGAIN}")
+
+
+@contextmanager
+def _with_way_out(way_out: str) -> Iterator[None]:
+    """Add to the message about a file that cannot be read how to get it again."""
+    try:
+        yield
+    except StoreError as error:
+        message = str(error)
+        raise type(error)(
+            message if "prognobench" in message else f"{message}; {way_out}"
+        ) from error
+
+
+def _has_stamp(file: Path, stamp: Sequence[int]) -> bool:
+    try:
+        return list(stamp_file(file)) == list(stamp)
+    except OSError:
+        return False
 
 
 def _write_folder(folder: Path, save: Callable[[Path], None]) -> None:

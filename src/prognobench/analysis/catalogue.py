@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prognobench.analysis.predictions import ORACLE
-from prognobench.errors import ConfigError, StoreError
-from prognobench.files import read_json
+from prognobench.errors import ConfigError, DamagedError, StoreError, listed
 from prognobench.registry import near
 from prognobench.store import RunFolder, iter_runs
 
@@ -39,22 +39,57 @@ AS_STORED = "as stored"
 """How the column ``risks`` begins where class weights cannot be undone."""
 
 
-def list_runs(results: Path) -> tuple[pd.DataFrame, list[RunFolder]]:
+def find_runs(results: Path) -> list[RunFolder]:
+    """Return every run below a results folder, after its files were compared with their checksums.
+
+    Raises
+    ------
+    DamagedError
+        With the files that are not as they were written.
+    StoreError
+        If there are no runs.
+    """
+    folders = list(iter_runs(results))
+    if not folders:
+        raise StoreError(f"no runs below {results}: start with 'prognobench run'")
+    damaged = [damage for folder in folders for damage in _find_damage(folder)]
+    if damaged:
+        raise DamagedError(listed(damaged, between="\n"))
+    older = sum(
+        not folder.has_checksums(cell) for folder in folders for cell in folder.marked_cells()
+    )
+    if older:
+        warnings.warn(
+            f"{older:,} cells in {results} were stored without checksums by an older version: "
+            "damage of their files is not noticed",
+            stacklevel=2,
+        )
+    return folders
+
+
+def _find_damage(folder: RunFolder) -> list[str]:
+    if damage := folder.find_damage():
+        return [damage]
+    found = map(folder.find_cell_damage, folder.marked_cells())
+    return [damage for damage in found if damage]
+
+
+def list_runs(
+    results: Path, folders: Sequence[RunFolder] | None = None
+) -> tuple[pd.DataFrame, list[RunFolder]]:
     """Return one row per run below a results folder, and the folder of each row.
 
     Rows of oracles come last, one for each set of folds of a cohort whose true risks are known;
     their folder is that of a run on the same folds.
 
-    Raises
-    ------
-    StoreError
-        If there are no runs.
+    Parameters
+    ----------
+    folders
+        The runs, where :func:`find_runs` has found them already.
     """
     import pandas as pd
 
-    folders = list(iter_runs(results))
-    if not folders:
-        raise StoreError(f"no runs below {results}: start with 'prognobench run'")
+    folders = list(folders or find_runs(results))
     rows = [
         {**_describe_run(folder), "path": str(folder.path.relative_to(results))}
         for folder in folders
@@ -73,7 +108,7 @@ def list_runs(results: Path) -> tuple[pd.DataFrame, list[RunFolder]]:
 
 def _describe_run(folder: RunFolder) -> dict[str, Any]:
     meta = folder.meta
-    done = folder.done_cells()
+    done = folder.marked_cells()
     failures = {} if len(done) == len(folder.cells) else folder.failures()
     failed = [cell for cell in failures if cell not in done]
     fingerprints = meta.get("fingerprints", {})
@@ -91,8 +126,8 @@ def _describe_run(folder: RunFolder) -> dict[str, Any]:
         "baseline": "image" not in meta.get("reads", ("image",)),
         "risks": _describe_risks([folder.cost(cell) for cell in done]),
         "weights": meta.get("weights"),
-        "version": read_json(folder.path / "environment.json").get("prognobench"),
-        "finished": _finished(folder, done),
+        "version": folder.environment().get("prognobench"),
+        "finished": folder.finished(done[-1]) if done else None,
         "cohort": fingerprints.get("cohort", ""),
         "folds": fingerprints.get("folds", ""),
     }
@@ -122,11 +157,6 @@ def _describe_risks(costs: Sequence[Mapping[str, Any]]) -> str | None:
         return f"{AS_STORED}: {missing[0].get('log_odds_shift_missing', '')}".rstrip(": ")
     shifted = any(any(cost["log_odds_shift"]) for cost in costs)
     return "class weights undone" if shifted else "without class weights"
-
-
-def _finished(folder: RunFolder, done: Sequence[str]) -> str | None:
-    marks = [read_json(folder.path / "cells" / cell / "done.json") for cell in done[-1:]]
-    return marks[0].get("finished") if marks else None
 
 
 def _one_per_folds(

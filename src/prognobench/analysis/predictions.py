@@ -140,11 +140,13 @@ def load_predictions(runs: pd.DataFrame, folders: Sequence[RunFolder]) -> Iterat
         rows = runs[[each == names for each in classes]]
         oracles = rows["model"] == ORACLE
         listed, tables = _load_oracles(rows.index[oracles], folders, names)
-        cells = [(row, cell) for row in rows.index[~oracles] for cell in folders[row].done_cells()]
+        cells = [
+            (row, cell) for row in rows.index[~oracles] for cell in folders[row].marked_cells()
+        ]
         if cells:
-            stored = read_tables(
-                [folders[row].path / "cells" / cell / "predictions.csv" for row, cell in cells]
-            )
+            files = [folders[row].predictions_file(cell) for row, cell in cells]
+            paths, wanted = zip(*files, strict=True)
+            stored = read_tables(paths, wanted=wanted)
             stored["file"] += len(tables)
             tables.append(stored)
         if tables:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.catalogue import NAMES, count_training_patients, list_runs
+from prognobench import __version__
+from prognobench.analysis.catalogue import (
+    NAMES,
+    count_training_patients,
+    find_runs,
+    list_runs,
+)
 from prognobench.analysis.evaluation import Cells, evaluate, make_cells
-from prognobench.analysis.predictions import ORACLE, Level, Spans, load_predictions
+from prognobench.analysis.predictions import Level, Spans, load_predictions
 from prognobench.analysis.subgroups import Bands, check_columns, find_subgroups
 from prognobench.analysis.thresholds import HALF, VALIDATION, Scaling
-from prognobench.files import read_table, write_table
+from prognobench.errors import StoreError
+from prognobench.files import checksum, read_sealed, read_table, write_sealed, write_table
 from prognobench.metrics.metric import all_metrics
-from prognobench.store import RunFolder, iter_runs
+from prognobench.store import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +38,9 @@ COLUMNS = (
     *("reason", "n", "positives", "prevalence", "train_patients", "scaling"),
 )
 """The columns of ``scores.csv``."""
+
+NOTE = "scores.json"
+"""What ``runs.csv`` and ``scores.csv`` were made of, how, and their checksums."""
 
 TEXT = (
     *("dataset", "model", "strategy", "regime", "cv", "key", "cohort", "folds", "path", "version"),
@@ -78,10 +88,17 @@ def score(
     StoreError
         If there are no runs, or a file of theirs is damaged.
     """
-    runs, folders = list_runs(results)
+    found = find_runs(results)
+    made_of = _identify(results, found)
+    runs, folders = list_runs(results, found)
     scores = score_table(runs, folders, settings, progress)
-    write_table(results / "runs.csv", runs)
-    write_table(results / "scores.csv", scores)
+    # The note that says what they were made of is absent while they are written.
+    (results / NOTE).unlink(missing_ok=True)
+    files = {
+        "runs.csv": write_table(results / "runs.csv", runs),
+        "scores.csv": write_table(results / "scores.csv", scores),
+    }
+    write_sealed(results / NOTE, {"made_of": made_of, "settings": asdict(settings), "files": files})
     return results / "scores.csv"
 
 
@@ -277,45 +294,68 @@ class Scored:
 
 
 def read_scores(results: Path) -> Scored:
-    """Read the scores of a results folder; scored anew if anything was computed since.
+    """Read the scores of a results folder.
+
+    They are made anew if the stored runs are not those that they were made of; and, with the
+    settings that they were made with, if a file of theirs was changed.
 
     Raises
     ------
+    DamagedError
+        With the stored files that are not as they were written.
     StoreError
         If there are no runs.
     """
-    scored = _read(results) if (results / "scores.csv").exists() else None
-    if scored is None or not _up_to_date(results, scored):
-        score(results)
-        scored = _read(results)
+    found = find_runs(results)
+    note = _read_note(results)
+    scored, settings = None, Settings()
+    if note.get("made_of") == _identify(results, found):
+        scored, settings = _read(results, found, note["files"]), _read_settings(note)
+    if scored is None:
+        score(results, settings=settings)
+        scored = _read(results, found, _read_note(results)["files"])
+    if scored is None:
+        raise StoreError(f"{results / 'scores.csv'} was changed while it was read; try again")
     return scored
 
 
-def _read(results: Path) -> Scored:
-    tables = [read_table(results / name, TEXT) for name in ("runs.csv", "scores.csv")]
+def _read_note(results: Path) -> dict[str, Any]:
+    """Return what is known of the scores; nothing if it is damaged, or of an older version."""
+    try:
+        note, sealed = read_sealed(results / NOTE)
+    except StoreError:
+        return {}
+    return note if sealed else {}
+
+
+def _read_settings(note: Mapping[str, Any]) -> Settings:
+    kept = note["settings"]
+    by = kept["by"] and {name: tuple(edges) for name, edges in kept["by"].items()}
+    return Settings(kept["scaling"], tuple(kept["rules"]), by, tuple(kept["levels"]))
+
+
+def _identify(results: Path, folders: Sequence[RunFolder]) -> str:
+    """Return a checksum of the names and checksums of all stored runs."""
+    stored = [(str(folder.path.relative_to(results)), folder.identify()) for folder in folders]
+    return checksum(repr((__version__, COLUMNS, stored)).encode())
+
+
+def _read(results: Path, found: Sequence[RunFolder], files: Mapping[str, str]) -> Scored | None:
+    """Read both tables; nothing if one was changed, or lacks a metric that is registered now."""
+    try:
+        tables = [read_table(results / name, TEXT, files[name]) for name in files]
+    except StoreError:
+        return None
     # A regime without k has 0 here: blanks do not group.
     runs, scores = (table.fillna({"k": 0}).astype({"k": int}) for table in tables)
+    if not {metric.name for metric in all_metrics()}.issubset(scores["metric"].unique()):
+        return None
     # Of the folds that a score is of: runs on the same folds can be paired. The key of a row of
     # chance or of a ceiling is the start of that digest.
     folds = dict(zip(runs["key"], runs["folds"], strict=True))
     folds |= {digest[:12]: digest for digest in runs["folds"]}
     scores["folds"] = scores["key"].map(folds)
-    return Scored(runs, scores, tuple(RunFolder(results / path) for path in runs["path"]))
-
-
-def _up_to_date(results: Path, scored: Scored) -> bool:
-    """Whether the runs, their complete and failed cells, and the metrics are those scored."""
-    folders = list(iter_runs(results))
-    marks = [mark for folder in folders for mark in folder.path.glob("cells/*/done.json")]
-    failures = [note for folder in folders for note in folder.path.glob("cells/*/failure.json")]
-    runs = scored.runs[scored.runs["model"] != ORACLE]
-    metrics = {metric.name for metric in all_metrics()}
-    if (len(folders), len(marks)) != (len(runs), runs["done"].sum()):
-        return False
-    if not set(COLUMNS).issubset(scored.scores) or "risks" not in scored.runs:
-        return False
-    if not metrics.issubset(scored.scores["metric"].unique()):
-        return False
-    written = (results / "scores.csv").stat().st_mtime_ns
-    files = [*(folder.path / "run.json" for folder in folders), *marks, *failures]
-    return all(file.stat().st_mtime_ns < written for file in files)
+    if "risks" not in runs:  # an older version made them
+        return None
+    known = {str(folder.path.relative_to(results)): folder for folder in found}
+    return Scored(runs, scores, tuple(known[path] for path in runs["path"]))

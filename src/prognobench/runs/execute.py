@@ -52,7 +52,7 @@ def run(configs: Sequence[RunConfig], progress: Progress | None = None) -> list[
     workspace = Workspace(progress)
     runs = prepare(configs, workspace, look=True)
     left = {str(run.folder.path): {fold.name for fold in run.list_unfinished()} for run in runs}
-    if todo := [run for run in runs if left[str(run.folder.path)] or not run.folder.exists]:
+    if todo := [run for run in runs if left[str(run.folder.path)] or not run.folder.is_described]:
         _compute(todo, workspace)
     return [_outcome(run, left[str(run.folder.path)]) for run in runs]
 
@@ -110,7 +110,7 @@ def _refusals(run: Prepared, workspace: Workspace) -> list[str]:
 
 def _warn_of_two_precisions(run: Prepared, precision: str) -> None:
     """Warn if done cells were computed on a machine where ``auto`` is another precision."""
-    done = run.folder.done_cells() if run.folder.exists else []
+    done = run.folder.done_cells() if run.folder.is_described else []
     before = None
     with suppress(StoreError):  # a damaged file is reported by whoever reads it
         before = run.folder.cost(done[0]).get(run.kind.precision_entry) if done else None
@@ -132,6 +132,10 @@ def _outcome(run: Prepared, left: set[str]) -> Outcome:
         folder=run.folder,
         computed=tuple(cell for cell in done if cell in left),
         found=tuple(cell for cell in done if cell not in left),
-        failed={cell: failure["message"] for cell, failure in run.folder.failures().items()},
-        not_applicable=run.folder.meta["not_applicable"],
+        failed={
+            cell: failure["message"]
+            for cell, failure in run.folder.failures().items()
+            if cell not in done
+        },
+        not_applicable=run.folder.not_applicable,
     )

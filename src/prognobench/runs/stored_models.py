@@ -54,7 +54,7 @@ class StoredRun(ReadyRun):
         StoreError
             If there is none, or one that is asked for is not there.
         """
-        saved = [cell for cell in self.folder.cells if self.folder.is_done(cell, "adapted")]
+        saved = [cell for cell in self.folder.marked_cells() if self.locate_model(cell).is_dir()]
         missing = [cell for cell in cells if cell not in saved]
         if missing or not saved:
             raise StoreError(
@@ -70,6 +70,10 @@ class StoredRun(ReadyRun):
     def locate_model(self, cell: str) -> Path:
         """Return the folder in which a cell's model lies."""
         return self.folder.path / "cells" / cell / "adapted"
+
+    def require_model(self, cell: str) -> Path:
+        """Return that folder; a :class:`.DamagedError` if a file in it is not as written."""
+        return self.folder.require_model(cell)
 
 
 def read_run(path: Path, weights: str | None = None, cache: Path | None = None) -> StoredRun:
@@ -174,7 +178,7 @@ class AdaptedModels:
             raise StoreError(
                 f"{self.run.folder.path}: {self.run.strategy} cannot load what it saved"
             )
-        adapted.load(self.run.locate_model(cell))
+        adapted.load(self.run.require_model(cell))
         adapted.model.eval()
         return adapted
 
@@ -192,7 +196,7 @@ class Classifiers:
 
         spec, fingerprint = self.run.classifier, self.run.source.fingerprint
         return [
-            load_classifier(self.run.locate_model(cell), spec, fingerprint) for cell in self.cells
+            load_classifier(self.run.require_model(cell), spec, fingerprint) for cell in self.cells
         ]
 
     @property

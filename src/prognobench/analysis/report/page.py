@@ -38,7 +38,7 @@ from prognobench.analysis.statistics.aggregate import Selection, aggregate, desc
 from prognobench.analysis.statistics.claims import check_claims
 from prognobench.analysis.statistics.ranks import rank, rank_table, wins_table
 from prognobench.analysis.tables import SYNTHETIC, Table, templates
-from prognobench.files import read_json, write_text
+from prognobench.files import write_text
 from prognobench.metrics.metric import Metric, find_metric
 from prognobench.records import Progress
 from prognobench.workers import Beside
@@ -218,7 +218,7 @@ class _Page:
 
     def _repeat(self) -> Iterator[Block]:
         first = self.scored.folders[real_runs(self.scored).index[0]]
-        environment = read_json(first.path / "environment.json")
+        environment = first.environment()
         yield Block(
             "repeat",
             {

@@ -17,7 +17,6 @@ from prognobench.analysis.statistics.aggregate import Context, best_baseline, it
 from prognobench.analysis.statistics.intervals import Wanted, count_events, pooled_scores
 from prognobench.analysis.statistics.resampling import warn_few_events
 from prognobench.analysis.tables import Entry, Row, Table, make_number
-from prognobench.files import read_table
 from prognobench.metrics.metric import Metric
 from prognobench.store import RunFolder
 
@@ -196,11 +195,10 @@ def list_datasets(scored: Scored) -> Iterator[tuple[Table, list[str]]]:
 
 def _exclusions(folder: RunFolder) -> list[str]:
     """How many rows or files were left out for each reason, the most frequent reason first."""
-    path = folder.path / "exclusions.csv"
-    if not path.exists():
+    if not (folder.path / "exclusions.csv").exists():
         return []
     # A reason ends with the row of the table that it is about: without it, equal reasons are equal.
-    reasons = read_table(path)["reason"].map(str).str.replace(ROW, "", regex=True)
+    reasons = folder.exclusions()["reason"].map(str).str.replace(ROW, "", regex=True)
     counts = reasons.value_counts()
     parts = [f"{count} x {reason}" for reason, count in counts.head(MOST_REASONS).items()]
     if len(counts) > MOST_REASONS:

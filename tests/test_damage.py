@@ -1,0 +1,148 @@
+"""Damaged, exchanged and foreign files of a results folder: refused by name, never scored."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from made_runs import forget_checksums, make_run
+
+from prognobench.analysis.scores import Settings, read_scores, score
+from prognobench.analysis.statistics.score_tables import make_table
+from prognobench.errors import DamagedError, StoreError
+from prognobench.files import read_sealed, write_sealed
+
+
+def cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def change_digit(content: bytes) -> bytes:
+    place = next(i for i in reversed(range(len(content))) if content[i : i + 1].isdigit())
+    return (
+        content[:place]
+        + b"%d" % ((int(content[place : place + 1]) + 1) % 10)
+        + content[place + 1 :]
+    )
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "emptied": lambda content: b"",
+    "zeroed": lambda content: bytes(len(content)),
+    "half zeroed": lambda content: cut(content) + bytes(len(content) - len(cut(content))),
+    "cut": cut,
+    "bit flipped": flip,
+    "digit changed": change_digit,
+    "header only": lambda content: content.partition(b"\n")[0] + b"\n",
+}
+
+
+def table_of(results: Path) -> str:
+    """The numbers that a user is shown."""
+    (made,) = make_table(results, metrics=("mcc",), formats=("csv",)).tables
+    return repr(made.rows)
+
+
+def list_files(results: Path) -> list[Path]:
+    return sorted(file for file in results.rglob("*") if file.is_file())
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("stored")
+    make_run(results, patients=40, folds=2)
+    make_run(results, model="vit", patients=40, folds=2, failed=["r0-f1"])
+    table_of(results)
+    return results
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_no_damage_of_any_stored_file_gives_other_numbers(
+    stored: Path, tmp_path: Path, damage: str
+) -> None:
+    results = tmp_path / "results"
+    shutil.copytree(stored, results)
+    whole = table_of(results)
+    refused = 0
+    files = [file for file in list_files(results) if file.parent.name != "tables"]
+    assert len(files) == 3 + 2 * 5 + 3 * 4 + 1
+    for file in files:
+        content = file.read_bytes()
+        damaged = DAMAGES[damage](content)
+        if damaged == content:  # of a file of one line the header is all
+            continue
+        file.write_bytes(damaged)
+        if file.parent == results:  # a cache: made anew
+            assert table_of(results) == whole
+        else:
+            with pytest.raises(DamagedError, match=f"{file.name} .*the same 'prognobench run'"):
+                table_of(results)
+            refused += 1
+        file.write_bytes(content)
+    assert table_of(results) == whole
+    assert refused >= 20
+
+
+def test_runs_exchanged_with_their_old_times_are_noticed(tmp_path: Path) -> None:
+    results, older = tmp_path / "results", tmp_path / "older"
+    make_run(older, model="vit", patients=40, folds=2, skill=0.1)
+    for file in list_files(older):
+        os.utime(file, (0, 0))
+    make_run(results, model="cnn", patients=40, folds=2)
+    table_of(results)
+    shutil.rmtree(results / "runs")
+    shutil.copytree(older / "runs", results / "runs")
+    assert read_scores(results).runs["model"].tolist() == ["vit", "oracle"]
+
+
+def test_scores_that_were_made_anew_keep_their_settings(tmp_path: Path) -> None:
+    make_run(tmp_path, patients=40, folds=2)
+    score(tmp_path, settings=Settings(scaling="platt", by={"age": (50.0,)}))
+    before = (tmp_path / "scores.csv").read_bytes()
+    (tmp_path / "scores.csv").write_bytes(change_digit(before))
+    assert read_scores(tmp_path).scaling == "platt"
+    assert (tmp_path / "scores.csv").read_bytes() == before
+
+
+def test_a_run_without_its_description_is_missed(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, patients=40, folds=2)
+    make_run(tmp_path, model="vit", patients=40, folds=2)
+    (folder.path / "run.json").unlink()
+    with pytest.raises(DamagedError, match=r"run\.json is missing"):
+        score(tmp_path)
+
+
+def test_a_store_without_checksums_is_read_and_that_is_said(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, patients=40, folds=2)
+    score(tmp_path)
+    before = (tmp_path / "scores.csv").read_bytes()
+    forget_checksums(folder)
+    with pytest.warns(UserWarning, match="2 cells .* without checksums"):
+        score(tmp_path)
+    assert (tmp_path / "scores.csv").read_bytes() == before
+
+
+def test_a_mark_of_other_files_is_damage(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, patients=40, folds=2)
+    first, second = (folder.path / "cells" / cell for cell in folder.cells)
+    shutil.copy(second / "predictions.csv", first / "predictions.csv")
+    assert not folder.is_done("r0-f0")
+    assert folder.done_cells() == ["r0-f1"]
+    with pytest.raises(DamagedError, match=r"r0-f0/predictions\.csv"):
+        folder.predictions("r0-f0")
+
+
+def test_a_newer_format_is_no_damage(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, patients=40, folds=2)
+    described, _ = read_sealed(folder.path / "run.json")
+    write_sealed(folder.path / "run.json", {**described, "format": 99})
+    with pytest.raises(StoreError, match="update prognobench"):
+        score(tmp_path)
