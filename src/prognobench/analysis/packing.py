@@ -142,7 +142,7 @@ def _pack_run(
         "folds": pseudonyms.rename(folds[["repeat", "fold", "draw", "part", "patient_id"]]),
     }
     packed.create(_pack_meta(run.meta, private), _pack_environment(run, private), tables)
-    for cell in run.done_cells():
+    for cell in run.marked_cells():  # a damaged one is refused, not left out
         predictions = run.predictions(cell)
         scores = [name for name in predictions.columns if name.startswith("score_")]
         packed.write_cell(
@@ -176,9 +176,7 @@ def _pack_cohort(cohort: pd.DataFrame, pseudonyms: Pseudonyms, keep: Sequence[st
 
 
 def _pack_exclusions(run: RunFolder, pseudonyms: Pseudonyms) -> pd.DataFrame:
-    from prognobench.files import read_table
-
-    exclusions = read_table(run.path / "exclusions.csv")
+    exclusions = run.exclusions()
     items = [pseudonyms.name("item", str(item)) for item in exclusions["item"]]
     return exclusions[["item", "reason"]].assign(item=items, reason=LEFT_OUT)
 
@@ -207,9 +205,7 @@ def _pack_meta(meta: Mapping[str, Any], private: Callable[[str], bool]) -> dict[
 
 
 def _pack_environment(run: RunFolder, private: Callable[[str], bool]) -> dict[str, Any]:
-    from prognobench.files import read_json
-
-    environment: dict[str, Any] = _scrub(read_json(run.path / "environment.json"), private)
+    environment: dict[str, Any] = _scrub(run.environment(), private)
     return environment
 
 
