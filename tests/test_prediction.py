@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from made_runs import store_instead
+from made_dicom import image, write_dicom
 from PIL import Image
 
 from prognobench.cli.compose import compose
@@ -98,6 +100,25 @@ def test_the_mean_over_the_cells_models(strategy: str, images: Path, tmp_path: P
     np.testing.assert_allclose(scores(together), np.mean(alone, axis=0))
     best = [CLASSES[column] for column in scores(together).argmax(1)]
     assert together["predicted"].tolist() == best
+
+
+def test_dicom_files_of_an_archive(tmp_path: Path) -> None:
+    run = store_run(tmp_path / "results", "bitfit", cells=1)
+    archive = tmp_path / "archive"
+    names = ("IM0001", "IM0002.dcm", "s1/1.2.840.1", "s1/1.2.840.2", "s1/IM", "s2/IM")
+    for seed, name in enumerate(names):
+        write_dicom(archive / name, image(seed), bits=12)
+    shutil.copy(archive / "IM0001", archive / "DICOMDIR")
+    (archive / "LOG.TXT").write_text("4 files")
+    given = {"cache": tmp_path / "cache"}
+    found = predict_images(run.path, archive, **given)
+    assert found["image"].tolist() == list(names)
+    patients = ["IM0001", "IM0002", "1.2.840.1", "1.2.840.2", "s1/IM", "s2/IM"]
+    assert found["patient_id"].tolist() == patients
+    one = predict_images(run.path, archive / "s1/1.2.840.2", **given)
+    np.testing.assert_allclose(scores(one), scores(found)[3:4], atol=1e-6)
+    with pytest.raises(DataError, match="an index of DICOM files; give the folder"):
+        predict_images(run.path, archive / "DICOMDIR", **given)
 
 
 def test_a_run_in_tf32_predicts_without_a_gpu(images: Path, tmp_path: Path) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from prognobench.datasets.readers.covariates import as_names, covariate
-from prognobench.datasets.readers.image_folder import IMAGE_SUFFIXES, ImageFolder
+from prognobench.datasets.readers.image_folder import (
+    IMAGE_SUFFIXES,
+    ImageFolder,
+    is_called_image,
+    is_dicom_index,
+)
 from prognobench.datasets.readers.spreadsheet import Sheet, read_sheet
 from prognobench.errors import DataError, listed
 from prognobench.frozen.estimators import Column
@@ -50,7 +56,9 @@ def new_cohort(
     names = tuple(dict.fromkeys(name for name, _ in columns))
     if not images.exists():
         raise DataError(f"no image, folder or table {images}")
-    is_image = images.suffix.lower() in IMAGE_SUFFIXES
+    if images.is_file() and is_dicom_index(images):
+        raise DataError(f"{images} is an index of DICOM files; give the folder that it lies in")
+    is_image = is_called_image(images)
     if names and (images.is_dir() or is_image):
         raise DataError(
             f"the models read {', '.join(names)} beside the image: give a table with the columns "
@@ -62,7 +70,7 @@ def new_cohort(
     elif is_image:
         root, wanted = (
             images.parent,
-            pd.DataFrame({"patient_id": [images.stem], "image": images.name}),
+            pd.DataFrame({"patient_id": [_without_suffix(images.name)], "image": images.name}),
         )
     else:
         root, wanted = folder or images.parent, _listed_in(read_sheet(images), names)
@@ -82,11 +90,20 @@ def new_cohort(
 
 
 def _images_below(folder: Path) -> pd.DataFrame:
+    """Every image of a folder, each of a patient of its name, or of its path if names repeat."""
     import pandas as pd
 
-    files = ImageFolder(folder, "images").files
-    images = [file for file in files if Path(file).suffix.lower() in IMAGE_SUFFIXES]
-    return pd.DataFrame({"patient_id": [Path(file).stem for file in images], "image": images})
+    images = pd.Series(ImageFolder(folder, "images").images(""), dtype=object)
+    paths = images.map(_without_suffix)
+    names = paths.map(posixpath.basename)
+    patients = names.where(~names.duplicated(keep=False), paths)
+    return pd.DataFrame({"patient_id": patients, "image": images})
+
+
+def _without_suffix(file: str) -> str:
+    """A file's name without the suffix of images; a UID's last number is none."""
+    path = PurePosixPath(file)
+    return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else file
 
 
 def _listed_in(sheet: Sheet, covariates: Sequence[str]) -> pd.DataFrame:

@@ -133,16 +133,10 @@ class ImageFolder:
         return self._checked(next(iter(meant.values()), []), cell)
 
     def images(self, folder: str) -> list[str]:
-        """The files below a folder of this folder that are called like images or are DICOM."""
-        below = (file for file in self.files if file.startswith(f"{folder}/"))
-        return [file for file in below if self._is_image(file)]
-
-    def _is_image(self, file: str) -> bool:
-        """Archives give DICOM files any name; their index, DICOMDIR, is no image."""
-        path = self.root / file
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            return True
-        return path.is_file() and path.name.upper() != "DICOMDIR" and has_dicom_mark(path)
+        """The files below a folder of this folder (all, if empty) that are images by name or mark."""
+        start = f"{folder}/" if folder else ""
+        below = (file for file in self.files if file.startswith(start))
+        return [file for file in below if is_called_image(self.root / file)]
 
     def _checked(self, candidates: list[str], cell: str) -> Found:
         if not candidates:
@@ -178,6 +172,21 @@ class ImageFolder:
                 self._real_folders[folder] = os.path.realpath(folder)
             real = os.path.join(self._real_folders[folder], base)
         return real.startswith(os.path.join(self._real_root, ""))
+
+
+def is_called_image(path: Path) -> bool:
+    """Whether a file is an image by its name, or DICOM by its mark.
+
+    Archives give DICOM files any name; their index, DICOMDIR, is no image.
+    """
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return True
+    return path.is_file() and not is_dicom_index(path) and has_dicom_mark(path)
+
+
+def is_dicom_index(path: Path) -> bool:
+    """Whether a file is the index that archives put beside DICOM files."""
+    return path.name.upper() == "DICOMDIR"
 
 
 def _plain(name: str) -> str:
