@@ -15,7 +15,7 @@ import pytest
 from made_dicom import deflated_bomb
 from PIL import Image
 
-from prognobench.audit import Audit, audit, inspection
+from prognobench.audit import Audit, audit, drop_leaks, find_same_pictures, inspection
 from prognobench.audit.metadata import read_image_metadata, score_metadata
 from prognobench.audit.similarity import agreement, hashes
 from prognobench.audit.thumbnails import make_thumbnails
@@ -82,7 +82,7 @@ def groups(found: Audit) -> list[list[str]]:
 def test_a_clean_cohort_is_clean(cohort: Cohort, tmp_path: Path) -> None:
     found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache", thorough=True)
     assert found.leaks == found.duplicates == ()
-    assert found.refusals(Checks(allow_leaks=False, allow_duplicates=False)) == []
+    assert found.refusals(Checks(leaks="refuse", duplicates="refuse")) == []
     assert len(found.tables["faulty images"]) == len(found.tables["same picture"]) == 0
     titles = [title for title, _ in found.sections()]
     assert titles == ["patients and images", "patients by part", "metadata-only baseline"]
@@ -125,8 +125,8 @@ def test_a_patient_in_two_parts_is_refused(cohort: Cohort) -> None:
     assert "fold r0-f0: patients that stand in several parts: 1 (P10)" in leak
     said, way_out = found.refusals(Checks())
     assert said == leak
-    assert "checks.allow_leaks=true" in way_out
-    assert found.refusals(Checks(allow_leaks=True)) == []
+    assert "checks.leaks=drop" in way_out
+    assert found.refusals(Checks(leaks="allow")) == []
 
 
 def test_the_same_file_under_two_patients_is_a_leak_if_a_fold_parts_them(
@@ -139,7 +139,7 @@ def test_the_same_file_under_two_patients_is_a_leak_if_a_fold_parts_them(
     (leak,) = found.leaks
     assert "(image 1 of the cohort = image 21 of the cohort)" in leak
     assert "dataset.exclude" in leak
-    assert found.refusals(Checks(allow_leaks=True)) == []
+    assert found.refusals(Checks(leaks="allow")) == []
     assert [text.split(": ")[1] for text in found.duplicates] == [
         "pictures filed under several patients",
         "pictures filed under different outcomes",
@@ -149,14 +149,33 @@ def test_the_same_file_under_two_patients_is_a_leak_if_a_fold_parts_them(
     assert audit(cohort, folder=tmp_path / "cache").leaks == ()
 
 
+def test_patients_who_share_pictures_are_dropped_from_the_earlier_part(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    overwrite(cohort, 20, image(0))  # patients 0 and 10
+    overwrite(cohort, 39, image(4))  # patients 2 and 19
+    overwrite(cohort, 25, image(21))  # patients 12 and 10
+    rows = [np.arange(start, stop) for start, stop in ((0, 20), (20, 30), (30, 40))]
+    fold = Fold(*rows, fold=0)
+    same = find_same_pictures(cohort, tmp_path / "cache", None)
+    (kept,), left_out = drop_leaks(cohort, same, [fold])
+    assert kept.test.tolist() == fold.test.tolist()
+    assert kept.validation.tolist() == fold.validation.tolist()
+    assert kept.train.tolist() == [2, 3, *range(6, 20)]
+    assert left_out == [{"fold": "r0-f0", "validation": 0, "train": 2}]
+    assert audit(cohort, [kept], folder=tmp_path / "cache").leaks == ()
+    clean = Fold(np.arange(10, 20), np.arange(6, 10), np.arange(30, 34), fold=1)
+    assert drop_leaks(cohort, same, [clean])[1] == []
+
+
 def test_a_copy_for_the_same_patient_is_told_but_no_leak(cohort: Cohort, tmp_path: Path) -> None:
     overwrite(cohort, 1, image(0))
     found = audit(cohort, folds_of(cohort), folder=tmp_path / "cache")
     assert found.leaks == ()
     assert found.refusals(Checks()) == []
-    said, way_out = found.refusals(Checks(allow_duplicates=False))
+    said, way_out = found.refusals(Checks(duplicates="refuse"))
     assert said == "made: pictures that come several times for one patient: 1"
-    assert "checks.allow_duplicates=true" in way_out
+    assert "checks.duplicates=allow" in way_out
 
 
 def altered(image: np.ndarray) -> dict[str, np.ndarray]:
@@ -286,7 +305,7 @@ def test_broken_images_are_named_and_the_others_looked_at(cohort: Cohort, tmp_pa
     assert found.notes[0].startswith("made: 2 of 40 images are broken")
     assert "1 of 40 images are blank" in found.notes[1]
     assert len(found.broken) == 2
-    assert found.refusals(Checks(allow_leaks=True)) == list(found.broken)
+    assert found.refusals(Checks(leaks="allow")) == list(found.broken)
     assert groups(found) == [["6.png", "25.png"]]
     assert len(found.tables["metadata-only baseline"])
 

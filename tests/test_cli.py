@@ -220,7 +220,7 @@ def test_the_desk_ends_with_the_status_of_what_a_run_would_refuse(
     for at in range(1, 12):
         image.save(tmp_path / "images" / f"{at}.png")
     assert prognobench(*command, "cv.folds=3").code == 1
-    assert prognobench(*command, "cv.folds=3", "checks.allow_leaks=true").code == 0
+    assert prognobench(*command, "cv.folds=3", "checks.leaks=allow").code == 0
 
 
 def test_where_no_folds_can_be_made_the_desk_shows_the_counts_that_say_why(

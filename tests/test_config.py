@@ -157,7 +157,7 @@ def test_a_missing_value_says_how_to_give_it() -> None:
             "patients=20",
             "unknown key 'patients'. Did you mean dataset.patients or regime.patients?",
         ),
-        ("allow_leaks=true", "unknown key 'allow_leaks'. Did you mean checks.allow_leaks?"),
+        ("duplicates=refuse", "unknown key 'duplicates'. Did you mean checks.duplicates?"),
         ("sede=3", "unknown key 'sede'. Did you mean 'seed'?"),
     ],
 )

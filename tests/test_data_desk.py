@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from made_cohorts import (
     make_aiforcovid,
@@ -198,16 +199,75 @@ def test_a_run_refuses_pictures_that_leak_unless_told_otherwise(tmp_path: Path) 
     with pytest.raises(ConfigError, match="pictures filed under patients who stand in different"):
         run(compose(given))
     assert not (tmp_path / "results").exists()
-    (outcome,) = run(compose([*given, "checks.allow_leaks=true"]))
+    (outcome,) = run(compose([*given, "checks.leaks=allow"]))
     assert len(outcome.computed) == 3
     assert (
         "table.csv row 3 = table.csv row 6 = table.csv row 11"
         in outcome.folder.meta["warnings"][-1]
     )
-    assert outcome.folder.meta["config"]["checks"]["allow_leaks"] is True
+    assert outcome.folder.meta["config"]["checks"]["leaks"] == "allow"
     # What reads no picture does not wait for the pictures of all patients to be compared.
     (outcome,) = run(compose([*given[:-1], "strategy=prior"]))
     assert len(outcome.computed) == 3
+
+
+def test_a_run_leaves_patients_who_share_pictures_out_of_training(tmp_path: Path) -> None:
+    here = (f"paths.cache={tmp_path / 'cache'}", f"paths.results={tmp_path / 'results'}")
+    given = [*small_table(tmp_path / "images"), *QUICK[:-1], *here, "checks.leaks=drop"]
+    (outcome,) = run(compose([*given, "strategy=linear_probe"]))
+    assert len(outcome.computed) == 3
+    stored = outcome.folder.path
+    folds = pd.read_csv(stored / "folds.csv", dtype=str)
+    same = {"p1", "p4", "p9"}
+    for _, fold in folds.groupby("fold"):
+        parts = fold[fold["patient_id"].isin(same)].groupby("part").groups
+        assert len(parts) == 1
+    tested = folds[folds["part"] == "test"]
+    assert sorted(tested["patient_id"]) == sorted(f"p{n}" for n in range(12))
+    meta = outcome.folder.meta
+    assert {fold["fold"] for fold in meta["left_out"]} <= set(outcome.folder.cells)
+    lost = [fold["train"] + fold["validation"] for fold in meta["left_out"]]
+    seen = folds.groupby("fold")["patient_id"].nunique()
+    assert sorted(lost) == sorted(12 - count for count in seen if count < 12)
+    assert "checks.leaks=drop left patients out of training" in " ".join(meta["warnings"])
+    # Whatever a strategy reads, it is compared on the same folds.
+    (other,) = run(compose([*given, "strategy=prior"]))
+    assert other.folder.meta["fingerprints"]["folds"] == meta["fingerprints"]["folds"]
+
+
+def test_an_external_test_of_a_cohort_that_shares_images(tmp_path: Path) -> None:
+    given = ["dataset=union", "cv=external", "cv.test=[new]", *QUICK[:-2], "strategy=prior"]
+    given += [f"paths.cache={tmp_path / 'cache'}", f"paths.results={tmp_path / 'results'}"]
+    shared = {0: 3, 1: 8, 2: 5}  # an image of the new part -> the same of the old one
+    for part, start in (("old", 0), ("new", 50)):
+        root = tmp_path / part
+        root.mkdir()
+        rows = []
+        for number in range(12):
+            grey = picture(shared[number] if start and number in shared else start + number)
+            cv2.imwrite(str(root / f"{number}.png"), grey)
+            rows.append({"patient": f"{number}", "image": f"{number}.png"})
+            rows[-1]["outcome"] = "ab"[number % 2]
+        table = write_csv(root / "table.csv", rows)
+        chosen = {"builder": "table", "table": table, "images": root, "label": "outcome"}
+        chosen |= {"positive": "b"}
+        given += [f"+dataset.parts.{part}.{key}={value}" for key, value in chosen.items()]
+    with pytest.raises(ConfigError, match=r"different parts of a fold: 3 .*"):
+        run(compose(given))
+    (outcome,) = run(compose([*given, "checks.leaks=drop"]))
+    (lost,) = outcome.folder.meta["left_out"]
+    assert lost["train"] + lost["validation"] == 3
+    folds = pd.read_csv(outcome.folder.path / "folds.csv", dtype=str)
+    assert (folds["part"] == "test").sum() == 12
+    used = folds[folds["part"] != "test"]["patient_id"]
+    assert set(used) == {f"old:{n}" for n in range(12) if n not in shared.values()}
+
+
+def test_a_run_refuses_repeated_pictures_if_told_so(tmp_path: Path) -> None:
+    here = (f"paths.cache={tmp_path / 'cache'}", f"paths.results={tmp_path / 'results'}")
+    given = [*small_table(tmp_path / "images"), *QUICK[:-1], *here, "checks.leaks=drop"]
+    with pytest.raises(ConfigError, match=r"filed under several patients: 1[^.]*duplicates=allow"):
+        run(compose([*given, "strategy=linear_probe", "checks.duplicates=refuse"]))
 
 
 def test_a_run_refuses_broken_images_before_it_starts(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ class Bench:
             *("model.image_size=224", "model.interpolation=bicubic"),
             *("model.mean=[0.5,0.5,0.5]", "model.std=[0.5,0.5,0.5]"),
             # Synthetic images, made larger, are all details of one template.
-            "checks.allow_leaks=true",
+            "checks.leaks=allow",
             f"paths.results={self.scratch / 'results'}",
             f"paths.cache={self.scratch / 'cache'}",
         ]

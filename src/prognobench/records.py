@@ -461,10 +461,19 @@ class Paths:
 
 @dataclass(frozen=True)
 class Checks:
-    """Which findings of the data desk a run accepts; recorded with the run."""
+    """What a run does about findings of ``data check``; recorded with the run.
 
-    allow_leaks: bool = False
-    allow_duplicates: bool = True
+    Attributes
+    ----------
+    leaks
+        Patients or pictures in several parts of a fold: ``refuse`` to run, ``drop`` such patients
+        from the part that trains or validates, or ``allow`` them.
+    duplicates
+        Pictures that come several times, wherever they stand.
+    """
+
+    leaks: Literal["refuse", "drop", "allow"] = "refuse"
+    duplicates: Literal["allow", "refuse"] = "allow"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Everything here is found before a model trains; what a table itself gets wrong i
 reader in ``datasets``.
 """
 
-from prognobench.audit.findings import Audit, audit
+from prognobench.audit.findings import STANDARD, Audit, audit, find_same_pictures
+from prognobench.audit.leaks import drop_leaks
 
-__all__ = ["Audit", "audit"]
+__all__ = ["STANDARD", "Audit", "audit", "drop_leaks", "find_same_pictures"]

@@ -61,13 +61,19 @@ class Audit:
     def refusals(self, checks: Checks) -> list[str]:
         """Return why a run must not start, in sentences; nothing where the config allows it."""
         refused = list(self.broken)
-        for name, found in (("leaks", self.leaks), ("duplicates", self.duplicates)):
-            if found and not getattr(checks, f"allow_{name}"):
-                refused += found
-                refused.append(
-                    f"{self.cohort}: 'prognobench data check' lists all of these {name}; "
-                    f"to run all the same, set checks.allow_{name}=true (it is recorded)"
-                )
+        listing = f"{self.cohort}: 'prognobench data check' lists all of these"
+        if self.leaks and checks.leaks != "allow":
+            refused += self.leaks
+            refused.append(
+                f"{listing} leaks; to leave such patients out of training, set checks.leaks=drop, "
+                "to run all the same, checks.leaks=allow (either is recorded)"
+            )
+        if self.duplicates and checks.duplicates != "allow":
+            refused += self.duplicates
+            refused.append(
+                f"{listing} duplicates; to run all the same, set checks.duplicates=allow (it is "
+                "recorded)"
+            )
         return refused
 
     def sections(self) -> list[tuple[str, pd.DataFrame]]:
@@ -121,11 +127,7 @@ def audit(
         If files are missing; those that are broken are part of what is found.
     """
     recipe = recipe or (STANDARD if thorough else None)
-    digests = None if folder is None else content_digests(cohort, folder)
-    seen: Inspection | None = None
-    if recipe is not None and folder is not None and digests is not None:
-        seen = inspect_images(cohort, recipe, folder, _comparable(cohort, digests), progress)
-    same = _same_pictures(cohort, digests, seen)
+    seen, same = _look(cohort, folder, recipe, progress)
     tables = {
         "patients and images": count_by_centre(cohort),
         "patients by part": count_by_part(cohort, folds),
@@ -143,6 +145,32 @@ def audit(
         duplicates=tuple(describe_copies(cohort, same)),
         notes=(*describe_folds(cohort, folds), *_notes(cohort, tables)),
     )
+
+
+def find_same_pictures(
+    cohort: Cohort, folder: Path, recipe: Recipe | None, progress: Progress | None = None
+) -> pd.DataFrame:
+    """Return the rows of the cohort's table whose picture comes several times, with ``group``.
+
+    Parameters
+    ----------
+    recipe
+        How images are decoded to be compared; None compares the content of files alone.
+    """
+    return _look(cohort, folder, recipe, progress)[1]
+
+
+def _look(
+    cohort: Cohort, folder: Path | None, recipe: Recipe | None, progress: Progress | None
+) -> tuple[Inspection | None, pd.DataFrame]:
+    """What was seen on the images, where they are looked at, and those that show the same."""
+    if folder is None:
+        return None, _same_pictures(cohort, None, None)
+    digests = content_digests(cohort, folder)
+    seen = None
+    if recipe is not None:
+        seen = inspect_images(cohort, recipe, folder, _comparable(cohort, digests), progress)
+    return seen, _same_pictures(cohort, digests, seen)
 
 
 def _comparable(cohort: Cohort, digests: Sequence[str]) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,6 +60,49 @@ def find_shared_pictures(
             f"{len(split)} ({named}); give such patients one id, or leave images out with "
             "dataset.exclude"
         )
+
+
+def drop_leaks(
+    cohort: Cohort, same: pd.DataFrame, folds: Iterable[Fold]
+) -> tuple[list[Fold], list[dict[str, object]]]:
+    """Leave patients who share a picture or an id with a later part out of the earlier one.
+
+    The test part keeps everyone; validation loses whom the test part knows, training whom either
+    knows.
+
+    Parameters
+    ----------
+    same
+        As :func:`find_shared_pictures` takes them.
+
+    Returns
+    -------
+    The folds, and for each that lost patients its name and how many ``train`` and ``validation``
+    lost.
+    """
+    patient, ids = cohort.table["patient_id"].factorize()
+    group = same["group"].factorize()[0]
+    shown = patient[same.index.to_numpy()]  # the patient of each image whose picture repeats
+    kept: list[Fold] = []
+    left_out: list[dict[str, object]] = []
+    for fold in folds:
+        known = np.zeros(len(ids), dtype=bool)
+        known[patient[fold.test]] = True
+        parts: dict[str, NDArray[np.intp]] = {}
+        lost: dict[str, int] = {}
+        for part in ("validation", "train"):
+            rows = getattr(fold, part)
+            repeated = np.bincount(group, weights=known[shown]) > 0  # groups a later part shows
+            linked = known.copy()
+            linked[shown[repeated[group]]] = True
+            out = linked[patient[rows]]
+            parts[part] = rows[~out]
+            lost[part] = len(np.unique(patient[rows[out]]))
+            known[patient[parts[part]]] = True
+        kept.append(replace(fold, train=parts["train"], validation=parts["validation"]))
+        if any(lost.values()):
+            left_out.append({"fold": fold.name, **lost})
+    return kept, left_out
 
 
 def describe_copies(cohort: Cohort, same: pd.DataFrame) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -15,7 +15,13 @@ from prognobench.records import PARTS, Cohort, Component, Fold
 from prognobench.registry import CVS, REGIMES
 
 
-def make_folds(cohort: Cohort, cv: Component, regime: Component, seed: int) -> tuple[Fold, ...]:
+def make_folds(
+    cohort: Cohort,
+    cv: Component,
+    regime: Component,
+    seed: int,
+    clean: Callable[[Sequence[Fold]], Sequence[Fold]] | None = None,
+) -> tuple[Fold, ...]:
     """Split a cohort.
 
     Parameters
@@ -26,6 +32,8 @@ def make_folds(cohort: Cohort, cv: Component, regime: Component, seed: int) -> t
         How much of each training part is used.
     seed
         Of splits and draws.
+    clean
+        Takes patients out of the parts of whole folds, before the regime draws from them.
 
     Raises
     ------
@@ -34,6 +42,8 @@ def make_folds(cohort: Cohort, cv: Component, regime: Component, seed: int) -> t
         patients the smallest one's, which says what all of them allow.
     """
     whole = CVS[cv.builder](cohort, seed, **cv.settings)
+    if clean is not None:
+        whole = clean(whole)
     check_folds(cohort, whole)
     folds: list[Fold] = []
     faults: list[str] = []

@@ -6,7 +6,7 @@ Everything that can be wrong is found here, for all runs at once, before any of 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,7 @@ class Prepared(ReadyRun):
     folds: tuple[Fold, ...]
     fingerprints: dict[str, str]
     warnings: tuple[str, ...]
+    left_out: Sequence[Mapping[str, Any]] = ()
 
     @cached_property
     def reads(self) -> tuple[str, ...]:
@@ -194,7 +195,10 @@ def _prepare(config: RunConfig, workspace: Workspace, look: bool) -> Prepared:
         "weights": source.fingerprint,
     }
     folder = run_folder(config, run_key(config, **fingerprints))
-    run = Prepared(config, folder, source, cohort.classes, cohort, folds, fingerprints, warnings)
+    run = Prepared(
+        *(config, folder, source, cohort.classes, cohort, folds, fingerprints, warnings),
+        workspace.count_left_out(config),
+    )
     for fold in folds:
         run.make_loss(fold)
     return run

@@ -42,6 +42,7 @@ def describe_run(run: Prepared) -> dict[str, Any]:
         "cells": [fold.name for fold in run.folds],
         "weights": run.source.origin,
         "warnings": list(run.warnings),
+        "left_out": list(run.left_out),
         "not_applicable": None,
         "fingerprints": run.fingerprints,
         "config": describe(config),

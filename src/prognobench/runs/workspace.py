@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prognobench.audit import Audit, audit
-from prognobench.errors import ConfigError, PrognobenchError
+from prognobench.audit import STANDARD, Audit, audit, drop_leaks, find_same_pictures
+from prognobench.errors import ConfigError, PrognobenchError, listed
 from prognobench.folds import make_folds
 from prognobench.imaging.cache import Pixels, Recipe, cohort_digest, pixel_cache
 from prognobench.imaging.content import with_digests
@@ -17,6 +17,8 @@ from prognobench.registry import DATASETS, MODELS
 from prognobench.runs.kinds import find_kind
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from prognobench.records import BackboneSource, Cohort, Component, Fold, RunConfig
 
 Made = TypeVar("Made")
@@ -64,10 +66,39 @@ class Workspace:
         )
 
     def split_cohort(self, config: RunConfig) -> tuple[Fold, ...]:
+        return self._split(config)[0]
+
+    def count_left_out(self, config: RunConfig) -> list[dict[str, Any]]:
+        """Of each fold, the patients that ``checks.leaks=drop`` left out of its parts."""
+        return self._split(config)[1]
+
+    def _split(self, config: RunConfig) -> tuple[tuple[Fold, ...], list[dict[str, Any]]]:
+        drops = config.checks.leaks == "drop"
+
+        def split() -> tuple[tuple[Fold, ...], list[dict[str, Any]]]:
+            cohort, left_out = self.load_cohort(config), []
+
+            def clean(folds: Sequence[Fold]) -> list[Fold]:
+                kept, counts = drop_leaks(cohort, self._same_pictures(config), folds)
+                left_out.extend(counts)
+                return kept
+
+            parts = (config.cv, config.regime, config.seed)
+            return make_folds(cohort, *parts, clean if drops else None), left_out
+
         return self.once(
-            lambda: make_folds(self.load_cohort(config), config.cv, config.regime, config.seed),
+            split,
             *("folds", asdict(config.dataset), asdict(config.cv), asdict(config.regime)),
-            config.seed,
+            *(config.seed, drops),
+        )
+
+    def _same_pictures(self, config: RunConfig) -> pd.DataFrame:
+        """Images that show the same, decoded alike for all models, so that folds do not differ."""
+        cohort = self.load_cohort(config)
+        recipe = STANDARD if _has_files(cohort) else None
+        return self.once(
+            lambda: find_same_pictures(cohort, config.paths.cache, recipe, self.progress),
+            *("same pictures", asdict(config.dataset)),
         )
 
     def locate_source(self, model: Component) -> BackboneSource:
@@ -98,9 +129,10 @@ class Workspace:
             for it now rather than later.
         """
         cohort = self.load_cohort(config)
-        files = any(isinstance(source, Files) for source in cohort.sources.values())
-        images = files and "image" in find_kind(config.strategy).reads(config.strategy)
-        recipe = self._recipe(config) if look and images else None
+        images = "image" in find_kind(config.strategy).reads(config.strategy)
+        recipe = self._recipe(config) if look and images and _has_files(cohort) else None
+        if recipe is not None and config.checks.leaks == "drop":
+            recipe = STANDARD  # as the patients to be left out were found
 
         def look_for_faults() -> tuple[str, ...]:
             report = audit(
@@ -112,7 +144,8 @@ class Workspace:
             )
             if refusals := report.refusals(config.checks):
                 raise ConfigError(refusals)
-            return (*report.notes, *report.duplicates, *report.leaks)
+            left_out = describe_left_out(cohort.name, self.count_left_out(config))
+            return (*report.notes, *left_out, *report.duplicates, *report.leaks)
 
         splitting = [asdict(config.dataset), asdict(config.cv), asdict(config.regime)]
         looking = None if recipe is None else recipe.name
@@ -122,7 +155,7 @@ class Workspace:
 
     def audit_fully(self, config: RunConfig, folds: Sequence[Fold]) -> Audit:
         """Return the findings of all checks; images that cannot be decoded are among them."""
-        return audit(
+        found = audit(
             self.load_cohort(config),
             folds,
             folder=config.paths.cache,
@@ -130,3 +163,22 @@ class Workspace:
             seed=config.seed,
             progress=self.progress,
         )
+        left_out = self.count_left_out(config) if folds else []
+        return replace(found, notes=(*found.notes, *describe_left_out(found.cohort, left_out)))
+
+
+def describe_left_out(cohort: str, left_out: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say how many patients ``checks.leaks=drop`` left out, in one sentence; nothing if none."""
+    if not left_out:
+        return []
+    folds = listed(
+        [f"{fold['fold']}: {fold['train']} and {fold['validation']}" for fold in left_out], 5
+    )
+    return [
+        f"{cohort}: checks.leaks=drop left patients out of training and validation, because they "
+        f"share pictures or ids with a later part ({folds})"
+    ]
+
+
+def _has_files(cohort: Cohort) -> bool:
+    return any(isinstance(source, Files) for source in cohort.sources.values())

@@ -133,7 +133,7 @@ class ImageFolder:
         return self._checked(next(iter(meant.values()), []), cell)
 
     def images(self, folder: str) -> list[str]:
-        """The files below a folder of this folder (all, if empty) that are images by name or mark."""
+        """The files below a folder of this one (all, if empty) that are images by name or mark."""
         start = f"{folder}/" if folder else ""
         below = (file for file in self.files if file.startswith(start))
         return [file for file in below if is_called_image(self.root / file)]
