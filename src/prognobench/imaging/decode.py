@@ -114,7 +114,11 @@ def _read_with_pillow(path: Path, channels: int) -> NDArray[np.uint8]:
 
 def _stretch_deep_grey(image: Image) -> NDArray[np.uint8]:
     """Stretch a grey image of 16 or 32 bits; Pillow leaves white-is-zero TIFFs inverted."""
-    pixels = stretch(np.asarray(image))
+    values = np.asarray(image)
+    clear = image.info.get("transparency")  # the one value that a PNG of 16 bits shows as clear
+    if isinstance(clear, int):
+        values = np.where(values == clear, values.dtype.type(0), values)
+    pixels = stretch(values)
     tags = getattr(image, "tag_v2", {})
     white_is_zero = tags.get(PHOTOMETRIC) == 0
     return 255 - pixels if white_is_zero else pixels
