@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_runs import store_instead
 from made_dicom import image, write_dicom
+from made_runs import store_instead
 from PIL import Image
 
 from prognobench.cli.compose import compose
