@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from made_runs import forget_checksums, make_run
 
+from prognobench.analysis.checking import check_results
 from prognobench.analysis.scores import Settings, read_scores, score
 from prognobench.analysis.statistics.score_tables import make_table
 from prognobench.errors import DamagedError, StoreError
@@ -146,3 +147,17 @@ def test_a_newer_format_is_no_damage(tmp_path: Path) -> None:
     write_sealed(folder.path / "run.json", {**described, "format": 99})
     with pytest.raises(StoreError, match="update prognobench"):
         score(tmp_path)
+
+
+def test_check_lists_what_is_damaged_torn_or_foreign_and_changes_nothing(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, patients=40, folds=2)
+    assert check_results(tmp_path) == []
+    cells = folder.path / "cells"
+    (cells / "r0-f0" / "history.csv").write_bytes(b"")
+    (cells / "r9-f9").mkdir()
+    (cells / "r0-f1" / ".cost.json.123").write_text("{")
+    before = list_files(tmp_path)
+    found = check_results(tmp_path)
+    assert [state for _, state, _ in found] == ["torn", "foreign", "damaged"]
+    assert "r0-f0/history.csv" in found[2][2]
+    assert list_files(tmp_path) == before

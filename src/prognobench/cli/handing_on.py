@@ -1,4 +1,4 @@
-"""Commands for a results folder as a whole: results pack."""
+"""Commands for a results folder as a whole: results pack, results check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from prognobench.cli import console
 
 
-@click.group("results", short_help="Hand on a results folder.")
+@click.group("results", short_help="Check or hand on a results folder.")
 def results_() -> None:
     """Look after a results folder as a whole."""
 
@@ -51,3 +51,30 @@ def pack(results: Path, out: Path, key: Path | None, keep: Sequence[str]) -> Non
         file = pack_all(results, out, Pseudonyms.of(key), keep, progress)
     console.say(f"written: {file}")
     console.say(f"the key of its pseudonyms, which stays with you: {key}")
+
+
+DAMAGED = 1
+
+
+@results_.command(short_help="Compare stored files with their checksums.")
+@click.argument("results", type=click.Path(path_type=Path, file_okay=False), default="results")
+@click.pass_context
+def check(context: click.Context, results: Path) -> None:
+    """List the stored files of RESULTS that are damaged, torn or foreign. Nothing is changed.
+
+    The exit code is 1 if a file is damaged.
+
+    \b
+    Examples:
+      prognobench results check
+      prognobench results check elsewhere/results
+    """
+    from prognobench.analysis.checking import check_results
+
+    found = check_results(results)
+    if not found:
+        console.say(f"{results}: all stored files are as they were written")
+        return
+    console.print_rows(("run", "state", "what to do"), found)
+    if any(state == "damaged" for _, state, _ in found):
+        context.exit(DAMAGED)
