@@ -619,3 +619,38 @@ def test_damaged_files_are_images_or_named_errors(tmp_path: Path, kind: str) -> 
             shown = read_image(path)
             assert shown.dtype == np.uint8
             assert shown.ndim == 2
+
+
+def _grey_png(path: Path, pixels: np.ndarray, colour: int, *more: tuple[bytes, bytes]) -> Path:
+    """A PNG of 16 bits, written by hand: Pillow and OpenCV write no such."""
+    height, width = pixels.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    chunks = [(b"IHDR", header), *more, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    packed = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+    return path
+
+
+def test_transparency_of_16_bit_grey_lies_over_black(tmp_path: Path) -> None:
+    values = np.linspace(5000, 60000, 12).astype(np.uint16).reshape(3, 4)
+    alpha = np.full((3, 4), 65535, np.uint16)
+    alpha[0] = 0
+    layered = _grey_png(tmp_path / "layer.png", np.dstack([values, alpha]), 4)
+    black = np.where(alpha > 0, values, 0)
+    assert np.abs(read_image(layered).astype(int) - full_range(black)).max() <= 1
+    clear = int(values[2, 3])
+    one = _grey_png(tmp_path / "one.png", values, 0, (b"tRNS", struct.pack(">H", clear)))
+    np.testing.assert_array_equal(read_image(one), full_range(np.where(values == clear, 0, values)))
+
+
+def test_16_bit_grey_png_is_turned_as_its_exif_says(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(DEEP).save(tmp_path / "image.png", exif=exif)
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "image.png"), np.rot90(full_range(DEEP), -1)
+    )
