@@ -167,6 +167,8 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     _received.append(number)
     if len(_received) > 1:  # somebody is impatient
         _leave()
+    # Threads of loky stumble over jobs that are dropped, which is no news either.
+    threading.excepthook = lambda _: None
     raise KeyboardInterrupt
 
 
