@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_runs import make_run
 
-from prognobench.analysis.statistics.claims import make_claims
+from prognobench.analysis.statistics.claims.tables import make_claims
 from prognobench.analysis.statistics.comparer import Question
 from prognobench.analysis.statistics.comparisons import make_comparison
 from prognobench.analysis.statistics.costs import COSTS, make_costs

@@ -33,7 +33,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(results):
-    return write_report(results)
+    return write_report(results, claims="study")
 
 
 class Checker(HTMLParser):

@@ -238,7 +238,7 @@ def claims(results: Path, file: Path | None, formats: Sequence[str]) -> None:
       prognobench claims
       prognobench claims --file mine.yaml
     """
-    from prognobench.analysis.statistics.claims import make_claims
+    from prognobench.analysis.statistics.claims.tables import make_claims
 
     _print_made(make_claims(results, file, formats))
 
@@ -256,6 +256,12 @@ def claims(results: Path, file: Path | None, formats: Sequence[str]) -> None:
 )
 @click.option(
     "--figures", is_flag=True, help="Also write the figures as SVG, PNG and PDF, with data."
+)
+@click.option(
+    "--claims",
+    metavar="FILE",
+    help="Also check these claims; 'study' for the study's findings, which are else only on the "
+    "page of its own data.",
 )
 @ALL
 @OWN_METRICS

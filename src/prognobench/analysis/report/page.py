@@ -35,7 +35,8 @@ from prognobench.analysis.scores import Scored, read_scores
 from prognobench.analysis.shown import show_runs
 from prognobench.analysis.statistics import costs, score_tables
 from prognobench.analysis.statistics.aggregate import Selection, aggregate, describe_context
-from prognobench.analysis.statistics.claims import check_claims
+from prognobench.analysis.statistics.claims.judging import check_claims
+from prognobench.analysis.statistics.claims.reading import are_about, find_claims, read_claims
 from prognobench.analysis.statistics.ranks import rank, rank_table, wins_table
 from prognobench.analysis.tables import SYNTHETIC, Table, templates
 from prognobench.files import write_text
@@ -77,6 +78,7 @@ def write_report(
     metric: str = "mcc",
     figures: bool = False,
     everything: bool = False,
+    claims: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write the report of a results folder as one self-contained HTML file.
@@ -91,6 +93,9 @@ def write_report(
         Also write every figure as SVG, PNG and PDF, and its data as CSV, to ``results/figures``.
     everything
         Hide no run: see :func:`.shown.show_runs`.
+    claims
+        A file of claims to check, or ``study``. By default the study's findings, where its data
+        are among the results.
 
     Raises
     ------
@@ -108,7 +113,7 @@ def write_report(
         scored = read_scores(results)
         tell("report", 1, STEPS)
         page = _Page(results, show_runs(scored, everything=everything), found, studio)
-        page.as_stored = scored
+        page.as_stored, page.claims = scored, claims
         sections = []
         for number, section in enumerate(page.sections()):
             sections.append(section)
@@ -133,6 +138,7 @@ class _Page:
         self.cells = aggregate(scored, Selection(self.metrics))
         self.notes = score_tables.note_results(scored)
         self.as_stored = scored
+        self.claims: str | Path | None = None
         self.figures: list[Figure] = []
 
     def sections(self) -> Iterator[Section]:
@@ -204,7 +210,9 @@ class _Page:
         yield self._tables(sort_rows(table, self.metric) for table in tables)
 
     def _claims(self) -> Iterator[Block]:
-        yield Block("claims", check_claims(self.results, scored=self.as_stored))
+        names = set(real_runs(self.as_stored)["dataset"])
+        if self.claims or are_about(read_claims(find_claims(None)), names):
+            yield Block("claims", check_claims(self.results, self.claims, self.as_stored))
 
     def _inventory(self) -> Iterator[Block]:
         for table, remarks in list_datasets(self.scored):
