@@ -87,7 +87,7 @@ def test_a_claim_is_one_test_over_data_sets(findings):
     assert first.difference.low < first.difference.value < first.difference.high
     assert (first.folds, first.runs) == (5, 4)
     values = np.array([effect.difference.value for effect in finding.effects])
-    pooled = pool_blocks(values, np.array([effect.error for effect in finding.effects]))
+    pooled = pool_blocks(values)
     assert finding.judgements[0].pooled == pooled
     assert finding.p == pytest.approx(pooled.p)
     assert "over 7 independent data sets" in finding.reason

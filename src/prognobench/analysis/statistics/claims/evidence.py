@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.analysis.catalogue import CONTEXT
-from prognobench.analysis.thresholds import HALF
 from prognobench.analysis.evaluation import Measure
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored
@@ -22,6 +21,7 @@ from prognobench.analysis.statistics.paired_tests import (
     corrected_error,
     corrected_t,
 )
+from prognobench.analysis.thresholds import HALF
 from prognobench.metrics.metric import Metric, find_metric
 
 if TYPE_CHECKING:

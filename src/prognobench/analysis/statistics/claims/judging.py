@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -19,12 +19,14 @@ from prognobench.analysis.statistics.claims.reading import (
 )
 from prognobench.analysis.statistics.paired_tests import CONFIDENCE, Difference, holm
 from prognobench.analysis.statistics.pooling import (
-    Pooled,
     combine_all,
     combine_any,
     merge_blocks,
     pool_blocks,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Verdict = Literal["supported", "contradicted", "undecided"]
 
@@ -141,26 +143,29 @@ def _judge(statement: Statement, evidence: Evidence) -> Judgement:
         reason = "no data set of the claim has finished runs of both groups on the same folds"
         return Judgement(UNKNOWN, float("nan"), float("nan"), reason)
     margin = statement.margin if statement.kind == "not_worse" else 0.0
-    values, errors = merge_blocks(
-        [effect.difference.value for effect in effects],
-        [effect.error for effect in effects],
-        [effect.block for effect in effects],
-    )
+    values = _by_block(effects)
     if len(values) == 1:
-        pooled: Difference = _one_block(values[0] + margin, errors[0], effects)
+        pooled: Difference = _one_block(values[0] + margin, effects)
         where = "one data set, which says nothing about others"
     else:
-        pooled = pool_blocks(values, errors, margin=margin)
+        pooled = pool_blocks(values, margin=margin)
         where = f"{len(values)} independent data sets"
     beyond = f" (margin {margin:g} included)" if margin else ""
     reason = f"mean difference {_write(pooled)}{beyond} over {where}"
     return Judgement(pooled, *_one_sided(pooled), reason, tuple(effects))
 
 
-def _one_block(value: float, error: float, effects: Sequence[Effect]) -> Difference:
+def _by_block(effects: Sequence[Effect]) -> NDArray[np.float64]:
+    values = [effect.difference.value for effect in effects]
+    return merge_blocks(values, [effect.block for effect in effects])
+
+
+def _one_block(value: float, effects: Sequence[Effect]) -> Difference:
     """Test the mean difference of contexts that share their patients, by their folds."""
     from scipy.special import stdtr, stdtrit
 
+    # The same patients are tested, so errors are taken as fully correlated.
+    error = float(np.mean([effect.error for effect in effects]))
     freedom = min(effect.folds for effect in effects) - 1
     if not error:
         return Difference(value, value, value, 0.0 if value else 1.0)
@@ -177,18 +182,9 @@ def _judge_balance(statement: Statement, effects: Sequence[Effect]) -> Judgement
         if not group:
             reason = f"no {name} data set has both groups"
             return Judgement(UNKNOWN, float("nan"), float("nan"), reason)
-    parts = [
-        merge_blocks(
-            [effect.difference.value for effect in group],
-            [effect.error for effect in group],
-            [effect.block for effect in group],
-        )
-        for group in groups
-    ]
-    sizes = [len(values) for values, _ in parts]
-    balanced = np.repeat([True, False], sizes)
-    values, errors = (np.concatenate(each) for each in zip(*parts, strict=True))
-    pooled: Pooled = pool_blocks(values, errors, balanced)
+    parts = [_by_block(group) for group in groups]
+    sizes = [len(values) for values in parts]
+    pooled = pool_blocks(np.concatenate(parts), np.repeat([True, False], sizes))
     reason = (
         f"difference {_write(pooled)} between {sizes[0]} balanced and {sizes[1]} imbalanced "
         "data sets"

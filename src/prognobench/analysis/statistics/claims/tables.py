@@ -98,7 +98,7 @@ def claims_table(findings: Sequence[Finding]) -> Iterator[Table]:
         columns,
         tuple(verdicts),
         notes=(
-            "each claim is one test over data sets (random effects, Hartung-Knapp); tasks on the "
+            "each claim is one test over data sets (t-test, each data set one unit); tasks on the "
             "same patients count once; p-values are corrected for the number of claims (Holm)",
         ),
     )
