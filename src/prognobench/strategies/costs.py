@@ -1,4 +1,4 @@
-"""What an adapted model costs: parameters, operations, storage."""
+"""What an adapted model costs: parameters, floating-point operations, bytes on disk."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def step_flops(adapted: Adapted, preprocessing: Preprocessing, batch_size: int) 
 
 
 def _without_content(model: nn.Module) -> nn.Module:
-    """Copy a model to tensors that have shapes alone: to count takes no computing."""
+    """Copy a model to the meta device: counting needs shapes, not values."""
     import torch
 
     meta: dict[int, torch.Tensor] = {
@@ -71,7 +71,7 @@ def _flops(model: nn.Module, shape: tuple[int, ...]) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     batch = torch.zeros(shape, device="meta")
-    # Of the attention kernels only the plain one is made of operations that the counter knows.
+    # Fused attention kernels are one operation, which the counter does not know on this device.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(batch).sum().backward()
     return int(counter.get_total_flops())

@@ -1,4 +1,4 @@
-"""A bottleneck beside a feed-forward part."""
+"""The bottleneck that AdaptFormer puts beside a feed-forward part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prognobench.strategies.layers.wrapper import Wrapper
 
 
 class ParallelAdapter(Wrapper):
-    """``base_layer(x) + scale * up(dropout(relu(down(x))))``, zero beside the base at the start.
+    """``base_layer(x) + scale * up(dropout(relu(down(x))))``, of which the second is 0 at first.
 
     Parameters
     ----------

@@ -43,7 +43,7 @@ class Decisions(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 
 class LinearProbability(Decisions):
-    """Ridge regression on targets of -1 and 1, read as a probability and cut to [0, 1]."""
+    """Ridge regression on targets of -1 and 1, read as a probability and clipped to [0, 1]."""
 
     def __init__(self, alpha: float = 1.0, class_weight: str | None = None) -> None:
         super().__init__(RidgeClassifier(alpha=alpha, class_weight=class_weight))
@@ -54,6 +54,7 @@ class LinearProbability(Decisions):
         decisions = np.asarray(self.fitted_.decision_function(X))
         if decisions.ndim == 1:
             decisions = np.column_stack([-decisions, decisions])
+        # Above 0, so that the scores of several classes never sum to 0.
         scores: Rows = np.clip((1 + decisions) / 2, 1e-6, 1)
         normalised: Rows = scores / scores.sum(1, keepdims=True)
         return normalised
@@ -129,7 +130,7 @@ class LateFusion(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_proba(self, X: Rows) -> Rows:
         image = self.first_.predict_proba(X[:, : self.split_])
         other = self.second_.predict_proba(X[:, self.split_ :])
-        tiny = np.finfo(float).tiny
+        tiny = np.finfo(float).tiny  # keeps the logarithm of 0 finite
         logs = self.share * np.log(image + tiny) + (1 - self.share) * np.log(other + tiny)
         scores: Rows = np.exp(logs - logs.max(1, keepdims=True))
         normalised: Rows = scores / scores.sum(1, keepdims=True)

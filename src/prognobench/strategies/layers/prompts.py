@@ -1,4 +1,4 @@
-"""Prompt tokens before transformer blocks."""
+"""Prompt tokens among the tokens of transformer blocks."""
 
 from __future__ import annotations
 

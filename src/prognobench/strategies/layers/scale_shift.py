@@ -1,4 +1,4 @@
-"""Scale and shift behind a layer."""
+"""The scale and shift that SSF puts behind a layer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ class ScaledShifted(Wrapper):
         return out * self.scale.view(shape) + self.shift.view(shape)
 
     def merged(self) -> nn.Module:
-        """Return the layer with scale and shift in its own weight and bias."""
+        """Return the layer with scale and shift in its own weight and bias, changed in place.
+
+        Exact for layers whose output is linear in both; see :mod:`prognobench.strategies.ssf`.
+        """
         layer: Any = self.base_layer
         rows = (-1,) + (1,) * (layer.weight.dim() - 1)
         with torch.no_grad():
