@@ -369,3 +369,23 @@ def test_overrides_complete(monkeypatch: pytest.MonkeyPatch, prognobench: Comman
         monkeypatch.setenv("COMP_WORDS", f"prognobench run {words}")
         said = prognobench().out
         assert [line.rpartition(",")[2] for line in said.split()] == found
+
+
+def test_the_seed_of_training_varies_training_alone(
+    prognobench: Command, results: Path, tmp_path: Path
+) -> None:
+    own = (*SMALL, "strategy=linear_probe", f"paths.results={tmp_path}")
+    assert prognobench("run", "-m", *own, "train.seed=null,42,7", "--no-table").code == 0
+    metas = [json.loads(path.read_text()) for path in tmp_path.rglob("run.json")]
+    # The run's own seed, said twice, is the same run.
+    assert sorted((meta["seed"], meta["train_seed"]) for meta in metas) == [(42, 7), (42, 42)]
+    assert len({meta["fingerprints"]["folds"] for meta in metas}) == 1
+    stored = [json.loads(path.read_text()) for path in results.rglob("run.json")]
+    assert {meta["key"] for meta in metas} & {meta["key"] for meta in stored}
+    said = prognobench("compare", "--by", "seed", str(tmp_path))
+    assert said.code == 0
+    header, row = (line.split("\t") for line in said.out.splitlines()[1:3])
+    assert (row[0], row[1]) == ("42", "42/7")
+    assert row[header.index("trained again [95 %]")] != ""
+    predictions = {path.read_bytes() for path in tmp_path.rglob("cells/*/predictions*")}
+    assert len(predictions) > 3  # more than the folds of one run

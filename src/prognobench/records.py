@@ -393,7 +393,8 @@ class Train:
 
     Times are in epochs, learning rates before scheduling. ``head_lr`` is for heads trained with
     the backbone; the body's rate belongs to the strategy. ``weight_per`` says what counts once in
-    the loss and in class weights: a patient, or each image. ``speedups=False`` switches off what
+    the loss and in class weights: a patient, or each image. ``seed`` is of initial heads, batches
+    and augmentation; without one it is the run's. ``speedups=False`` switches off what
     ``training/speedups`` does. It changes numbers by rounding alone, and is no part of a run's key.
     """
 
@@ -418,6 +419,7 @@ class Train:
     compile: bool = False
     speedups: bool = True
     precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"
+    seed: Annotated[int, Ge(0)] | None = None
     save: Literal["none", "best", "all"] = "none"
 
 
@@ -492,3 +494,8 @@ class RunConfig:
     checks: Checks = Checks()
     seed: int = 42
     device: str = "auto"
+
+    @property
+    def training_seed(self) -> int:
+        """The seed of training; ``seed`` alone splits the patients."""
+        return self.seed if self.train.seed is None else self.train.seed

@@ -83,8 +83,10 @@ def run_key(config: RunConfig, cohort: str, folds: str, weights: str) -> str:
     """
     plain = describe(config)
     # What is saved changes no number, and speed-ups change it by rounding alone.
-    no_number = ("save", "speedups")
+    no_number = ("save", "speedups", "seed")
     train = {name: value for name, value in plain["train"].items() if name not in no_number}
+    if config.training_seed != config.seed:
+        train["seed"] = config.training_seed
     identity = {
         "format": FORMAT,
         "numbers": NUMBERS,

@@ -15,7 +15,10 @@ from prognobench.store import RunFolder, iter_runs
 if TYPE_CHECKING:
     import pandas as pd
 
-NAMES = ("dataset", "model", "strategy", "regime", "k", "cv", "seed", "key", "synthetic")
+NAMES = (
+    *("dataset", "model", "strategy", "regime", "k", "cv", "seed", "train_seed"),
+    *("key", "synthetic"),
+)
 """The columns that name a run, in ``runs.csv`` and ``scores.csv``."""
 
 CHOICES = ("model", "strategy")
@@ -116,6 +119,7 @@ def _describe_run(folder: RunFolder) -> dict[str, Any]:
     settings = config.get("regime", {}).get("settings", {})
     return {
         **{name: meta.get(name) for name in NAMES},
+        "train_seed": meta.get("train_seed", meta.get("seed")),
         "k": next((settings[name] for name in SIZES if name in settings), None),
         "cells": len(folder.cells),
         "done": len(done),

@@ -233,7 +233,7 @@ def _write(value: Any) -> str:
 
 
 def _sharing(named: pd.DataFrame) -> pd.DataFrame:
-    return named[named.duplicated([*SAME_ROW, "seed"], keep=False)]
+    return named[named.duplicated([*SAME_ROW, "seed", "train_seed"], keep=False)]
 
 
 # ------------------------------------------------------------------ references and scores

@@ -191,7 +191,7 @@ def _parameters(cost: Mapping[str, Any], backbone: int) -> dict[str, Any]:
 def _task(run: Prepared, fold: Fold, features: Sequence[Features]) -> Task:
     spec = run.classifier
     labels = run.cohort.table["label"].to_numpy(copy=True)
-    seed = derive("probe", *name_axes(run.config.seed, fold))
+    seed = derive("probe", *name_axes(run.config.training_seed, fold))
     if isinstance(spec, Probe):
         return ProbeTask(
             features=features[0],

@@ -36,6 +36,7 @@ def describe_run(run: Prepared) -> dict[str, Any]:
         **{group: getattr(config, group).name for group in ("dataset", "model", "strategy")},
         **{group: getattr(config, group).name for group in ("regime", "cv", "loss")},
         "seed": config.seed,
+        "train_seed": config.training_seed,
         "classes": list(run.classes),
         "synthetic": run.cohort.synthetic,
         "reads": list(run.reads),

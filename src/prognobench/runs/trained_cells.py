@@ -108,7 +108,7 @@ def _train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.d
         If training cannot go on.
     """
     config, cohort, recipe = run.config, run.cohort, run.config.train
-    axes = name_axes(config.seed, fold)
+    axes = name_axes(config.training_seed, fold)
     torch.manual_seed(derive("initial weights", *axes))
     backbone = run.source.load()
     adapted = run.adapt(backbone)

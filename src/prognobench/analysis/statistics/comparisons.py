@@ -90,6 +90,8 @@ def compare(
     question = replace(question, threshold=parse_threshold(question.threshold)[0])
     scored = show_runs(read_scores(results), where, question.everything)
     runs = scored.runs[scored.runs["model"] != ORACLE]
+    if question.by == "seed":
+        runs = runs.assign(seed=_name_seeds(runs))
     pairs = list(_pairs(runs, question))
     if not pairs:
         raise ConfigError(
@@ -102,6 +104,12 @@ def compare(
     for name in ("fold_p", "mcnemar_p", "delong_p"):
         table[f"{name}_holm"] = holm(table.get(name, pd.Series(dtype=float)).reindex(table.index))
     return table.reindex(columns=list(COLUMNS))
+
+
+def _name_seeds(runs: pd.DataFrame) -> list[str]:
+    """Return the seed of the split; with the seed of training after it where that is another."""
+    seeds = zip(runs["seed"], runs["train_seed"], strict=True)
+    return [f"{split}" if split == training else f"{split}/{training}" for split, training in seeds]
 
 
 def _pairs(runs: pd.DataFrame, question: Question) -> Iterator[tuple[Side, Side]]:

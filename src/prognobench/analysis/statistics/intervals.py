@@ -208,7 +208,8 @@ def lay_out(
     unfinished = [share.get(key, "") for key in frame["key"]]
     frame = frame.assign(kind=kind, unfinished=unfinished)
     heads = ["model", "strategy"]
-    heads += [name for name in ("seed",) if frame.groupby(["dataset"])[name].nunique().max() > 1]
+    seeds = frame.groupby("dataset")[["seed", "train_seed"]].nunique().max()
+    heads += [name for name in ("seed", "train_seed") if seeds[name] > 1]
     heads += ["subgroup"] if (frame["subgroup"] != "").any() else []
     for names, own in frame.groupby(list(CONTEXT), sort=True):
         named = dict(zip(CONTEXT, names, strict=True))
