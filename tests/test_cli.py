@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import click
@@ -170,7 +171,9 @@ def test_claims_are_checked(prognobench: Command) -> None:
     assert said.code == 0
     title, header, *rows = (line.split("\t") for line in said.out.splitlines())
     assert title == ["# claims"]
-    verdicts = [row[header.index("verdict")] for row in rows[:6]]
+    findings = takewhile(lambda row: not row[0].startswith("#"), rows)
+    verdicts = [row[header.index("verdict")] for row in findings]
+    assert len(verdicts) == 5
     assert set(verdicts) <= {"supported", "contradicted", "undecided"}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from made_runs import make_run
+from made_runs import make_run, store_instead
 
 from prognobench.analysis.report.page import write_report
 from prognobench.analysis.scores import read_scores, score
@@ -15,6 +15,7 @@ from prognobench.analysis.statistics.comparisons import Question, compare
 from prognobench.analysis.statistics.score_tables import make_table
 from prognobench.cli import cli
 from prognobench.errors import ConfigError
+from prognobench.store import RunFolder
 
 
 def lora(rank: int, **more: Any) -> dict[str, Any]:
@@ -121,9 +122,9 @@ def test_a_missing_closeup_says_why(tmp_path: Path) -> None:
 def test_subgroups_of_mixed_cohorts(tmp_path: Path) -> None:
     make_run(tmp_path, "two")
     make_run(tmp_path, "three", classes=("mild", "moderate", "severe"))
-    cohort = next((tmp_path / "runs" / "three").glob("*/*/*")) / "cohort.csv"
-    lines = cohort.read_text(encoding="utf-8")
-    cohort.write_text(lines.replace("sex", "gender", 1), encoding="utf-8")
+    three = RunFolder(next((tmp_path / "runs" / "three").glob("*/*/*")))
+    lines = (three.path / "cohort.csv").read_text(encoding="utf-8")
+    store_instead(three, "cohort.csv", lines.replace("sex", "gender", 1).encode())
 
     asked = CliRunner().invoke(cli, ["score", str(tmp_path), "--by", "sex"])
     assert asked.exit_code == 0, asked.output

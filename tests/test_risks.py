@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_runs import make_run
+from made_runs import make_run, store_instead
 from PIL import Image
 from sklearn import metrics as reference
 
@@ -34,9 +34,12 @@ def weight(folder: RunFolder, shift: list[float] | None, odds: np.ndarray = ODDS
         columns = [name for name in predictions if name.startswith("score_")]
         weighted = predictions[columns].to_numpy() * odds
         predictions[columns] = weighted / weighted.sum(axis=1, keepdims=True)
-        write_table(folder.path / "cells" / cell / "predictions.csv", predictions)
-        cost = folder.path / "cells" / cell / "cost.json"
+        place = f"cells/{cell}"
+        file, cost = (folder.path / place / name for name in ("predictions.csv", "cost.json"))
+        write_table(file, predictions)
         write_json(cost, {**read_json(cost), "log_odds_shift": shift})
+        for stored in (file, cost):
+            store_instead(folder, f"{place}/{stored.name}", stored.read_bytes())
 
 
 def scored(results: Path) -> pd.DataFrame:

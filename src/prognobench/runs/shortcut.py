@@ -90,4 +90,5 @@ def _store(run: Prepared, fold: Fold, folder: RunFolder, workspace: Workspace) -
     rows = np.concatenate([fold.validation, fold.test])
     predictions = tabulate_predictions(run, fold, scores[rows])
     cost = describe_inverse_shift(run.count_patients(fold))
-    folder.write_cell(fold.name, predictions, [], cost)
+    # A classifier fitted once has one evaluation; a history without columns could not be read.
+    folder.write_cell(fold.name, predictions, [{"epoch": 1}], cost)

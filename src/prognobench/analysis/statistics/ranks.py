@@ -114,11 +114,14 @@ def score_matrix(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
     choices = own["model"].map(str) + ", " + own["strategy"].map(str)
     rows = [own[name] for name in ("dataset", "cv")]
     matrix = own["mean"].groupby([*rows, choices.rename("choice")]).mean().unstack("choice")
-    # Without the emptiest datasets, one by one, more choices have no gap: each step is a candidate.
+    # Without some datasets more choices have no gap. The one goes first whose absence completes
+    # most choices, of equals the emptiest; each step is a candidate.
     parts = []
     while len(matrix):
         parts.append(matrix.dropna(axis=1))
-        matrix = matrix.drop(matrix.notna().sum(axis=1).idxmin())
+        filled = matrix.notna().sum(axis=1)
+        complete = [matrix.drop(row).notna().all().sum() for row in matrix.index]
+        matrix = matrix.drop(max(zip(complete, -filled, matrix.index, strict=True))[2])
     return max(parts, key=lambda part: (_testable(part), part.size), default=matrix)
 
 
