@@ -133,7 +133,7 @@ def test_packed_predictions_give_the_same_scores(
 
 
 def test_only_covariates_that_are_asked_for_are_packed(packed: Path) -> None:
-    (file,) = packed.glob("out/runs/*/*/*/*/cohort.csv")
+    (file,) = packed.glob("out/runs/*/vit/*/*/cohort.csv")
     cohort = pd.read_csv(file)
     assert set(cohort) == {"patient_id", "image", "source", "label", "centre", "order", "age"}
     assert cohort["patient_id"].nunique() == 24
