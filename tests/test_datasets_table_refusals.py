@@ -233,7 +233,7 @@ def test_the_cell_that_is_unlike_the_others_is_named(tmp_path: Path) -> None:
     ("cells", "words"),
     [
         (["61", "70", ">89", "55", "", "48"], "'>89' in table.csv row 4 is no finite number"),
-        (["61,3", "70,1", "55", "n/a", "41,5", "48"], "row 6 is no finite number, as most are"),
+        (["61,3", "70,1", "55", "n/a", "41.5", "48"], "'41.5' in table.csv row 6 is no finite"),
     ],
 )
 def test_a_number_of_covariates_is_no_name(tmp_path: Path, cells: list[str], words: str) -> None:

@@ -5,40 +5,87 @@ from __future__ import annotations
 import bz2
 import datetime
 import gzip
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from made_cohorts import write_csv
 from made_tables import fails, folder_of, read, rows_of
 from openpyxl import Workbook
 
+from prognobench.audit import audit
+from prognobench.datasets.readers.covariates import covariate
 from prognobench.datasets.readers.spreadsheet import read_sheet
 from prognobench.errors import DataError
 from prognobench.registry import DATASETS
 
 
 @pytest.mark.parametrize(
-    "cells",
+    ("cells", "values", "rule"),
     [
-        ["1.734,5", "1.201,5", "1.890,0", "950,5", "1.001,5", "1.100,0"],
-        ["1,734.5", "1,201.5", "1,890", "950.5", "1,001.5", "1,100"],
-        ["1 734", "1 201", "1 890", "950", "1 001", "1 100"],
-        ["1'734.5", "1'201.5", "1'890", "950.5", "1'001", "1'100"],
-        ["71.0%", "94.5%", "88%", "90 %", "79.1%", "92%"],
-        ["80.0 years", "71.0 years", "6 months", "65.5 years", "70 years", "44 years"],
-        ["80y", "71y", "59y", "65y", "70y", "44y"],
-        ["5 mg/dl", "7 mg/dl", "12 mg/dl", "3 mg/dl", "4 mg/dl", "5,5 mg/dl"],
-        ["\u22121.5", "\u22120.5", "\u22122", "\u22121", "\u22123", "\u22124"],
-        ["36,6 \u00b0C", "38,1 \u00b0C", "", "37,0 \u00b0C", "39,4 \u00b0C", "36 \u00b0C"],
+        ("1.734,5|1.201,5|950,5", [1734.5, 1201.5, 950.5], "decimal comma and '.' between thou"),
+        ("1,734.5|1,201.5|1,890", [1734.5, 1201.5, 1890], "',' between thousands: '1,734.5' is"),
+        ("1.734.567|950|1.201", [1734567, 950, 1201], "'.' between thousands"),
+        ("1 734|1 201|950", [1734, 1201, 950], "' ' between thousands: '1 734' is 1734"),
+        ("1'734.5|1\u2019201.5|950", [1734.5, 1201.5, 950], "between thousands"),
+        ("36,6|38,1|0,950", [36.6, 38.1, 0.95], "a decimal comma: '36,6' is 36.6"),
+        ("71.0%|94.5 %|88%", [71, 94.5, 88], "the unit '%': '71.0%' is 71"),
+        ("80.0 years|71 Years|6  years", [80, 71, 6], "the unit 'years'"),
+        ("80y|71y|59y", [80, 71, 59], "the unit 'y'"),
+        ("080Y|006M|365D", [80, 0.5, 365 / 365.25], "in years: '080Y' is 80"),
+        ("5,5 mg/dl|7 mg/dl|12 mg/dl", [5.5, 7, 12], "a decimal comma and the unit 'mg/dl'"),
+        ("36,6 \u00b0C|-0,5 \u00b0C|37 \u00b0C", [36.6, -0.5, 37], "the unit '\u00b0c'"),
+        ("\u22121.5|\u22120.5|2", [-1.5, -0.5, 2], "other signs: '\u22121.5' is -1.5"),
+        ("1,5E-3|2,5e3|1", [0.0015, 2500, 1], "a decimal comma: '1,5E-3' is 0.0015"),
+        (".5 l|,5 l|2 l", None, ""),
+        ("1.734,5|1,201.5|950,5", None, "'1,201.5' in table.csv row 3 is no"),
+        ("36,6|38.1|37,5", None, "lab': '38.1' in table.csv row 3 is no"),
+        ("71%|0.9|88%", None, "one decimal mark, one unit"),
+        ("80 years|6 months|44 years", None, "lab': '6 months' in table.csv row 3 is no"),
+        ("1,734|950|1,201", None, "(2 such rows), and no other cell tells which; write 1734"),
+        ("1,734|950.5|1,201", None, "'1,734' in table.csv row 2 may be thousands or decimals"),
+        ("1.734|36,6|950", None, "'1.734' in table.csv row 2 may be thousands or decimals"),
+        ("1A|2A|3A", None, "dataset.codes"),
+        ("3+|2|1", None, "'3+' in table.csv row 2"),
+        ("71%|>90%|88%", None, "lab': '>90%' in table.csv row 3 is no"),
     ],
 )
-def test_written_numbers_are_never_names(tmp_path: Path, cells: list[str]) -> None:
-    rows = [{**row, "lab": cell} for row, cell in zip(rows_of(), cells, strict=True)]
-    fails(tmp_path, rows, "column 'lab'", f"{cells[0]!r} in table.csv row 2", covariates=("lab",))
+def test_written_numbers_are_read_by_one_convention_or_refused(
+    tmp_path: Path, cells: str, values: list[float] | None, rule: str
+) -> None:
+    texts = [*cells.split("|"), ""]
+    rows = [{**row, "lab": cell} for row, cell in zip(rows_of(4), texts, strict=True)]
+    if values is None:
+        fails(tmp_path, rows, "column 'lab'", rule, covariates=("lab",))
+    else:
+        cohort = read(tmp_path, rows, covariates=("lab",))
+        assert cohort.table["lab"].tolist()[:3] == pytest.approx(values)
+        assert cohort.table["lab"].isna().tolist() == [False, False, False, True]
+        assert rule in cohort.notes[0]
+        assert audit(cohort).notes[0] == f"table: {cohort.notes[0]}"
     named = read(tmp_path / "named", rows, covariates=("lab",), codes=("lab",))
-    assert named.table["lab"].tolist() == cells
+    assert named.table["lab"].tolist() == texts
+    assert not named.notes
+
+
+@given(
+    numbers=st.lists(
+        st.decimals(-(10**6), 10**6, places=2, allow_nan=False), min_size=2, max_size=6
+    ),
+    marks=st.sampled_from([".,", ",.", ". ", ", ", ".'", ",'"]),
+    unit=st.sampled_from(["", "%", " mg/l", " years"]),
+)
+def test_what_a_spreadsheet_writes_is_read_back(
+    numbers: list[Decimal], marks: str, unit: str
+) -> None:
+    swap = str.maketrans(",.", marks[::-1])
+    cells = pd.Series([f"{number:,.2f}".translate(swap) + unit for number in numbers], name="lab")
+    places = cells.index.to_series().map("row {}".format)
+    assert covariate(cells, places, missing=()).tolist() == pytest.approx([float(n) for n in numbers])
 
 
 @pytest.mark.parametrize(
@@ -56,13 +103,38 @@ def test_names_with_digits_stay_names(tmp_path: Path, cells: list[str]) -> None:
     assert read(tmp_path, rows, covariates=("stage",)).table["stage"].tolist() == cells
 
 
-@pytest.mark.parametrize("missing", ["-999", "-99", "-9999.0"])
-def test_a_number_that_means_missing(tmp_path: Path, missing: str) -> None:
+@pytest.mark.parametrize("missing", ["-999", "-99", "-9999.0", "-999,0"])
+@pytest.mark.parametrize("other", ["42", "-12"])  # a base excess, say
+def test_a_number_that_means_missing(tmp_path: Path, missing: str, other: str) -> None:
     rows = [{**row, "lab": str(40 + at)} for at, row in enumerate(rows_of())]
-    rows[3]["lab"] = missing
-    fails(tmp_path, rows, f"{missing!r} in table.csv row 5", "blank", covariates=("lab",))
-    rows[2]["lab"] = "-12"  # a base excess, say
-    assert read(tmp_path / "negative", rows, covariates=("lab",)).table["lab"][3] == float(missing)
+    rows[2]["lab"], rows[3]["lab"], rows[4]["lab"] = other, missing, "41,5"[: 4 * ("," in missing)]
+    number = float(missing.replace(",", "."))
+    said = f"{missing!r} in table.csv row 5 is far below all other numbers (1 such rows)"
+    fails(tmp_path, rows, said, "blank", "dataset.missing", covariates=("lab",))
+    named = read(tmp_path / "named", rows, covariates=("lab",), missing=(int(number), "n.d."))
+    assert named.table["lab"].isna().sum() == 1 + (not rows[4]["lab"])
+    assert pd.isna(named.table["lab"][3])
+    meant = read(tmp_path / "meant", rows, covariates=("lab",), missing=())
+    assert meant.table["lab"][3] == number
+    rows[2]["lab"] = str(number / 2).replace(".", "," if "," in missing else ".")
+    near = read(tmp_path / "near", rows, covariates=("lab",))
+    assert near.table["lab"][3] == number
+
+
+def test_999_far_above_all_others_is_noted(tmp_path: Path) -> None:
+    rows = [{**row, "age": str(40 + at)} for at, row in enumerate(rows_of())]
+    rows[3]["age"] = "999"
+    cohort = read(tmp_path, rows, covariates=("age",))
+    assert "'999' (1 rows) is far above all other numbers" in cohort.notes[0]
+    assert cohort.table["age"][3] == 999
+    rows[2]["age"] = "400"
+    assert not read(tmp_path / "near", rows, covariates=("age",)).notes
+
+
+def test_names_that_stand_once_are_noted(tmp_path: Path) -> None:
+    rows = [{**row, "pressure": f"{100 + at}/80"} for at, row in enumerate(rows_of(30))]
+    cohort = read(tmp_path, rows, covariates=("pressure",))
+    assert "30 different names in 30 rows, such as '100/80'" in cohort.notes[0]
 
 
 @pytest.mark.parametrize("positive", [None, True, 1, "TRUE"])
@@ -89,8 +161,21 @@ def test_a_title_above_the_header(tmp_path: Path) -> None:
     rows = rows_of()
     text = "Export of 2024-03-31\npatient,image,outcome\n"
     text += "".join(",".join(row.values()) + "\n" for row in rows)
-    fails(tmp_path, rows, "dataset.header_row", text=text)
+    fails(tmp_path, rows, "row 1 seems to be a title", "dataset.header_row=2", text=text)
     assert len(read(tmp_path, rows, text=text, header_row=2)) == 6
+
+
+def test_two_header_rows(tmp_path: Path) -> None:
+    rows = rows_of()
+    body = "".join(",".join(row.values()) + ",1,2\n" for row in rows)
+    groups = "Who,,Course,Laboratory,\npatient,image,outcome,crp,ldh\n"
+    said = "row 2 holds 3 of these names, row 1 0; set dataset.header_row=2"
+    fails(tmp_path, rows, said, text=groups + body)
+    assert len(read(tmp_path, rows, text=groups + body, header_row=2)) == 6
+    parts = "patient,image,lab,lab,lab\n,,outcome,crp,ldh\n"  # as pandas writes two levels
+    fails(tmp_path, rows, "stand in rows 1 and 2; write them in one row", text=parts + body)
+    units = "patient,image,outcome,crp,ldh\n(id),(file),(0/1),mg/l,U/l\n"
+    fails(tmp_path, rows, "'(0/1)' (once, in row 2)", text=units + body)
 
 
 def _workbook(path: Path, header: list[str], rows: list[list[Any]]) -> Path:

@@ -90,6 +90,8 @@ class Cohort:
     digests
         One per image: of the file's bytes, or of the generator's recipe and the image's name.
         Computed once, by :func:`.imaging.content.with_digests`; a builder leaves it out.
+    notes
+        How the reader took what may be read in several ways, in sentences.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Cohort:
     tables: Path | None = None
     distinct_spellings: bool = False
     digests: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.digests is not None and len(self.digests) != len(self.table):

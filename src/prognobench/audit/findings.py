@@ -224,6 +224,7 @@ def _faulty(cohort: Cohort, seen: Inspection | None) -> pd.DataFrame:
 
 
 def _notes(cohort: Cohort, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+    yield from (f"{cohort.name}: {note}" for note in cohort.notes)
     if cohort.synthetic:
         yield f"{cohort.name}: synthetic images, no clinical data"
     if shared := _ids_of_several_parts(cohort):

@@ -71,6 +71,8 @@ def predict(run_folder: Path, images: Path, out: Path | None, device: str, **opt
             progress=progress,
             **options,
         )
+    for note in table.attrs["notes"]:
+        console.say(note)
     if out is None:
         console.print_frame(table)
     else:

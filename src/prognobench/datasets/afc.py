@@ -98,8 +98,9 @@ def aiforcovid(
     if faults:
         raise DataError(faults)
     rows = pd.concat(parts, ignore_index=True)
+    notes: list[str] = []
     for name in covariates:
-        rows[name] = covariate(rows[name], rows["where"])
+        rows[name] = covariate(rows[name], rows["where"], notes)
     exclusions = Exclusions()
     left_out = rows["patient_id"].isin(unusable)
     exclusions.add_rows(rows[left_out], "unusable, as the authors of the study found")
@@ -112,6 +113,7 @@ def aiforcovid(
         name=f"afc_{task}",
         tables=root,
         covariates=covariates,
+        notes=notes,
     )
 
 

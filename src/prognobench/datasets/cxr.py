@@ -109,7 +109,8 @@ def covid_chestxray(
     rows = sheet.select(columns)
     rows["centre"] = rows["centre"].replace("", UNKNOWN_CENTRE)
     rows["order"] = positions(rows["order"], f"{sheet.path}, column 'offset'")
-    rows["age"] = covariate(rows["age"], rows["where"])
+    notes: list[str] = []
+    rows["age"] = covariate(rows["age"], rows["where"], notes)
     words = {outcome.negative: outcome.words[0], outcome.positive: outcome.words[1]}
     rows["label"] = rows["label"].replace(words)
     exclusions = Exclusions()
@@ -123,6 +124,7 @@ def covid_chestxray(
         exclusions,
         name=f"cxr_{task}",
         tables=root,
+        notes=notes,
         covariates=("age", "sex"),
     )
 

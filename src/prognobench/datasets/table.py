@@ -55,6 +55,7 @@ def table(
     order: str | None = None,
     covariates: tuple[str, ...] = (),
     codes: tuple[str, ...] = (),
+    missing: tuple[Label, ...] | None = None,
     keep: tuple[str, ...] = (),
     header_row: Annotated[int, Ge(1)] = 1,
     sheet: str = "",
@@ -84,6 +85,9 @@ def table(
         Columns that metadata baselines may read.
     codes
         Those of the covariates that are names even where they look like numbers (ICD codes).
+    missing
+        What stands in covariates where nothing is known, beside blanks: ``[-999]``. Without it,
+        numbers that seem to mean that are an error; ``[]`` says that none does.
     keep
         Columns to carry along, a split column for ``cv=holdout`` for instance.
     header_row
@@ -113,7 +117,7 @@ def table(
     columns |= {name: column for name, column in optional.items() if column}
     rows, carried = _select_columns(source, columns, (*covariates, *keep), faults)
     faults += _carried_faults(carried.columns.drop("where"), label)
-    _read_covariates(carried, covariates, codes, faults)
+    notes = _read_covariates(carried, covariates, codes, missing, faults)
     place = f"{source.path}, column"
     found: tuple[str, ...] = ()
     with collecting(faults):
@@ -140,6 +144,7 @@ def table(
         name=source.path.with_suffix("").stem if source.path.suffix == ".gz" else source.path.stem,
         tables=source.path.parent,
         covariates=covariates,
+        notes=notes,
     )
 
 
@@ -168,9 +173,14 @@ def _carried_faults(carried: Iterable[str], label: str) -> list[str]:
 
 
 def _read_covariates(
-    carried: pd.DataFrame, covariates: Sequence[str], codes: Sequence[str], faults: list[str]
-) -> None:
-    """Turn covariates into numbers or names, in place."""
+    carried: pd.DataFrame,
+    covariates: Sequence[str],
+    codes: Sequence[str],
+    missing: Sequence[Label] | None,
+    faults: list[str],
+) -> list[str]:
+    """Turn covariates into numbers or names, in place; return how numbers were read."""
+    notes: list[str] = []
     faults += [
         f"dataset.codes names column {name!r}, which is not in dataset.covariates; add it there"
         for name in codes
@@ -179,8 +189,11 @@ def _read_covariates(
     for name in covariates:
         with collecting(faults):
             cells = carried[name]
-            known = as_names(cells) if name in codes else covariate(cells, carried["where"])
-            carried[name] = known
+            if name in codes:
+                carried[name] = as_names(cells)
+            else:
+                carried[name] = covariate(cells, carried["where"], notes, missing)
+    return notes
 
 
 def _rounded_faults(rows: pd.DataFrame) -> list[str]:

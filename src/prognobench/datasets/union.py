@@ -83,6 +83,7 @@ def union(
         exclusions=pd.concat(left_out, ignore_index=True) if left_out else None,
         risk=np.concatenate(known) if len(known) == len(cohorts) else None,
         synthetic=any(cohort.synthetic for cohort in cohorts.values()),
+        notes=tuple(f"{part}: {note}" for part, each in cohorts.items() for note in each.notes),
     )
 
 

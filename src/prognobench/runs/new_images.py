@@ -65,6 +65,7 @@ def new_cohort(
             f"{', '.join(('image', *names))}"
         )
     faults: list[str] = []
+    notes: list[str] = []
     if images.is_dir():
         root, wanted = images, _images_below(images)
     elif is_image:
@@ -74,7 +75,7 @@ def new_cohort(
         )
     else:
         root, wanted = folder or images.parent, _listed_in(read_sheet(images), names)
-        faults += _make_covariates(wanted, columns)
+        faults += _make_covariates(wanted, columns, notes)
     within = ImageFolder(root, "images")
     files: list[Sequence[str]] = []
     for name in wanted["image"]:
@@ -86,7 +87,7 @@ def new_cohort(
     wanted["image"] = files
     table = wanted.explode("image", ignore_index=True).dropna(subset="image")
     table["source"], table["label"], table["centre"], table["order"] = "new", 0, "", np.nan
-    return Cohort("new", table, classes, {"new": Files(root)}, names)
+    return Cohort("new", table, classes, {"new": Files(root)}, names, notes=tuple(notes))
 
 
 def _images_below(folder: Path) -> pd.DataFrame:
@@ -117,13 +118,15 @@ def _listed_in(sheet: Sheet, covariates: Sequence[str]) -> pd.DataFrame:
     return rows if "patient_id" in rows else rows.assign(patient_id=rows["image"])
 
 
-def _make_covariates(rows: pd.DataFrame, columns: Sequence[Column]) -> Iterator[str]:
+def _make_covariates(
+    rows: pd.DataFrame, columns: Sequence[Column], notes: list[str]
+) -> Iterator[str]:
     """Turn text into numbers and categories, in place; yield a fault for each that cannot be."""
     for name in dict.fromkeys(name for name, _ in columns):
         cells, categories = rows[name], [c for known, c in columns if known == name]
         if categories == [None]:
             try:
-                numbers = covariate(cells, rows["where"])
+                numbers = covariate(cells, rows["where"], notes)
             except DataError as error:
                 yield from error.faults
                 continue

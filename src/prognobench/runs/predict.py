@@ -57,7 +57,8 @@ def predict_images(
     Returns
     -------
     One row per image: ``patient_id``, ``image``, ``predicted`` (the class that the models
-    decide for, as they were trained) and ``score_<class>``, the risks.
+    decide for, as they were trained) and ``score_<class>``, the risks. Its ``attrs["notes"]`` say
+    how numbers of the table were read, where that is not plain.
 
     Raises
     ------
@@ -76,6 +77,7 @@ def predict_images(
     table["predicted"] = [stored.classes[best] for best in decided]
     for column, name in enumerate(stored.classes):
         table[f"score_{name}"] = scores[:, column]
+    table.attrs["notes"] = cohort.notes
     return table
 
 

@@ -39,6 +39,7 @@ def assemble(
     name: str,
     tables: Path,
     covariates: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Cohort:
     """Apply the rules to the images of a reader and return the cohort.
 
@@ -52,6 +53,8 @@ def assemble(
         What the reader has left out already; it is added to.
     tables
         The folder of the tables that ``where`` names.
+    notes
+        How the reader took what may be read in several ways.
 
     Raises
     ------
@@ -81,6 +84,7 @@ def assemble(
         exclusions=exclusions.table(),
         tables=tables,
         distinct_spellings=bool(rules.distinct_spellings),
+        notes=tuple(notes),
     )
 
 

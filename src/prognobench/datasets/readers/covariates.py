@@ -3,86 +3,147 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from prognobench.datasets.readers.values import BLANKS, NAMELESS
+from prognobench.datasets.readers.numbers import (
+    mark_unusual,
+    mark_written_numbers,
+    read_written_numbers,
+)
+from prognobench.datasets.readers.values import BLANKS, NAMELESS, Label, canonical
 from prognobench.errors import DataError, listed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-WRITTEN_NUMBER = re.compile(
-    r"[+\u2212-]?\d[\d.,'\u2019]*(?:\s\d{3})*[\d.,]*"  # 1.734,5 or 1 734.5
-    r"(?P<unit>\s*(?:[%\u2030\u00b0]|[^\W\d_])\S*(?:\s\S+)?)?"  # 71%, 80 years, 5 mg/dl
-)
-"""A number as people write it: separators of thousands, a decimal comma, a unit."""
-
-SENTINEL = re.compile(r"-9{2,}(\.0+)?")
+SENTINEL = re.compile(r"[-\u2212]9{2,}([.,]0+)?")
 """What some programs write for a missing number: -99, -999."""
 
+NINES = re.compile(r"9{3,}([.,]0+)?")
+"""The same where it may as well be a measurement."""
 
-def covariate(cells: pd.Series[str], places: pd.Series[str]) -> pd.Series[float] | pd.Series[str]:
+MANY_NAMES = 20
+"""So many different names in most rows of a column are no groups of patients."""
+
+FAR = 3
+"""A number so many times as far from zero as all others may mean that there is none."""
+
+
+def covariate(
+    cells: pd.Series[str],
+    places: pd.Series[str],
+    notes: list[str] | None = None,
+    missing: Sequence[Label] | None = None,
+) -> pd.Series[float] | pd.Series[str]:
     """Return numbers, NaN where blank, if the filled cells are numbers; else the text.
 
     Parameters
     ----------
     places
         What messages call each row.
+    notes
+        Gets a sentence where numbers were not written as programs write them.
+    missing
+        Values that mean that nothing is known. Unless they are given, a number that looks like
+        one is an error.
 
     Raises
     ------
     DataError
         If a number is infinite, or most cells are numbers and some are not: one ``>89`` would
-        make names of all ages.
+        make names of all ages. If it is unclear what a number means.
     """
     import pandas as pd
 
+    said: list[str] = []
+    cells = cells.mask(cells.map(canonical).isin(set(map(canonical, missing or ()))), "")
     blank = cells.str.casefold().isin(NAMELESS)
     numbers = pd.to_numeric(cells.where(~blank), errors="coerce")
     infinite = numbers.abs() == float("inf")
     words = numbers.isna() & ~blank
-    number_like = numbers.notna() | (words & _mark_written_numbers(cells))
+    if words.any() and not infinite.any():
+        written = read_written_numbers(cells[~blank], places[~blank])
+        if written is not None:
+            numbers = written.values.reindex(cells.index)
+            words = numbers.isna() & ~blank
+            said.append(written.rule)
+    known: pd.Series[float] | pd.Series[str]
+    if words.any() or infinite.any():
+        _refuse_words_among_numbers(cells, places, infinite, words, blank)
+        known = as_names(cells)
+        said += _note_many_names(known)
+    else:
+        if missing is None:
+            _refuse_sentinels(cells, numbers, places)
+            said += _note_nines(cells, numbers)
+        _refuse_thousands(cells, places)
+        known = numbers.astype(float).mask(numbers.isin(_numbers_among(missing or ())))
+    if notes is not None:
+        notes += [f"column {str(cells.name)!r}: {sentence}" for sentence in said]
+    return known
+
+
+def _numbers_among(values: Sequence[Label]) -> list[float]:
+    """A missing value may be written -999, -999.0 or -999,0."""
+    import pandas as pd
+
+    texts = pd.Series([canonical(value) for value in values], dtype=object)
+    return pd.to_numeric(texts, errors="coerce").dropna().tolist()
+
+
+def _refuse_words_among_numbers(
+    cells: pd.Series[str],
+    places: pd.Series[str],
+    infinite: pd.Series[bool],
+    words: pd.Series[bool],
+    blank: pd.Series[bool],
+) -> None:
+    number_like = ~words & ~blank | (words & mark_written_numbers(cells))
     mostly_numbers = 2 * number_like.sum() > (~blank).sum()
-    wrong = infinite | words if mostly_numbers else infinite
+    wrong = infinite
+    if mostly_numbers and words.any():
+        unusual = mark_unusual(cells[~blank]).reindex(cells.index, fill_value=False)
+        # All of one kind, as of letters that may be units, are named for what they are not.
+        wrong = infinite | (unusual if unusual.any() else words)
     if wrong.any():
         found = [f"{v!r} in {at}" for v, at in zip(cells[wrong], places[wrong], strict=True)]
         raise DataError(
             f"column {str(cells.name)!r}: {listed(found, 5)} is no finite number, as "
-            f"{'most' if mostly_numbers else 'covariates'} are; write numbers with a point, "
-            "without units and separators of thousands, or leave the cell blank; codes that are "
-            "no numbers need a letter before each, or dataset=table and its setting dataset.codes"
+            f"{'most' if mostly_numbers else 'covariates'} are; write all numbers in one way (one "
+            "decimal mark, one unit), or leave the cell blank; codes that are no numbers need a "
+            "letter before each, or dataset=table and its setting dataset.codes"
         )
-    if words.any():
-        return as_names(cells)
-    _refuse_sentinels(cells, numbers, places)
-    _refuse_thousands(cells, places)
-    return numbers.astype(float)
-
-
-def _mark_written_numbers(cells: pd.Series[str]) -> pd.Series[bool]:
-    """Which cells are numbers as people write them.
-
-    Different single letters behind numbers (1A, 1B, 2A) make names of them.
-    """
-    matches = cells.map(WRITTEN_NUMBER.fullmatch)
-    units = matches.map(lambda match: (match["unit"] or "").casefold() if match else "")
-    letters = units.str.fullmatch(r"[^\W\d_]")
-    one_letter = units[letters].nunique() < 2
-    return matches.astype(bool) & (~letters | one_letter)
 
 
 def _refuse_sentinels(
     cells: pd.Series[str], numbers: pd.Series[float], places: pd.Series[str]
 ) -> None:
-    """Refuse -999 among numbers that are never negative: it is no measurement."""
-    sentinel = cells.str.fullmatch(SENTINEL.pattern)
-    if sentinel.any() and not (numbers[~sentinel] < 0).any():
+    """Refuse -999 among numbers that never come near it: it is no measurement."""
+    sentinel = cells.str.fullmatch(SENTINEL.pattern) & numbers.notna()
+    if not sentinel.any():
+        return
+    others = numbers[~sentinel & numbers.notna()]
+    if not len(others) or numbers[sentinel].max() <= FAR * min(others.min(), 0.0):
         first = cells[sentinel].iloc[0]
         raise DataError(
-            f"column {str(cells.name)!r}: {first!r} in {places[sentinel].iloc[0]} stands among "
-            f"numbers that are never negative ({int(sentinel.sum())} such rows); it seems to mean "
-            "that the value is missing: leave these cells blank"
+            f"column {str(cells.name)!r}: {first!r} in {places[sentinel].iloc[0]} is far below all "
+            f"other numbers ({int(sentinel.sum())} such rows); it seems to mean that the value is "
+            "missing: leave these cells blank, or name what means that with dataset=table and its "
+            "setting dataset.missing ([] if nothing does)"
         )
+
+
+def _note_nines(cells: pd.Series[str], numbers: pd.Series[float]) -> list[str]:
+    """Ask about 999 far above all other numbers: a missing value, or a measurement."""
+    nines = cells.str.fullmatch(NINES.pattern) & numbers.notna()
+    others = numbers[~nines & numbers.notna()]
+    if not nines.any() or not len(others) or numbers[nines].min() < FAR * others.abs().max():
+        return []
+    return [
+        f"{cells[nines].iloc[0]!r} ({int(nines.sum())} rows) is far above all other numbers; if it "
+        "means that the value is missing, name it with dataset.missing"
+    ]
 
 
 def _refuse_thousands(cells: pd.Series[str], places: pd.Series[str]) -> None:
@@ -97,6 +158,18 @@ def _refuse_thousands(cells: pd.Series[str], places: pd.Series[str]) -> None:
             f"{places[grouped].iloc[0]} beside {cells[hundreds].iloc[0]!r} in "
             f"{places[hundreds].iloc[0]} may be thousands or decimals; write 1734, or 1.7340"
         )
+
+
+def _note_many_names(names: pd.Series[str]) -> list[str]:
+    """Ask about a column whose names say nothing: a pair of numbers (120/80), times, ids."""
+    filled = names[names != ""]
+    different = filled.nunique()
+    if different <= MANY_NAMES or 2 * different <= len(filled):
+        return []
+    return [
+        f"{different} different names in {len(filled)} rows, such as {filled.iloc[0]!r}; a name "
+        "that stands once tells nothing: if these hold numbers, write them as such"
+    ]
 
 
 def as_names(cells: pd.Series[str]) -> pd.Series[str]:

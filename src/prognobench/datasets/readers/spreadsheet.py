@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Names = str | tuple[str, ...]
 
+HEADERS = 10
+"""So many rows below the header are looked at for the columns that it lacks."""
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -36,6 +39,8 @@ class Sheet:
         Names of the workbook's other sheets.
     uncomputed
         Columns of formulas without any value -> row of the first.
+    below
+        The first rows below the header, as they are.
     """
 
     path: Path
@@ -43,6 +48,7 @@ class Sheet:
     header_row: int = 1
     others: tuple[str, ...] = ()
     uncomputed: Mapping[str, int] = field(default_factory=dict)
+    below: Sequence[Row] = ()
 
     def where(self, row: int) -> str:
         return f"{self.path.name} row {row}"
@@ -72,7 +78,8 @@ class Sheet:
                 selected[new] = place
                 faults += self._formula_faults(place)
         if len(selected) < len(columns):
-            faults.append(f"{self.path}: {self._describe_header()}")
+            hint = self._guess_header(columns) or self._describe_header()
+            faults.append(f"{self.path}: {hint}")
         if faults:
             raise DataError(faults)
         frame = self.frame.iloc[:, list(selected.values())]
@@ -92,6 +99,27 @@ class Sheet:
         """Whether there is a column of this name; case, spaces and marks aside."""
         return _plain(name) in map(_plain, self.frame.columns)
 
+    def _guess_header(self, columns: Mapping[str, Names]) -> str:
+        """Say which of the rows below holds columns that the header lacks."""
+
+        def count(cells: Sequence[str]) -> int:
+            plain = set(map(_plain, cells)) - {""}
+            return sum(bool(plain & set(map(_plain, _tuple(names)))) for names in columns.values())
+
+        of_header = count(list(self.frame.columns))
+        most, number = max(((count(cells), -row) for row, cells in self.below), default=(0, 0))
+        if most > of_header:
+            return (
+                f"row {-number} holds {most} of these names, row {self.header_row} {of_header}; "
+                f"set dataset.header_row={-number}"
+            )
+        if most:
+            return (
+                f"the columns' names stand in rows {self.header_row} and {-number}; write them in "
+                "one row"
+            )
+        return ""
+
     def _describe_header(self) -> str:
         """What the columns are called, unless that row holds a patient's values."""
         names = list(self.frame.columns)
@@ -105,7 +133,7 @@ class Sheet:
         return f"its columns are {listed(names, 50)}{way_out}"
 
     def _find_column(self, new: str, names: Names, settings: bool, faults: list[str]) -> int | None:
-        names = (names,) if isinstance(names, str) else names
+        names = _tuple(names)
         columns = list(self.frame.columns)
         plain = [_plain(column) for column in columns]
         for name in names:
@@ -157,23 +185,34 @@ def read_sheet(path: Path, header_row: int = 1, sheet: str = "") -> Sheet:
     names, body = rows[0][1], [(number, cells) for number, cells in rows[1:] if any(cells)]
     if not body:
         raise DataError(f"{place}: the table has no rows below its header")
-    _refuse_wide_rows(path, len(names), body)
+    _refuse_wide_rows(path, header_row, len(names), body)
     kept = [at for at, name in enumerate(names) if name]
     data = [[cells[at] if at < len(cells) else "" for at in kept] for _, cells in body]
     index = [number for number, _ in body]
     frame = pd.DataFrame(data, index=index, columns=[names[at] for at in kept], dtype=object)
     uncomputed = {names[at]: row for at, row in contents.uncomputed.items() if at in kept}
-    return Sheet(path, frame, header_row, contents.sheets[1:], uncomputed)
+    below = tuple(body[:HEADERS])
+    return Sheet(path, frame, header_row, contents.sheets[1:], uncomputed, below)
 
 
-def _refuse_wide_rows(path: Path, width: int, body: Sequence[Row]) -> None:
+def _refuse_wide_rows(path: Path, header_row: int, width: int, body: Sequence[Row]) -> None:
     wide = [str(number) for number, cells in body if any(cells[width:])]
-    if wide:
+    if not wide:
+        return
+    where = f"{path}: more cells than column names in row {listed(wide)}"
+    if len(wide) == len(body):
         raise DataError(
-            f"{path}: more cells than column names in row {listed(wide)}; "
-            "is a text with the separator in it not quoted, or the header in another row "
-            "(dataset.header_row)?"
+            f"{where}; row {header_row} seems to be a title: if the columns' names stand in row "
+            f"{body[0][0]}, set dataset.header_row={body[0][0]}"
         )
+    raise DataError(
+        f"{where}; is a text with the separator in it not quoted, or the header in another row "
+        "(dataset.header_row)?"
+    )
+
+
+def _tuple(names: Names) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
 
 
 def _plain(name: str) -> str:

@@ -73,8 +73,7 @@ def labels_and_classes(
         labels = labels.where(~labels.str.casefold().isin(BLANKS), "")
         labels = _unify_truth(labels)
         classes = sorted(set(labels) - {""}, key=_number_first)
-    named = [f"{str(v) or '(blank)'!r} ({n})" for v, n in labels.value_counts().items()]
-    counts = listed(named, MOST_CLASSES)
+    counts = listed(_count_values(labels), MOST_CLASSES)
     if declared is None:
         _refuse_odd_classes(classes, counts, where)
     if positive is not None:
@@ -87,6 +86,17 @@ def labels_and_classes(
     if len(classes) == 1:
         raise DataError(f"{where}: one value only, {counts}; there is nothing to predict")
     return labels, tuple(classes)
+
+
+def _count_values(labels: pd.Series[str]) -> list[str]:
+    """Each value and how often it stands; what stands once may be no outcome but a second header,
+    a unit or a typing error: with its row.
+    """
+    rows = {str(value): row for row, value in labels.items()}
+    return [
+        f"{str(value) or '(blank)'!r} ({f'once, in row {rows[str(value)]}' if n == 1 else n})"
+        for value, n in labels.value_counts().items()
+    ]
 
 
 def _unify_truth(labels: pd.Series[str]) -> pd.Series[str]:

@@ -83,8 +83,9 @@ class Collection:
             {"patient_id": self.patient, "label": column, **{name: name for name in covariates}}
         )
         outcomes["label"] = translate(outcomes["label"], f"{sheet.path}, column {column!r}", words)
-        for covariate_name in covariates:
-            outcomes[covariate_name] = covariate(outcomes[covariate_name], outcomes["where"])
+        notes: list[str] = []
+        for each in covariates:
+            outcomes[each] = covariate(outcomes[each], outcomes["where"], notes)
         exclusions = Exclusions()
         images = _chest_images(
             root, list_series(root, self.name), outcomes, rules, exclusions, unwanted=self.unwanted
@@ -98,6 +99,7 @@ class Collection:
             name=name,
             tables=sheet.path.parent,
             covariates=covariates,
+            notes=notes,
         )
 
 
