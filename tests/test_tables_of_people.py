@@ -85,7 +85,8 @@ def test_what_a_spreadsheet_writes_is_read_back(
     swap = str.maketrans(",.", marks[::-1])
     cells = pd.Series([f"{number:,.2f}".translate(swap) + unit for number in numbers], name="lab")
     places = cells.index.to_series().map("row {}".format)
-    assert covariate(cells, places, missing=()).tolist() == pytest.approx([float(n) for n in numbers])
+    read_back = covariate(cells, places, missing=())
+    assert read_back.tolist() == pytest.approx([float(number) for number in numbers])
 
 
 @pytest.mark.parametrize(

@@ -164,9 +164,7 @@ def _is_unproven(convention: Convention, bodies: Sequence[str]) -> bool:
     )
 
 
-def _refuse_ambiguous(
-    cells: pd.Series[str], places: pd.Series[str], bodies: Sequence[str]
-) -> None:
+def _refuse_ambiguous(cells: pd.Series[str], places: pd.Series[str], bodies: Sequence[str]) -> None:
     unclear = [bool(re.fullmatch(r"[1-9]\d{0,2}[.,]\d{3}", body)) for body in bodies]
     at = unclear.index(True)
     raise DataError(
