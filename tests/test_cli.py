@@ -349,7 +349,10 @@ def test_answers_that_must_be_quick_import_nothing_heavy(arguments: list[str]) -
         "from prognobench.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "heavy = {'torch', 'timm', 'peft', 'pandas', 'sklearn', 'hydra', 'matplotlib', 'numpy'}\n"
-        "print(*heavy & {*sys.modules}, file=sys.stderr)"
+        "own = {name for name in sys.modules if name.startswith('prognobench.')}\n"
+        "if '--help' in sys.argv:  # needs the commands, and nothing that they call\n"
+        "    heavy |= {name for name in own if not name.startswith('prognobench.cli')}\n"
+        "print(*(heavy & {*sys.modules}) - {'prognobench.errors'}, file=sys.stderr)"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stderr.strip() == ""

@@ -228,7 +228,7 @@ def parse(command: list[str]) -> tuple[str, click.Context]:
 @pytest.mark.parametrize("name", [name for name, page in PAGES.items() if commands(page)])
 def test_commands_are_understood(name: str, folder: Path) -> None:
     """Those that need weights or data of others, too: settings are checked, nothing is started."""
-    from prognobench.cli.choosing import compose_configs
+    from prognobench.cli.options import compose_configs
 
     for command, remark in commands(PAGES[name]):
         if remark.startswith("fails"):

@@ -18,7 +18,7 @@ from torch import nn
 from prognobench.errors import ConfigError, NotApplicableError
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import MODELS, STRATEGIES
-from prognobench.strategies.layers.scale_shift import ScaledShifted
+from prognobench.strategies.layers.wrappers import ScaledShifted
 
 ROOT = Path(__file__).parents[1]
 

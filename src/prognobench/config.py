@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from prognobench.errors import ConfigError
 from prognobench.records import Checks, Component, ImageOptions, Paths, RunConfig, Train
-from prognobench.registry import GROUPS, Part, near
+from prognobench.registry import GROUPS, LOSSES, Part, near
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-
-USUAL_LOSS = "cross_entropy"
 
 SECTIONS = ("dataset", "model", "strategy", "regime", "cv", "loss", "train", "checks", "paths")
 
@@ -88,8 +86,9 @@ def _checked(
 
 
 def _named_with_loss(strategy: Component, loss: Component) -> Component:
-    """Another loss than the usual one is part of the strategy's name, so that tables compare it."""
-    if loss.name == USUAL_LOSS:
+    """Add an unusual loss to the strategy's name, so that tables compare it as a strategy."""
+    is_known = loss.builder in LOSSES
+    if not is_known or (loss.name == loss.builder and LOSSES[loss.builder].facts["usual"]):
         return strategy
     return replace(strategy, name=f"{strategy.name}+{loss.name}")
 

@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar, get_type_hints
@@ -139,6 +138,8 @@ class Registry(Mapping[str, Part]):
         with self._loading:  # so that another thread waits until all parts are there
             if self._loaded:
                 return
+            from importlib.metadata import entry_points  # it takes as long as Click
+
             self._loaded = True
             home = importlib.import_module(self._home)
             for module in pkgutil.iter_modules(getattr(home, "__path__", [])):
@@ -172,7 +173,8 @@ DATASETS = Registry("dataset", "prognobench.datasets")
 MODELS = Registry("model", "prognobench.models")
 STRATEGIES = Registry("strategy", "prognobench.strategies", facts={"shorthand": False})
 """``shorthand``: ``NAME=true`` on the command line stands for ``strategy=NAME``."""
-LOSSES = Registry("loss", "prognobench.losses")
+LOSSES = Registry("loss", "prognobench.losses", facts={"usual": False})
+"""``usual``: the loss of the builder's own name is not added to the names of strategies."""
 METRICS = Registry("metric", "prognobench.metrics")
 CVS = Registry("cv", "prognobench.folds")
 REGIMES = Registry("regime", "prognobench.folds")

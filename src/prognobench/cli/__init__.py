@@ -1,6 +1,9 @@
 """The command line: one file per family of commands; each command is one call, then printing.
 
-Click and Hydra are used here and nowhere else; nothing is computed here.
+Click and Hydra are used here and nowhere else; nothing is computed here. The commands are in
+``apply``, ``data``, ``discover``, ``handing_on``, ``results`` and ``run``. ``compose`` turns
+arguments into configs, with ``config_files``, ``overrides`` and ``values``; the other files serve
+every command.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from prognobench.cli import console
-from prognobench.cli.choosing import FOLDER
-from prognobench.files import write_table
+from prognobench.cli.options import FOLDER
 
 RUN = click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path, exists=True))
 WEIGHTS = click.option(
@@ -59,6 +58,7 @@ def predict(run_folder: Path, images: Path, out: Path | None, device: str, **opt
       prognobench predict results/runs/mortality/vit/lora/KEY images/ --out risk.csv
     """
     from prognobench.config import default_cache
+    from prognobench.files import write_table
     from prognobench.runs.predict import predict_images
     from prognobench.training.hardware import resolve_device
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from prognobench.cli import console
-from prognobench.cli.choosing import FOLDER, compose_configs, takes_overrides
+from prognobench.cli.options import FOLDER, compose_configs, takes_overrides
 from prognobench.errors import ConfigError, FaultsError, WeightsError
-from prognobench.files import write_table
 
 if TYPE_CHECKING:
     from prognobench.audit import Audit
@@ -51,6 +48,8 @@ def check(context: click.Context, /, as_json: bool, folder: Path | None, **compo
           dataset.label=outcome dataset.positive=dead
       prognobench data check dataset=mortality --json
     """
+    import json
+
     from prognobench.runs.workspace import Workspace
 
     configs = compose_configs(**composing)
@@ -105,6 +104,7 @@ def _print(found: Audit, *, split: bool) -> None:
 
 def _write_tables(folder: Path, found: Audit, folds: Sequence[Fold], cohort: Cohort) -> None:
     """Write what was found, the folds, and all that was left out."""
+    from prognobench.files import write_table
     from prognobench.folds import export_folds
 
     tables = dict(found.tables)
@@ -147,6 +147,8 @@ def prepare(**composing: Any) -> None:
 
 def _pixels(workspace: Workspace, config: RunConfig) -> Pixels:
     """Decode what a model reads; pixels do not depend on its weights, which need not be there."""
+    from dataclasses import replace
+
     try:
         return workspace.load_pixels(config)
     except WeightsError:

@@ -11,16 +11,11 @@ from typing import Any
 import click
 
 from prognobench.cli import console
-from prognobench.cli.choosing import CONFIG_DIR
-from prognobench.cli.config_files import CONFIG_GROUPS, options, read_config
+from prognobench.cli.options import CONFIG_DIR
 from prognobench.errors import ConfigError
-from prognobench.registry import near
 
-PLURALS = {
-    **{f"{group}s": group for group in CONFIG_GROUPS},
-    "strategies": "strategy",
-    "losses": "loss",
-}
+# The registry and the config files are imported where they are read: no other command's --help
+# should wait for them.
 
 
 @click.command("list", short_help="List what can be chosen.")
@@ -45,6 +40,8 @@ def list_(what: str | None, config_dir: Path | None) -> None:
 
 def overview(config_dir: Path | None = None) -> list[tuple[str, str]]:
     """Return every config group with its choices."""
+    from prognobench.cli.config_files import CONFIG_GROUPS, options
+
     rows = [(group, ", ".join(options(group, config_dir))) for group in CONFIG_GROUPS]
     return [*rows, ("metric", "see 'prognobench list metrics'")]
 
@@ -57,11 +54,16 @@ def listing(what: str, config_dir: Path | None = None) -> tuple[list[str], list[
     ConfigError
         If there is no such group.
     """
-    group = PLURALS.get(what, what)
+    from prognobench.cli.config_files import CONFIG_GROUPS, options, read_config
+    from prognobench.registry import near
+
+    plurals = {"strategies": "strategy", "losses": "loss"}
+    plurals |= {f"{group}s": group for group in CONFIG_GROUPS if group not in plurals.values()}
+    group = plurals.get(what, what)
     if group in ("metric", "metrics"):
         return _metrics()
     if group not in CONFIG_GROUPS:
-        known = [*sorted({*PLURALS} - {"strategys", "losss"}), "metrics"]
+        known = [*sorted(plurals), "metrics"]
         names = ", ".join(known)
         raise ConfigError(f"nothing called {what!r} to list{near(what, known)} (known: {names})")
     documents = {name: read_config(group, name, config_dir) for name in options(group, config_dir)}

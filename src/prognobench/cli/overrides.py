@@ -8,8 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prognobench.cli.config_files import CONFIG_GROUPS, SECTIONS, options, unknown_choice
-from prognobench.cli.settings import PLAIN_KEYS, shorthands, suggest_key
+from prognobench.cli.config_files import (
+    CONFIG_GROUPS,
+    PLAIN_KEYS,
+    SECTIONS,
+    options,
+    shorthands,
+    suggest_key,
+    unknown_choice,
+)
 from prognobench.errors import ConfigError
 
 

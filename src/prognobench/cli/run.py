@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prognobench.cli import console
-from prognobench.cli.choosing import compose_configs, takes_overrides
 from prognobench.cli.ending import FAILED_CELLS
+from prognobench.cli.options import compose_configs, takes_overrides
 from prognobench.cli.results import print_tables
 
 if TYPE_CHECKING:

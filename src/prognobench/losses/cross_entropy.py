@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@LOSSES.register("cross_entropy")
+@LOSSES.register("cross_entropy", usual=True)
 def cross_entropy(
     class_counts: NDArray[np.int64],
     *,

@@ -40,7 +40,7 @@ def adaptformer(
     NotApplicableError
         If the backbone has no feed-forward parts.
     """
-    from prognobench.strategies.layers.adapter import ParallelAdapter
+    from prognobench.strategies.layers.wrappers import ParallelAdapter
 
     inner = backbone.roles.get("feed_forward_in", ())
     outer = backbone.roles.get("feed_forward_out", ())

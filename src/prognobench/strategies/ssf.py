@@ -47,7 +47,7 @@ def ssf(
     NotApplicableError
         If no layer can be scaled.
     """
-    from prognobench.strategies.layers.scale_shift import ScaledShifted
+    from prognobench.strategies.layers.wrappers import ScaledShifted
 
     backbone.module.requires_grad_(False)
     candidates = {n: m for n, m in backbone.module.named_modules() if _is_scalable(backbone, n, m)}
@@ -115,7 +115,7 @@ def _kind(layer: nn.Module) -> tuple[type, bool]:
 def _merges_exactly(layer: nn.Module, args: tuple[Any, ...]) -> bool:
     import torch
 
-    from prognobench.strategies.layers.scale_shift import ScaledShifted
+    from prognobench.strategies.layers.wrappers import ScaledShifted
 
     copied = deepcopy(layer)
     wide = tuple(arg.double() if isinstance(arg, torch.Tensor) else arg for arg in args)
@@ -155,7 +155,7 @@ def _is_channels_first(layer: nn.Module) -> bool:
 
 
 def _merge(model: Classifier) -> nn.Module:
-    from prognobench.strategies.layers.scale_shift import ScaledShifted
+    from prognobench.strategies.layers.wrappers import ScaledShifted
 
     merged = deepcopy(model)
     layers = {n: m for n, m in merged.named_modules() if isinstance(m, ScaledShifted)}

@@ -43,7 +43,7 @@ def visual_prompts(
     NotApplicableError
         If the blocks are not those of a plain transformer on one sequence of tokens.
     """
-    from prognobench.strategies.layers.prompts import PromptedBlock
+    from prognobench.strategies.layers.wrappers import PromptedBlock
 
     if not any(role in backbone.roles for role in ATTENTION):
         raise NotApplicableError(

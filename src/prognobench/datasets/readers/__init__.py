@@ -1,4 +1,5 @@
-"""What cohorts have in common: tables, cells, image folders, TCIA trees, and the rules for gaps.
+"""What cohorts have in common, one file per step from a file's bytes to a cohort: rows of text
+(``table_files``, ``workbooks``), named columns (``spreadsheet``), values, images, and assembly.
 
 A cohort of its own is one file in ``datasets``; decoding is in ``imaging``.
 """

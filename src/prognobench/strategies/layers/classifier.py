@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from prognobench.strategies.layers.wrapper import is_wrapper
+from prognobench.strategies.layers.wrappers import is_wrapper
 
 
 class Classifier(nn.Module):
