@@ -132,6 +132,8 @@ class Patients:
         shares
             Of each part; they sum to one.
         """
+        # Two steps for each class: how many patients each part gets, then who they are. The first
+        # alone decides class counts, so the second may look at numbers of images.
         part = np.full(len(self.ids), -1)
         sizes = np.zeros(len(shares), dtype=np.intp)
         for label, count in enumerate(self.counts(members)):
@@ -182,6 +184,8 @@ def _balance_images(
     Patients come by falling number of images; each goes where most images are lacking per patient.
     Without this a part could get the few patients with forty images, and most of the images.
     """
+    # Patients with many images first, while there is room to even them out; stable, so that equal
+    # numbers keep their random order.
     order = np.argsort(-images, kind="stable")
     lacking = (images.mean() if len(images) else 0.0) * quota.astype(float)
     places = quota.tolist()

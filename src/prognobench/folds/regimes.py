@@ -124,6 +124,8 @@ def _stratified_quota(counts: NDArray[np.intp], total: int) -> NDArray[np.intp]:
     """
     label = np.repeat(np.arange(len(counts)), counts)
     rank = np.concatenate([np.arange(count) for count in counts])
+    # The middle of each patient's share of its class: with 30 alive and 10 dead, one dead patient
+    # comes for every three alive.
     place = np.where(rank == 0, -1.0, (rank + 0.5) / counts[label])
     kept = label[np.argsort(place, kind="stable")[:total]]
     return np.bincount(kept, minlength=len(counts))

@@ -191,6 +191,7 @@ def _compute(
 ) -> Iterator[Shard]:
     if not rows:
         return
+    # A lent backbone shares its weights with the source, which a move to a GPU would take away.
     backbone = source.to_read() if device.type == "cpu" else source.load()
     encoder: Any = backbone.module
     layout = memory_format(encoder)
@@ -268,6 +269,7 @@ def _unknown(digests: Sequence[str], shards: Sequence[Shard]) -> list[int]:
 
 
 def _collect(digests: Sequence[str], shards: Sequence[Shard], layers: Sequence[str]) -> Features:
+    # Shards hold images in the order of other runs; a cohort's rows pick theirs by content.
     rows = {d: row for row, d in enumerate(d for shard in shards for d in shard.digests)}
     order = [rows[digest] for digest in digests]
     available = list(shards[0].features)
@@ -356,6 +358,7 @@ def _write_shard(store: Path, shard: Shard) -> None:
     content = {"digests": list(shard.digests), "layers": list(shard.features)}
     about = json.dumps({**content, "checksum": _checksum(shard.features)})
     file = save(dict(shard.features), metadata={"about": about})
+    # Named by its content: two processes that computed the same shard write one file.
     name = hashlib.sha256("\n".join(shard.digests).encode()).hexdigest()[:20]
     try:
         write_bytes(store / f"{name}.safetensors", file)

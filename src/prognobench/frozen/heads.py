@@ -110,6 +110,8 @@ def train_heads(grid: Grid, parts: Sequence[Part], labels: Tensor, recipe: Train
     """
     heads = Heads(grid, parts, labels, recipe)
     steps = heads.batches.steps
+    # A head that has stopped is computed with the others until all have stopped, so that tensors
+    # keep their shapes; its best weights no longer change.
     for epoch in range(1, recipe.epochs + 1):
         losses = []
         for step, batch in enumerate(heads.batches.epoch(epoch), start=1):
@@ -176,8 +178,12 @@ class Heads:
         # and written out below. Heads share no weights, so the gradient of their sum is each one's.
         (slope,) = torch.autograd.grad(mean.sum(), products)
         if vectors(self.classes) < self.classes:
-            slope /= self.classes  # of one class's weights, not of what moves both
+            # The shared vector w gives the logits (-w x, w x), so its slope adds up those of both
+            # classes' vectors. Halved, it is what the vector of one class would have.
+            slope /= self.classes
         gradients: list[Tensor] = []
+        # The products are x w + bias: the gradient of w sums slope times x over the images, that
+        # of the bias sums the slope.
         for of_layer, x_layer in zip(slope.chunk(len(self.sizes), -1), batch.inputs, strict=True):
             gradients += [of_layer.mT @ x_layer, of_layer.sum(1).unsqueeze(-1)]
         self.gradients = torch.cat(gradients, -1)
@@ -194,6 +200,7 @@ class Heads:
         self, logits: Tensor, batch: Batch, terms: Terms, members: Any = slice(None)
     ) -> Tensor:
         """Return the mean loss over a batch of each part's heads ``(parts, heads)``."""
+        # Heads of a part see the same images, so their targets are one column, repeated as a view.
         targets = self.labels[batch.rows].unsqueeze(-1).expand(logits.shape[:-1])
         losses, weights = objective(logits.flatten(1, 2), targets.flatten(1, 2), terms)
         # Padding counts 0, which takes it out of the sums above and below.
@@ -205,7 +212,8 @@ class Heads:
         products = []
         for x_layer, of_layer in zip(x, self._of_layers(weights), strict=True):
             w, bias = of_layer[..., :-1], of_layer[..., -1].unsqueeze(1)
-            # Parts that share their validation rows hold them once, hence the expansion.
+            # One product per part over all its heads. Parts that share their validation rows hold
+            # them once; expand repeats them as a view, without a copy.
             products.append(torch.baddbmm(bias, x_layer.expand(len(w), -1, -1), w.mT))
         return torch.cat(products, -1)
 
@@ -238,6 +246,7 @@ class Heads:
 
     def _spread(self, of_heads: Tensor) -> Tensor:
         """Give each weight its head's value of ``(parts, layers, heads)``."""
+        # A head has one row for each of its vectors, and one column for each input of its layer.
         rows = of_heads.repeat_interleave(vectors(self.classes), -1).unsqueeze(-1)
         of_layers = zip(rows.unbind(1), self.sizes, strict=True)
         return torch.cat([of_layer.expand(-1, -1, size) for of_layer, size in of_layers], -1)
@@ -246,6 +255,8 @@ class Heads:
 
     def evaluate(self, epoch: int, train_loss: Tensor) -> None:
         """Keep the heads that are at their best; stop those that have not improved for long."""
+        # Best weights are kept as they act on plain features: whoever applies a head then needs no
+        # mean and deviation beside it.
         present = self._unscaled()
         if len(self.parts[0].validation):
             loss, value = self._validate(present)

@@ -161,7 +161,8 @@ class Inputs:
 def _find_columns(narrow: Sequence[Tensor], wide: Sequence[Tensor]) -> int | None:
     """Return where in the wider layer the columns of the narrower one are, in every view."""
     width = narrow[0].shape[1]
-    # The first image leaves few candidates, which are then compared over all images.
+    # unfold views every run of `width` neighbouring columns without copying them. The first image
+    # leaves few candidates, which are then compared over all images.
     of_first_image = (wide[0][0].unfold(0, width, 1) == narrow[0][0]).all(-1)
     for start in of_first_image.nonzero().flatten().tolist():
         views = zip(narrow, wide, strict=True)
@@ -215,12 +216,14 @@ class TrainingBatches:
         return (self._only,)
 
     def _draw(self, epoch: int) -> Iterator[Batch]:
+        # Where a part has fewer images, row 0 stands in and the mask takes its loss out.
         rows = np.zeros((self.steps, len(self.parts), self._size), dtype=np.int64)
         mask = np.zeros(rows.shape, dtype=np.float32)
         labels = self.labels.cpu().numpy()
         for i, part in enumerate(self.parts):
             of_part = labels[part.train] if part.loss.balanced_sampling else None
             order = draw_order(len(part.train), of_part, (part.seed, "order", epoch))
+            # Batches of nearly one size: a small last one would have a noisier gradient.
             for step, batch in enumerate(np.array_split(part.train[order], self.steps)):
                 rows[step, i, : len(batch)], mask[step, i, : len(batch)] = batch, 1
         for step in range(self.steps):
@@ -274,6 +277,7 @@ def group_parts(
     for i, rows in enumerate(parts):
         sharing.setdefault(rows.tobytes(), []).append(i)
     groups, small = [], list[int]()
+    # Rows that many parts share, as few-shot draws with validation=full, are gathered once.
     for members in sharing.values():
         if len(members) > 1 or len(parts[members[0]]) * columns > SMALL:
             groups.append(_pad(parts, members[:1], members, device))
@@ -298,6 +302,7 @@ def _pad(
     members: Sequence[int],
     device: torch.device,
 ) -> Group:
+    # A tensor has one length: shorter parts are filled with row 0, which their mask takes out.
     size = padded_size(max(len(parts[i]) for i in which))
     rows, mask = np.zeros((len(which), size), np.int64), np.zeros((len(which), size), np.float32)
     for row, i in enumerate(which):

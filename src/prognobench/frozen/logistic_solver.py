@@ -17,7 +17,9 @@ STEEP = 1e-4
 """Gradient of a mean loss above which a regression counts as not solved."""
 
 MEMORY, HALVINGS = 10, 30
-"""Steps that L-BFGS remembers, and how often it halves a step that is too long."""
+"""Steps that L-BFGS remembers (scipy's default), and how often it halves a step that is too long:
+30 times leaves a billionth, below which rounding hides the fall.
+"""
 
 ARMIJO = 1e-4
 """Share of the fall that the slope promises with which a step is content (Armijo 1966)."""
@@ -49,8 +51,9 @@ def solve_logistic(
     """Minimise ``C * sum of losses + |W|^2 / 2``, as scikit-learn's ``LogisticRegression`` does.
 
     The bias is not penalised; two classes share one vector of weights. The solution lies in the
-    span of the training images, so where these are fewer than the features the problem is solved
-    in that span, at no loss.
+    span of the training images: a part of the weights that is at right angles to all of them
+    changes no loss and costs penalty. So where images are fewer than features the problem is
+    solved in that span, exactly: with 40 images of 768 features it has 41 unknowns, not 769.
 
     Parameters
     ----------
@@ -102,8 +105,8 @@ class _Problem:
         classes = self.terms.class_weights.shape[-1]
         self.free = 1 if classes == 2 else classes
         self.spans = [_span(x[part.train], standardise) for part in parts]
-        # Spans of smaller parts have fewer coordinates. What they lack is 0 for every image, so
-        # that its weights have no gradient and stay 0.
+        # Parts are solved as one batch, so their coordinates are padded to one number. Those that a
+        # smaller part lacks are 0 for every image: their weights have no gradient and stay 0.
         self.coordinates = _pad_columns([span.coordinates(x) for span in self.spans])
         self.shape = (len(parts), len(strengths))
         train, shown = _pad_rows(parts, x.device)
@@ -124,6 +127,8 @@ class _Problem:
     def logits(self, points: Tensor, inputs: Tensor) -> Tensor:
         """Return ``(parts, strengths, images, classes)``."""
         weights = points.view(*self.shape, -1, self.free)
+        # p parts, n images, d coordinates, s strengths, k free classes: a part's images are
+        # multiplied with the weights of all its strengths at once.
         logits = torch.einsum("pnd,psdk->psnk", inputs, weights[:, :, :-1]) + weights[:, :, -1:]
         return torch.cat([torch.zeros_like(logits), logits], -1) if self.free == 1 else logits
 
@@ -138,7 +143,8 @@ class _Problem:
         penalised = points.view(*self.shape, -1, self.free)[:, :, :-1]
         squares = penalised.square().sum((2, 3))
         shown = self.shown[:, None]
-        # Divided by the sum of weights, so that one tolerance suits parts of every size.
+        # scikit-learn's C times the sum of losses is divided by C and by the sum of weights: where
+        # it is smallest stays the same, and one tolerance suits every C and parts of every size.
         total = (weights * shown).sum(2)
         return (((losses * shown).sum(2) + self.penalties * squares / 2) / total).flatten()
 
@@ -251,6 +257,7 @@ def minimise(
     Points ``(problems, parameters)``, and the largest component of each gradient ``(problems,)``.
     """
     x = start.clone()
+    # Each line below holds for all problems at once, one row each; torch.where picks by problem.
     value, slope = _evaluate(values, x)
     steps: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=MEMORY)
     for _ in range(iterations):
@@ -301,7 +308,12 @@ def _evaluate(values: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Te
 
 
 def _apply_inverse_hessian(slope: Tensor, steps: deque[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """Multiply the gradients by the inverse Hessians that the last steps suggest (two loops)."""
+    """Multiply the gradients by the inverse Hessians that the last steps suggest.
+
+    The two-loop recursion (Nocedal 1980): a step s that changed the gradient by y says that the
+    inverse Hessian takes y to s. The matrix itself, which would have the square of the number of
+    parameters, is never formed. A step whose ``inverse`` is 0 drops out of both loops.
+    """
     result = slope.clone()
     shares = []
     for s, y, inverse in reversed(steps):
@@ -309,6 +321,7 @@ def _apply_inverse_hessian(slope: Tensor, steps: deque[tuple[Tensor, Tensor, Ten
         shares.append(share)
         result -= share[:, None] * y
     if steps:
+        # Between the loops stands a multiple of the identity, as large as the latest curvature.
         _, y, inverse = steps[-1]
         scale = 1 / (inverse * y.square().sum(1)).clamp_min(1e-300)
         result *= torch.where(inverse > 0, scale, 1.0)[:, None]

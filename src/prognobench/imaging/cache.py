@@ -133,6 +133,8 @@ def readable_pixels(
     digests = pixel_digests(cohort, recipe, folder)
     home = folder / "pixels" / recipe.name
     path = home / f"{_sha256(*digests)[:32]}.npy"
+    # Looked at twice: without the lock, which a finished array does not need, and again with it,
+    # since another process may have finished meanwhile.
     if _mapped(path) is None:
         from filelock import FileLock
 
@@ -187,6 +189,8 @@ def _build(
     """
     draft.open(digests)
     done = set(draft.written().tolist())
+    # Rows of one content are decoded once. Stored arrays of the same recipe, of other cohorts or
+    # of this one before a file was added, are read before anything is decoded.
     left: dict[str, list[int]] = defaultdict(list)
     for row, digest in enumerate(digests):
         if row not in done:
@@ -196,6 +200,7 @@ def _build(
             write(left.pop(digest), pixels)
     broken: dict[int, str] = {}
     count = len(cohort) - sum(map(len, left.values()))
+    # Closed at once on an error or interrupt, so that no process goes on decoding.
     with closing(_decode_all(draft, cohort, recipe, list(left.values()))) as decoded:
         for rows, fault in decoded:
             count += len(rows)
@@ -230,6 +235,7 @@ def _decode_all(
     names, images = cohort.table["source"].to_numpy(), cohort.table["image"].to_numpy()
     tasks = [(rows, cohort.sources[names[rows[0]]], images[rows[0]]) for rows in jobs]
     separate = len(tasks) >= PROCESSES_FROM
+    # Four chunks per processor at least: the last to finish then keeps the others waiting briefly.
     chunk = max(1, min(CHUNK, len(tasks) // (4 * cpu_count()))) if separate else 1
     chunks = [tasks[start : start + chunk] for start in range(0, len(tasks), chunk)]
     decode = partial(_decode_into, draft, recipe)
@@ -241,6 +247,7 @@ def _decode_all(
 def _decode_into(
     draft: Draft, recipe: Recipe, tasks: Sequence[tuple[Rows, Files | Rendered, str]]
 ) -> list[tuple[Rows, str]]:
+    # Pixels go to disk here, in the process that decoded them; only rows and faults travel back.
     results = []
     with draft.writing() as write:
         for rows, source, image in tasks:

@@ -128,6 +128,8 @@ def _file_digests(root: Path, names: Sequence[str], folder: Path, faults: list[s
         except OSError as error:
             faults.append(_unreadable(root / name, error))
             continue
+        # A file of the same size and times is taken to be the same: to read a cohort of 100 GB
+        # again at every start would take minutes.
         *stamp, digest = known.get(_entry(root, name), [""])
         if stamp == stamps[name]:
             digests[name] = digest

@@ -71,6 +71,7 @@ class Draft:
             return np.empty(0, dtype=np.intp)
         if array.shape != self.shape or len(sums) != len(array):
             return np.empty(0, dtype=np.intp)
+        # A crash of the machine may keep a checksum and lose its pixels, so the rows are summed.
         claimed = np.flatnonzero(sums)
         right = [zlib.crc32(array[row].data) + WRITTEN == sums[row] for row in claimed]
         written: NDArray[np.intp] = claimed[np.asarray(right, dtype=bool)]
@@ -82,6 +83,7 @@ class Draft:
 
         Safe beside other processes that write other rows.
         """
+        # The header comes before the rows, and its length is NumPy's business.
         start = self.part.stat().st_size - self.shape[0] * self.row_bytes
         with (
             self.part.open("r+b", buffering=0) as part,
@@ -94,6 +96,7 @@ class Draft:
                 for row in rows:
                     part.seek(start + row * self.row_bytes)
                     part.write(content)
+                # The checksum comes second: after a kill between the two the row does not count.
                 for row in rows:
                     checksums.seek(8 * row)
                     checksums.write(checksum)

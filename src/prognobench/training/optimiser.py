@@ -102,6 +102,7 @@ class Optimiser:
             ],
             betas=BETAS,
             eps=EPSILON,
+            # One kernel over all parameters, instead of a dozen operations for each.
             fused=self.parameters[0].device.type in ("cpu", "cuda"),
         )
         self._averages = [p.detach().clone() for p in self.parameters] if recipe.ema else []
@@ -135,6 +136,7 @@ class Optimiser:
             self._exchange()
 
     def _exchange(self) -> None:
+        # By swapping the storage: nothing is copied, and the optimiser's parameters stay the same.
         for i, average in enumerate(self._averages):
             self.parameters[i].data, self._averages[i] = average, self.parameters[i].data
 

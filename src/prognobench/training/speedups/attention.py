@@ -95,6 +95,8 @@ def _backward(
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     # Rounded to bf16 before the softmax, large scores would change shares by their own error.
     shares = (query.float() * scale @ key.float().mT).softmax(-1).to(query.dtype)
+    # With P the shares and dP = dO v', the gradient of the scores is P * (dP - rowsum(dP * P)),
+    # which torch has as one operation.
     of_scores = torch._softmax_backward_data(gradient @ value.mT, shares, -1, shares.dtype)
     found = (
         (of_scores @ key).mul_(scale),

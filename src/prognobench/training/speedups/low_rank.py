@@ -86,6 +86,8 @@ class _Update(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, a, b, reduced = ctx.saved_tensors
         rows, out = x.flatten(0, -2), gradient.flatten(0, -2)
+        # out is the gradient of the output; back, of rank columns, is all that A and x need of B:
+        # dA = back' x, dx = out W + back A. No matrix of the size of W is made.
         back = (out @ b).mul_(ctx.scaling)
         to_x = None
         if ctx.needs_input_grad[0]:
