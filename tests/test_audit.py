@@ -114,7 +114,7 @@ def test_what_folds_lack_is_noted(cohort: Cohort) -> None:
     alive_alone = Fold(np.arange(20), np.arange(20, 30), np.arange(30, 38), fold=0)
     lacking, unused = audit(cohort, [alive_alone]).notes
     assert "no patient is 'dead' in the test part of 1 of 1 folds (r0-f0)" in lacking
-    assert unused == "made: 1 of 20 patients stand in no part of a fold"
+    assert unused == "made: 1 of 20 patients are in no part of a fold"
     assert audit(cohort, folds_of(cohort)).notes == audit(cohort).notes == ()
 
 
@@ -122,7 +122,7 @@ def test_a_patient_in_two_parts_is_refused(cohort: Cohort) -> None:
     rows = [np.arange(start, stop) for start, stop in ((0, 21), (21, 30), (30, 40))]
     found = audit(cohort, [Fold(*rows, fold=0)])
     (leak,) = found.leaks
-    assert "fold r0-f0: patients that stand in several parts: 1 (P10)" in leak
+    assert "fold r0-f0: patients in several parts: 1 (P10)" in leak
     said, way_out = found.refusals(Checks())
     assert said == leak
     assert "checks.leaks=drop" in way_out
@@ -238,7 +238,7 @@ def test_copies_of_copies_are_one_group_across_sources(cohort: Cohort, tmp_path:
     union = replace(cohort, table=table, sources={"ours": folder, "theirs": folder})
     found = audit(union, folder=tmp_path / "cache", thorough=True)
     assert groups(found) == [["4.png", "12.png", "20.png", "30.png", "31.png"]]
-    assert "made: pictures that stand in several sources: 1" in found.duplicates
+    assert "made: pictures in several sources: 1" in found.duplicates
 
 
 def test_ids_that_stand_in_several_parts_of_a_union_are_told(
@@ -248,7 +248,7 @@ def test_ids_that_stand_in_several_parts_of_a_union_are_told(
     ids = np.where(np.arange(40) < 30, np.arange(40), np.arange(40) - 27)  # 3 to 12 of theirs
     named = [f"{name}:P{number}" for name, number in zip(part, ids, strict=True)]
     union = replace(cohort, table=cohort.table.assign(cohort=part, patient_id=named))
-    told = "made: 10 ids of patients stand in several parts of the union"
+    told = "made: 10 patient ids occur in several parts of the union"
     assert [note for note in audit(union, folder=tmp_path / "cache").notes if told in note]
     apart = replace(cohort, table=cohort.table.assign(cohort=part))
     assert not [note for note in audit(apart, folder=tmp_path / "cache").notes if "union" in note]

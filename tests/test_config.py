@@ -117,7 +117,7 @@ def test_several_values_without_a_sweep_say_how_to_sweep() -> None:
 
 def test_a_name_that_looks_like_a_number_is_told_how_to_be_one() -> None:
     given = ["dataset=table", "dataset.table=t.csv", "dataset.images=images"]
-    with pytest.raises(ConfigError, match=r"quotes count, too: \"dataset\.label='NAME'"):
+    with pytest.raises(ConfigError, match=r"looks like a number twice: \"dataset\.label='NAME'"):
         compose([*given, "dataset.label=2020"])
     assert compose([*given, "dataset.label='2020'"])[0].dataset.settings["label"] == "2020"
 

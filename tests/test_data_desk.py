@@ -196,7 +196,7 @@ def small_table(root: Path) -> tuple[str, ...]:
 def test_a_run_refuses_pictures_that_leak_unless_told_otherwise(tmp_path: Path) -> None:
     here = (f"paths.cache={tmp_path / 'cache'}", f"paths.results={tmp_path / 'results'}")
     given = [*small_table(tmp_path / "images"), *QUICK[:-1], *here, "strategy=linear_probe"]
-    with pytest.raises(ConfigError, match="pictures filed under patients who stand in different"):
+    with pytest.raises(ConfigError, match="pictures filed under patients of different"):
         run(compose(given))
     assert not (tmp_path / "results").exists()
     (outcome,) = run(compose([*given, "checks.leaks=allow"]))

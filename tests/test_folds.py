@@ -279,14 +279,14 @@ def test_holdout_by_a_column() -> None:
     assert np.array_equal(again[0].validation, fold.validation)
     assert len({tuple(each.validation) for each in again}) == 3
     assert len({tuple(each.test) for each in again}) == 1
-    with pytest.raises(DataError, match="leaves nothing to split anew"):
+    with pytest.raises(DataError, match="has nothing to split anew"):
         split(with_column, "holdout", column="split", repeats=2)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (None, "no column of the table; it has patient_id, image"),
+        (None, "not a column of the table; it has patient_id, image"),
         (["train", "dunno"] * 30, r"'dunno' \(30 images\)"),
         (["train"] * 59 + ["test"], r"column 'split' puts patients into several parts: 1 \(P029\)"),
     ],

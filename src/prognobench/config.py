@@ -72,7 +72,7 @@ def read_config(described: Mapping[str, Any], built: Collection[str] = tuple(GRO
 def _checked(
     components: Mapping[str, Any], pixels: Any, rest: Mapping[str, Any], faults: list[str]
 ) -> RunConfig:
-    """Check what is no component, and raise an error if this or anything before was wrong."""
+    """Check everything but the components; raise an error for all faults found so far."""
     plain = _check("", _PLAIN, _pick(rest), faults)
     sections: dict[str, Any] = {
         "train": _record("train", Train, rest.get("train", {}), faults),
@@ -115,7 +115,7 @@ def _pick(composed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _component(kind: str, value: Any, faults: list[str]) -> Component:
-    """Check one group's choice; on a fault an empty component stands in for it."""
+    """Check one group's choice; after a fault an empty component takes its place."""
     if not isinstance(value, Mapping):
         faults.append(f"{kind} is missing: choose one, as in {kind}=NAME")
         return Component("", "")
@@ -239,8 +239,8 @@ def _fault(where: str, schema: Schema, details: Any) -> str:
     if details["type"] in ("list_type", "tuple_type"):
         return f"{key}={details['input']!r}: give a list, as in {key}=[{details['input']}]"
     if details["type"] == "too_short":
-        return f"{key}={details['input']!r}: give {details['ctx']['min_length']} at least"
+        return f"{key}={details['input']!r}: give at least {details['ctx']['min_length']}"
     said = f"{key}={details['input']!r}: {details['msg'][0].lower()}{details['msg'][1:]}"
     if details["type"] == "string_type" and isinstance(details["input"], int | float):
-        said += f"; of a name that looks like a number the quotes count, too: \"{key}='NAME'\""
+        said += f"; quote a name that looks like a number twice: \"{key}='NAME'\""
     return said

@@ -2,7 +2,7 @@
 
 A part is one builder function. Its keyword-only parameters are the settings that its YAML may
 carry; its positional parameters come from the run. What other modules need to know of
-a part, it declares as a fact where it is registered: nobody else asks for it by name.
+a part, it declares as a fact where it is registered. Other modules do not ask for it by name.
 """
 
 from __future__ import annotations

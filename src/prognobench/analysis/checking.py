@@ -44,7 +44,7 @@ def _check_run(folder: RunFolder) -> Iterator[tuple[str, str]]:
         yield "damaged", damage
     for home in sorted(folder.path.glob("cells/*")):
         if home.name not in cells:
-            yield "foreign", f"{home} is no cell of this run"
+            yield "foreign", f"{home} is not a cell of this run"
     for cell in folder.marked_cells():
         if damage := folder.find_cell_damage(cell, *SAVED):
             yield "damaged", damage

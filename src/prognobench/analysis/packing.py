@@ -56,9 +56,9 @@ class Pseudonyms:
         except OSError as error:
             raise StoreError(f"the key {file} cannot be used: {error.strerror}") from error
         except ValueError as error:
-            raise ConfigError(f"{file} is no key: name a file that this command made") from error
+            raise ConfigError(f"{file} is not a key: give a file that this command made") from error
         if len(key) < 32:
-            raise ConfigError(f"{file} is no key: it holds fewer than 64 hexadecimal digits")
+            raise ConfigError(f"{file} is not a key: it holds fewer than 64 hexadecimal digits")
         return cls(key)
 
     def name(self, kind: str, value: str) -> str:

@@ -221,7 +221,7 @@ def parse_cell(name: str) -> tuple[int, int, int]:
     """Return repeat, draw (-1 without) and fold of a cell's name such as ``r0-f2-d7``."""
     match = re.fullmatch(r"r(\d+)-f(\d+)(?:-d(\d+))?", name)
     if match is None:
-        raise StoreError(f"{name!r} is no cell: cells are named like r0-f2 or r0-f2-d7")
+        raise StoreError(f"{name!r} is not a cell: cells are named like r0-f2 or r0-f2-d7")
     repeat, fold, draw = match.groups()
     return int(repeat), -1 if draw is None else int(draw), int(fold)
 

@@ -75,7 +75,7 @@ def mcc_threshold(labels: NDArray[np.intp], scores: NDArray[np.float64]) -> floa
     Notes
     -----
     Thresholds lie midway between neighbouring scores. Of equally good ones the one nearest to 0.5
-    is taken. There is none where all labels or all scores are equal.
+    is taken. Equal labels or equal scores give no threshold.
     """
     # From the highest score down, every threshold adds the next unit to the positives, so running
     # sums give the confusion matrix of each. Units of equal score are added together: only where

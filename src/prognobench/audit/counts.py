@@ -1,4 +1,4 @@
-"""Who is in a cohort, who was left out, and who stands in which part."""
+"""Counts of patients and images: in a cohort, left out of it, and in each part."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def describe_folds(cohort: Cohort, folds: Sequence[Fold]) -> Iterator[str]:
         for part in PARTS:
             used[patient[getattr(fold, part)]] = True
     if folds and not used.all():
-        yield f"{cohort.name}: {(~used).sum()} of {len(used)} patients stand in no part of a fold"
+        yield f"{cohort.name}: {(~used).sum()} of {len(used)} patients are in no part of a fold"
 
 
 def count_exclusions(cohort: Cohort) -> pd.DataFrame:

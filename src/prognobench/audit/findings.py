@@ -65,14 +65,13 @@ class Audit:
         if self.leaks and checks.leaks != "allow":
             refused += self.leaks
             refused.append(
-                f"{listing} leaks; to leave such patients out of training, set checks.leaks=drop, "
-                "to run all the same, checks.leaks=allow (either is recorded)"
+                f"{listing} leaks; set checks.leaks=drop to leave such patients out of training, "
+                "or checks.leaks=allow to run anyway (both are recorded)"
             )
         if self.duplicates and checks.duplicates != "allow":
             refused += self.duplicates
             refused.append(
-                f"{listing} duplicates; to run all the same, set checks.duplicates=allow (it is "
-                "recorded)"
+                f"{listing} duplicates; set checks.duplicates=allow to run anyway (it is recorded)"
             )
         return refused
 
@@ -207,7 +206,7 @@ def _shown(cohort: Cohort, same: pd.DataFrame) -> pd.DataFrame:
 
 
 def _faulty(cohort: Cohort, seen: Inspection | None) -> pd.DataFrame:
-    """Images on which there is little or nothing to see; why an image is broken stands behind."""
+    """Images that show little or nothing; the reason follows where an image is broken."""
     import pandas as pd
 
     faults = np.empty(0, dtype="U1") if seen is None else seen.faults
@@ -229,8 +228,8 @@ def _notes(cohort: Cohort, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
         yield f"{cohort.name}: synthetic images, no clinical data"
     if shared := _ids_of_several_parts(cohort):
         yield (
-            f"{cohort.name}: {shared} ids of patients stand in several parts of the union, and are "
-            "taken for different patients; if they are not, leave them out of one part"
+            f"{cohort.name}: {shared} patient ids occur in several parts of the union and "
+            "count as different patients; if they are the same, leave them out of one part"
         )
     faults = tables["faulty images"]["fault"]
     if broken := int((faults == "broken").sum()):

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from prognobench.records import Cohort, Fold
 
 SHOWN = 5
-"""So many examples stand in a sentence."""
+"""Number of examples in a sentence."""
 
 
 def find_shared_patients(cohort: Cohort, folds: Iterable[Fold]) -> Iterator[str]:
-    """Yield a sentence for each fold with patients that stand in several parts of a fold."""
+    """Yield a sentence for each fold with patients in several parts of it."""
     patient, ids = cohort.table["patient_id"].factorize()
     for fold in folds:
         members = [np.unique(patient[getattr(fold, part)]) for part in PARTS]
         times = np.bincount(np.concatenate(members), minlength=len(ids))
         if len(shared := np.flatnonzero(times > 1)):
             yield (
-                f"{cohort.name}, fold {fold.name}: patients that stand in several parts: "
+                f"{cohort.name}, fold {fold.name}: patients in several parts: "
                 f"{len(shared)} ({listed(ids[shared], SHOWN)}); give each patient one part"
             )
 
@@ -37,7 +37,7 @@ def find_shared_patients(cohort: Cohort, folds: Iterable[Fold]) -> Iterator[str]
 def find_shared_pictures(
     cohort: Cohort, same: pd.DataFrame, folds: Sequence[Fold]
 ) -> Iterator[str]:
-    """Yield a sentence if pictures are filed under several patients who stand in different parts.
+    """Yield a sentence if pictures are filed under several patients of different parts.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def find_shared_pictures(
     if split:
         named = listed(map(_named, split), SHOWN, between="; ")
         yield (
-            f"{cohort.name}: pictures filed under patients who stand in different parts of a fold: "
+            f"{cohort.name}: pictures filed under patients of different parts of a fold: "
             f"{len(split)} ({named}); give such patients one id, or leave images out with "
             "dataset.exclude"
         )
@@ -67,8 +67,8 @@ def drop_leaks(
 ) -> tuple[list[Fold], list[dict[str, object]]]:
     """Leave patients who share a picture or an id with a later part out of the earlier one.
 
-    The test part keeps everyone; validation loses whom the test part knows, training whom either
-    knows.
+    The test part keeps everyone. Validation loses patients of the test part, training those of
+    either.
 
     Parameters
     ----------
@@ -106,26 +106,26 @@ def drop_leaks(
 
 
 def describe_copies(cohort: Cohort, same: pd.DataFrame) -> Iterator[str]:
-    """Yield a sentence for each kind of picture that comes several times, wherever they stand."""
+    """Yield a sentence for each kind of picture that occurs several times, in whatever parts."""
     groups = same.groupby("group")
     patients, outcomes, sources = (groups[n].nunique() for n in ("patient_id", "label", "source"))
     found = (
         ((patients == 1).sum(), "that come several times for one patient"),
         ((patients > 1).sum(), "filed under several patients"),
         ((outcomes > 1).sum(), "filed under different outcomes"),
-        ((sources > 1).sum(), "that stand in several sources"),
+        ((sources > 1).sum(), "in several sources"),
     )
     yield from (f"{cohort.name}: pictures {what}: {count}" for count, what in found if count)
 
 
 def _apart(parts: NDArray[np.int8]) -> bool:
-    """Whether in any fold (a row) the images (columns) that are used stand in several parts."""
+    """Whether in any fold (a row) the images (columns) that are used are in several parts."""
     lowest = np.where(parts > 0, parts, len(PARTS) + 1).min(axis=1)
     return bool((parts.max(axis=1) > lowest).any())
 
 
 def _named(images: pd.DataFrame) -> str:
-    """Say where images stand without naming patients: what is said of leaks is kept and shown."""
+    """Say where images are without naming patients: sentences about leaks are stored and shown."""
     if "where" in images and (images["where"] != "").all():
         places = images["where"].tolist()
     else:

@@ -14,7 +14,7 @@ RUN = click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path
 WEIGHTS = click.option(
     "--weights",
     metavar="FILE",
-    help="Where the backbone's weights are now, if not where the run had them.",
+    help="The backbone's weights, if they have moved since the run.",
 )
 
 
@@ -22,7 +22,10 @@ WEIGHTS = click.option(
 @RUN
 @click.argument("images", type=click.Path(path_type=Path, exists=True))
 @click.option(
-    "--cell", "cells", multiple=True, help="Use only this model of the run (several); default: all."
+    "--cell",
+    "cells",
+    multiple=True,
+    help="Use only this cell's model (may be given several times); default: all.",
 )
 @click.option(
     "--images-folder",

@@ -98,7 +98,7 @@ class _Composer:
     Hydra takes 40 to 90 ms a job, so a sweep of 1,000 runs would take a minute. But a section
     (``model``, say) depends on that section's choices alone, unless a config file writes into
     another section. So each section is composed once per choice, beside the choices of the first
-    job, and taken over where nothing else changed with it.
+    job, and used again where nothing else changed with it.
     """
 
     def __init__(self, config_dir: Path | None) -> None:
@@ -113,7 +113,7 @@ class _Composer:
         Raises
         ------
         ConfigError
-            If it is none.
+            If it cannot be read.
         """
         from hydra.core.override_parser.overrides_parser import OverridesParser
         from hydra.errors import HydraException
@@ -218,7 +218,7 @@ def _values(parsed: Any) -> list[str]:
         return [parsed.get_value_element_as_str()]
     if not parsed.is_discrete_sweep():
         raise ConfigError(
-            f"{parsed.input_line}: an interval holds too many values; write range(start,stop,step)"
+            f"{parsed.input_line}: an interval has too many values; write range(start,stop,step)"
         )
     return list(parsed.sweep_string_iterator())
 

@@ -22,7 +22,7 @@ CONFIG_GROUPS = (*SECTION_GROUPS, "experiment")
 SECTIONS = (*SECTION_GROUPS, "checks", "paths")
 
 PLAIN_KEYS = ("seed", "device")
-"""Settings that stand in no section."""
+"""Settings without a section."""
 
 # ${model.name} reads another value. ${oc.env:HOME} calls a function of OmegaConf: anything with a
 # colon is one, and so may be a name that is itself put together from values.
@@ -72,7 +72,7 @@ def shorthands() -> tuple[str, ...]:
 
 
 def top_keys() -> list[str]:
-    """Return everything that may stand before the first dot or the equals sign."""
+    """Return everything that a key may begin with: groups, sections, settings, shorthands."""
     return [*CONFIG_GROUPS, *SECTIONS[len(CONFIG_GROUPS) - 1 :], *PLAIN_KEYS, *shorthands()]
 
 
@@ -87,7 +87,7 @@ def keys_by_section() -> Mapping[str, list[str]]:
 
 
 def suggest_key(key: str) -> str:
-    """Return ". Did you mean train.epochs?" for a key that stands nowhere, or an empty string."""
+    """Return ". Did you mean train.epochs?" for an unknown key, or an empty string."""
     first, _, rest = key.partition(".")
     if not rest:
         within = [f"{section}.{name}" for section, name in _named(first)]
@@ -97,7 +97,7 @@ def suggest_key(key: str) -> str:
 
 
 def _named(name: str) -> Iterator[tuple[str, str]]:
-    """Yield where a setting of this name stands; without one, settings of very similar names."""
+    """Yield section and name of settings with this name; without one, of very similar names."""
     sections = keys_by_section()
     exact = [(section, name) for section, keys in sections.items() if name in keys]
     if exact or near(name, top_keys()):

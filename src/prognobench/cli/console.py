@@ -109,7 +109,7 @@ def print_frame(frame: pd.DataFrame, title: str | None = None, most: int | None 
 
 @contextmanager
 def progress_bars() -> Iterator[Progress | None]:
-    """Yield a callback that draws progress bars on stderr, or ``None`` if that is no terminal."""
+    """Yield a callback that draws progress bars on stderr; ``None`` if that is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

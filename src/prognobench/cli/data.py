@@ -96,7 +96,7 @@ def _print(found: Audit, *, split: bool) -> None:
         console.warn(sentence)
     if not split:
         console.say(
-            "leaks between the parts of a fold were not looked for, because there are no folds"
+            "leaks between the parts of a fold were not checked, because there are no folds"
         )
     elif not (found.duplicates or found.leaks):
         console.say("no leaks and no repeated images were found")
@@ -129,7 +129,7 @@ def _table_file(folder: Path, found: Audit, title: str) -> Path:
 def prepare(**composing: Any) -> None:
     """Decode a dataset's images into the cache, in the size that the chosen models need.
 
-    A run does this by itself; do it ahead where many processes will share the cache.
+    A run does this by itself. Do it ahead of time where many processes will share the cache.
 
     \b
     Examples:

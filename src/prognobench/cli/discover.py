@@ -65,7 +65,7 @@ def listing(what: str, config_dir: Path | None = None) -> tuple[list[str], list[
     if group not in CONFIG_GROUPS:
         known = [*sorted(plurals), "metrics"]
         names = ", ".join(known)
-        raise ConfigError(f"nothing called {what!r} to list{near(what, known)} (known: {names})")
+        raise ConfigError(f"cannot list {what!r}{near(what, known)} (known: {names})")
     documents = {name: read_config(group, name, config_dir) for name in options(group, config_dir)}
     if group == "model":
         return _models(documents)

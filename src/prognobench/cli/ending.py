@@ -68,7 +68,7 @@ def _prepare_streams() -> None:
 
 def _answer(error: BaseException) -> int:
     """Say what went wrong, and return the exit code."""
-    if _received:  # what a worker's death or an abandoned wait raised is no news
+    if _received:  # errors that the interrupt itself causes are not shown
         return 128 + _received[0]
     if isinstance(error, BrokenPipeError):
         _drop_stdout()
@@ -165,9 +165,9 @@ def _answered_signals() -> Iterator[None]:
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     _received.append(number)
-    if len(_received) > 1:  # somebody is impatient
+    if len(_received) > 1:  # a second Ctrl-C means: now
         _leave()
-    # Threads of loky stumble over jobs that are dropped, which is no news either.
+    # Threads of loky raise errors about dropped jobs; the interrupt has caused them.
     threading.excepthook = lambda _: None
     raise KeyboardInterrupt
 

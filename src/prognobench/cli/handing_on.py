@@ -22,7 +22,7 @@ def results_() -> None:
     "--key",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="The key of the pseudonyms; made where it is missing. Default: in your settings folder.",
+    help="The key of the pseudonyms, created if it is missing. Default: in your settings folder.",
 )
 @click.option(
     "--keep",

@@ -148,7 +148,7 @@ THRESHOLD = click.option(
     "--threshold",
     default="0.5",
     show_default=True,
-    help="Where scores become decisions: a number, 'validation' (largest MCC there), or "
+    help="The threshold for decisions: a number, 'validation' (largest MCC there), or "
     "'sensitivity 0.9'.",
 )
 LEVEL = click.option(
@@ -162,7 +162,7 @@ ALL = click.option(
     "--all",
     "everything",
     is_flag=True,
-    help="Also show runs that newer ones of the same names and settings hide.",
+    help="Also show runs hidden by newer runs with the same names and settings.",
 )
 METRIC = click.option(
     "--metric",

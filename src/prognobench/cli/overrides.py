@@ -139,7 +139,7 @@ def _about_hydra(text: str) -> str:
 
 
 def describe_unreadable(text: str, reason: str, config_dir: Path | None) -> str:
-    """Return the message for what is no override."""
+    """Return the message for text that is not an override."""
     if "=" in text:
         return (
             f"cannot read {text!r}: {reason}. Put values with special characters in quotes, as in "
@@ -157,8 +157,8 @@ def expand(
 ) -> Iterator[Job]:
     """Yield one job for each combination of values, the last key varying fastest.
 
-    As in Hydra's own sweeper an experiment's sweep comes first, and the command line replaces the
-    keys that it gives, too; of a key that is given twice the last counts.
+    As in Hydra's own sweeper an experiment's sweep comes first. The command line replaces keys of
+    that sweep; where it gives a key twice, the last one counts.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def check_shorthands(said: Mapping[str, bool], composed: Mapping[str, Any]) -> N
     """Refuse a shorthand that contradicts the strategy beside it."""
     strategy = composed.get("strategy", {})
     for name, value in said.items():
-        # Another YAML of the same builder, with other settings, is no contradiction.
+        # Another YAML of the same builder, with other settings, does not contradict it.
         if value != (strategy.get("builder") == name):
             raise ConfigError(
                 f"{name}={str(value).lower()} contradicts strategy={strategy.get('name')}: "

@@ -82,7 +82,8 @@ def score(
 ) -> None:
     """Score the stored predictions again, and write RESULTS/scores.csv and RESULTS/runs.csv.
 
-    The other commands do this by themselves; use it for other thresholds, calibration or subgroups.
+    The other commands score by themselves. Use this one for other thresholds, calibration or
+    subgroups.
 
     \b
     Examples:
@@ -104,7 +105,11 @@ def score(
 @click.command(short_help="Print tables of scores.")
 @RESULTS
 @click.option(
-    "--rows", callback=split, default="model", show_default=True, help="What rows are (several)."
+    "--rows",
+    callback=split,
+    default="model",
+    show_default=True,
+    help="What rows are (one or more).",
 )
 @click.option("--columns", default="strategy", show_default=True, help="What columns are (one).")
 @click.option(
@@ -113,7 +118,7 @@ def score(
     callback=split,
     default="mcc,average_precision",
     show_default=True,
-    help="Which scores (several); 'prognobench list metrics' explains them.",
+    help="Which scores (one or more); 'prognobench list metrics' explains them.",
 )
 @THRESHOLD
 @LEVEL
@@ -166,14 +171,12 @@ def table(results: Path, efficiency: bool, intervals: bool, **options: Any) -> N
 @click.option(
     "--by", default="strategy", show_default=True, help="What the compared runs differ in."
 )
-@click.option("--against", help="Compare all with this one; default: every pair.")
+@click.option("--against", help="Compare all others with this one; default: every pair.")
 @METRIC
 @THRESHOLD
 @LEVEL
 @FORMATS
-@click.option(
-    "--rope", default=0.01, show_default=True, help="Differences below this count as none."
-)
+@click.option("--rope", default=0.01, show_default=True, help="Smaller differences count as equal.")
 @resampling_options
 @click.option("--ranks", is_flag=True, help="Show mean ranks over datasets instead.")
 @click.option(
@@ -260,8 +263,8 @@ def claims(results: Path, file: Path | None, formats: Sequence[str]) -> None:
 @click.option(
     "--claims",
     metavar="FILE",
-    help="Also check these claims; 'study' for the study's findings, which are else only on the "
-    "page of its own data.",
+    help="Also check these claims; 'study' checks the study's findings also on other data than the "
+    "study's.",
 )
 @ALL
 @OWN_METRICS

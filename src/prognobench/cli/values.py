@@ -52,7 +52,7 @@ def _merged(before: Any, value: Any) -> Any:
 def resolve(written: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the config with every reference replaced by what it names.
 
-    Values that nobody gave (``???``) are left out, so that the check names them.
+    Missing values (``???``) are left out, so that the check names them.
 
     Raises
     ------

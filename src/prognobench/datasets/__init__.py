@@ -1,5 +1,5 @@
 """Cohorts: one file each, with one registered builder that returns a :class:`.records.Cohort`.
 
-How tables and folders are read stands in ``readers``, how synthetic images are drawn in
-``synthetic``; pixels are decoded in ``imaging``.
+Tables and folders are read in ``readers``, synthetic images are drawn in ``synthetic``, pixels are
+decoded in ``imaging``.
 """

@@ -26,7 +26,7 @@ FRONTAL = ("PA", "AP", "AP Supine", "")
 
 @dataclass(frozen=True)
 class Task:
-    """Where an outcome stands in the table, and which images show it.
+    """The columns of an outcome, and which images show it.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ TASKS = {
 
 
 SAME_PATIENT = {"178": "97", "196": "192"}
-"""Patient number -> the one under which the same images stand, too."""
+"""Patient number -> another number with the same images."""
 
 
 @DATASETS.register("covid_chestxray")
@@ -132,7 +132,7 @@ def covid_chestxray(
 def _drop_rows(
     rows: pd.DataFrame, outcome: Task, exclusions: Exclusions, before_outcome: bool
 ) -> pd.DataFrame:
-    """Leave out what is no frontal image, repeats an image, or shows the outcome."""
+    """Leave out images that are not frontal, repeat another one, or show the outcome."""
     rules = [
         (rows["modality"] != "X-ray", "not an X-ray"),
         (~rows["view"].isin(FRONTAL), "not a frontal view"),

@@ -63,7 +63,7 @@ def embedded(
     centres, centre_effect
         How many centres, and how much they differ in device and case mix (0 not at all).
     label_noise
-        Share of patients whose outcome is drawn by prevalence alone, whatever their risk.
+        Share of patients whose outcome is drawn by prevalence alone, without regard to their risk.
     """
     import pandas as pd
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 OF_THE_CONFIG = ("name", "builder", "pixels")
-"""Keys of a dataset's YAML that are no settings of its builder."""
+"""Keys of a dataset's YAML that are not settings of its builder."""
 
 
 @DATASETS.register("union")

@@ -47,7 +47,7 @@ def k_fold(
         If a class has fewer patients than there are folds.
     """
     patients = Patients.of(cohort)
-    _require_patients(cohort, patients, folds, f"cv.folds={folds} needs at least as many; lower it")
+    _require_patients(cohort, patients, folds, f"cv.folds={folds} needs one in each; lower it")
     splits = []
     for repeat in range(repeats):
         random = generator(seed, "folds", "k_fold", folds, repeat)
@@ -124,8 +124,8 @@ def _split_by_column(
     if len(validating):
         if repeats > 1:
             raise DataError(
-                f"{cohort.name}: cv.repeats={repeats} leaves nothing to split anew, since column "
-                f"{column!r} says who validates, too"
+                f"{cohort.name}: cv.repeats={repeats} has nothing to split anew, because column "
+                f"{column!r} also names the validation part"
             )
         return [patients.fold(train, validating, test)]
     splits = []
@@ -141,7 +141,7 @@ def _read_part_column(cohort: Cohort, column: str) -> pd.Series[str]:
     table = cohort.table
     if column not in table:
         raise DataError(
-            f"{cohort.name}: cv.column={column!r} is no column of the table; "
+            f"{cohort.name}: cv.column={column!r} is not a column of the table; "
             f"it has {', '.join(map(str, table.columns))} (dataset=table keeps other columns with "
             f"dataset.keep=[{column}])"
         )
@@ -179,7 +179,7 @@ def external(
     Raises
     ------
     DataError
-        If a source is unknown, none is left to train on, or a patient stands in both.
+        If a source is unknown, none is left to train on, or a patient is in both.
     """
     known = sorted(cohort.sources)
     # A part of a union with several folders has a source "part/folder" for each.

@@ -65,7 +65,7 @@ def make_folds(
 
 
 def check_folds(cohort: Cohort, folds: Sequence[Fold]) -> None:
-    """Make sure that no patient stands in two parts and that every fold can train and test.
+    """Make sure that no patient is in two parts and that every fold can train and test.
 
     Raises
     ------

@@ -355,7 +355,7 @@ def covariate_columns(covariates: pd.DataFrame, train: NDArray[np.intp]) -> tupl
 def encode(covariates: pd.DataFrame, columns: Sequence[Column]) -> NDArray[np.float64]:
     """Return covariates as numbers, ``(images, columns)``, NaN where unknown.
 
-    A category without a column is none of those that have one.
+    A category that has no column is 0 in all of them.
     """
     encoded = np.zeros((len(covariates), len(columns)))
     for at, (name, category) in enumerate(columns):

@@ -67,8 +67,8 @@ class Grid:
 def vectors(classes: int) -> int:
     """Return how many vectors of weights a head has.
 
-    Two classes share one, with opposite signs: both start at zero, and since a softmax knows logits
-    but for a constant, their gradients are opposite, too.
+    Two classes share one, with opposite signs: both start at zero, and since a softmax ignores a
+    constant added to all logits, their gradients are opposite as well.
     """
     return 1 if classes == 2 else classes
 

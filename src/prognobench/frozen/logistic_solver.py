@@ -278,7 +278,7 @@ def minimise(
         for _ in range(HALVINGS):
             moved = x + length[:, None] * direction
             found, tilted = _evaluate(values, moved)
-            # Written so that a value that is no number counts as too long a step.
+            # Written so that NaN counts as too long a step.
             long = ~(found <= value + ARMIJO * length * descent)
             if not long.any():
                 break

@@ -94,7 +94,7 @@ def load_classifier(folder: Path, spec: Probe | Estimator, backbone: str) -> Fro
     spec
         Of the run that it was written for.
     backbone
-        Fingerprint of the weights at hand.
+        Fingerprint of the present weights.
 
     Raises
     ------

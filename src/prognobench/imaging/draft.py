@@ -25,9 +25,9 @@ WRITTEN = 1 << 32
 class Draft:
     """Rows of uint8 that are written once each, beside a checksum that says so.
 
-    A row without its checksum, or with another's, never happened. The files lie beside the array
-    that they will become, ``path``: ``.part`` and ``.crc`` while it is written, and ``.digests``,
-    one line per row, which stays.
+    A row without its checksum, or with another's, counts as not written. The files lie beside the
+    array that they will become, ``path``: ``.part`` and ``.crc`` while it is written, and
+    ``.digests``, one line per row, which stays.
     """
 
     path: Path

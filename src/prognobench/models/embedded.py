@@ -57,7 +57,9 @@ def embedded(
         Of random weights.
     """
     if weights == "hub":
-        raise ConfigError("model.weights=hub: these weights are on no hub; set 'embedded'")
+        raise ConfigError(
+            "model.weights=hub: these weights are not on a hub; set model.weights=embedded"
+        )
     if network == "vit":
         check_image_size(network, image_size, patch=NETWORKS[network][1]["patch_size"])
     file = str(ASSETS / f"{network}.safetensors") if weights == "embedded" else weights

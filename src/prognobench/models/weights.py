@@ -66,7 +66,7 @@ def locate(
     Raises
     ------
     WeightsError
-        Saying how to get the weights, if they are not here. Random weights never stand in.
+        Saying how to get the weights, if they are not here. Random weights never replace them.
     """
     if weights == "random":
         return Weights(f"random (seed {seed})", f"random-{seed}")
@@ -209,7 +209,7 @@ def _fetch(repository: str, file: str) -> Path:
     Raises
     ------
     ConnectionError
-        If nobody answers, whatever the hub's client calls that.
+        If the hub does not answer, whatever its client raises.
     OSError, ValueError
         The client's own errors: no such repository or file, a gated one, a full disk.
     """

@@ -42,7 +42,7 @@ class Outcome:
 def run(configs: Sequence[RunConfig], progress: Progress | None = None) -> list[Outcome]:
     """Compute and store the cells of these runs that are not done yet.
 
-    A cell that fails is recorded, and the others are computed all the same.
+    A cell that fails is recorded, and the others are still computed.
 
     Raises
     ------

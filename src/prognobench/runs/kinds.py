@@ -2,7 +2,7 @@
 
 A strategy either trains the backbone, or fits a classifier on what a frozen backbone gives. Its
 builder says which, by the record that it returns; nobody else asks. What is computed for each kind
-stands in :mod:`prognobench.runs.dispatch`.
+is in :mod:`prognobench.runs.dispatch`.
 """
 
 from __future__ import annotations

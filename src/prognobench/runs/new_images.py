@@ -102,7 +102,7 @@ def _images_below(folder: Path) -> pd.DataFrame:
 
 
 def _without_suffix(file: str) -> str:
-    """A file's name without the suffix of images; a UID's last number is none."""
+    """Return a file's name without an image suffix; the last number of a UID is not a suffix."""
     path = PurePosixPath(file)
     return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else file
 

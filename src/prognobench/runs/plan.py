@@ -19,8 +19,8 @@ from prognobench.workers import keep_freed_memory
 
 ASSUMPTIONS = (
     "seconds: every cell trains all epochs of the recipe; early stopping makes it less",
-    "images are decoded already; features of frozen backbones that are not there yet are computed "
-    "once for all runs that share images and weights, and count for the first of them",
+    "images are already decoded; features of frozen backbones are computed once for all runs that "
+    "share images and weights, and count for the first of them",
     "seconds_usual: every cell passes its images through the backbone in every epoch, in fp32",
 )
 

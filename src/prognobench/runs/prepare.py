@@ -102,7 +102,7 @@ class Prepared(ReadyRun):
         return {**text, "label": table["label"].to_numpy()}
 
     def make_loss(self, fold: Fold) -> Loss:
-        """The loss for the classes as they stand in the training part of a fold."""
+        """The loss for the class counts of a fold's training part."""
         component, per_patient = self.config.loss, self.config.train.weight_per == "patient"
         counts = self.count_patients(fold) if per_patient else self.count_images(fold)
         loss: Loss = LOSSES[component.builder](counts, **component.settings)
@@ -175,7 +175,7 @@ def prepare(
         except FaultsError as error:
             faults += error.faults
         except PrognobenchError as error:
-            if refusal(error):  # a full disk, say, is no fault of the command
+            if refusal(error):  # a full disk, say, is not a fault of the command
                 raise
             faults.append(str(error))
         else:

@@ -84,7 +84,7 @@ def tabulate_predictions(run: Prepared, fold: Fold, probabilities: NDArray[np.fl
     if wrong := int((~np.isfinite(probabilities)).any(axis=1).sum()):
         raise TrainingError(
             f"the predictions of {wrong} of {len(probabilities)} images are not finite; "
-            "are the weights of the backbone, and the learning rates small enough?"
+            "check the weights of the backbone, or lower the learning rates"
         )
     rows = np.concatenate([fold.validation, fold.test])
     parts = np.repeat(["validation", "test"], [len(fold.validation), len(fold.test)])

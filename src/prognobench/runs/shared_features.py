@@ -88,7 +88,7 @@ def embed_group(runs: Sequence[Prepared], workspace: Workspace, device: torch.de
 
 
 def _require_finite(features: Iterable[Features]) -> None:
-    """Raise an error if the backbone gives any image a feature that is no number."""
+    """Raise an error if the backbone gives any image a feature that is not finite."""
     wrong = {
         int(row)
         for view in features
@@ -97,9 +97,9 @@ def _require_finite(features: Iterable[Features]) -> None:
     }
     if wrong:
         raise TrainingError(
-            f"the backbone gives {len(wrong)} images features that are not finite (the first in "
-            f"row {min(wrong) + 1} of the cohort); are its weights, and is train.precision wide "
-            "enough?"
+            f"the backbone gives features that are not finite for {len(wrong)} images (the first "
+            f"in row {min(wrong) + 1} of the cohort); check its weights, or set "
+            "train.precision=fp32"
         )
 
 

@@ -120,7 +120,7 @@ def _adaptable(
         if not layers:
             raise NotApplicableError(
                 f"{method} cannot adapt grouped or dilated convolutions, and the targets here "
-                "are no others"
+                "are all such"
             )
     return tuple(layers)
 

@@ -28,7 +28,7 @@ def visual_prompts(
     head_dropout: Fraction = 0.0,
     head_norm: bool = False,
 ) -> Adapted:
-    """Train tokens that stand beside the image's: VPT (Jia et al. 2022).
+    """Train tokens beside the image's: VPT (Jia et al. 2022).
 
     Parameters
     ----------

@@ -147,7 +147,7 @@ class BatchedAdamW:
     ``torch.optim.AdamW`` has one rate for a parameter group. A group for each head takes 7.8 ms
     a step of 360 heads of 193 weights, this class 0.13 ms. A group for each learning rate takes
     0.21 ms, but heads whose rates fall at plateaus of their own do not fit in it. Results are equal
-    but for rounding.
+    up to rounding.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What stands behind :class:`~prognobench.records.Backbone`: wrapped timm networks and their files.
+"""The modules of a :class:`~prognobench.records.Backbone`: wrapped timm networks and their files.
 
 These modules import torch, so import them inside functions.
 """

@@ -114,7 +114,7 @@ def _averaged(name: str) -> bool:
 
 
 def strip_prefix(state: State, wanted: set[str]) -> tuple[State, str]:
-    """Remove the prefix behind which most of the wanted names stand in ``state``.
+    """Remove the prefix that most of the wanted names have in ``state``.
 
     Of equal prefixes (student and teacher) it is the averaged one. Without a prefix ``state`` comes
     back unchanged.

@@ -14,7 +14,7 @@ PARTS = ("query", "key", "value")
 
 
 class SeparateProjections(nn.Module):
-    """Stands where a fused ``qkv`` stood and gives the same output from three layers.
+    """Takes the place of a fused ``qkv`` and gives the same output from three layers.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Wrapper(nn.Module):
-    """Stands where ``base_layer`` stood, and calls it.
+    """Takes the place of ``base_layer``, and calls it.
 
     In training mode the wrapper trains beside a base layer that stays in evaluation mode.
     """
@@ -68,8 +68,8 @@ class ParallelAdapter(Wrapper):
 class PromptedBlock(Wrapper):
     """A block that sees prompt tokens beside the image's tokens ``(batch, tokens, width)``.
 
-    The prompts stand last, where a plain transformer does not care about their place and the
-    class token stays first.
+    The prompts come last: a plain transformer ignores their place, and the class token stays
+    first.
 
     Parameters
     ----------
