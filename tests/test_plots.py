@@ -167,7 +167,8 @@ def test_confusion_counts_every_patient(drawn):
 
 def test_subgroups_are_in_order_with_counts(drawn):
     labels = [label for label in find(drawn, "subgroups").data["label"] if "age=" in label]
-    assert labels[0].startswith("age=under 50 (")
+    assert labels[0].startswith("age=under ")
+    assert " and over (" in labels[-1]
     assert "dead)" in labels[0]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 Bands = Sequence[float]
 """Edges between the bands of a number; none: chosen from the data."""
 
-AGE_EDGES = (50.0, 65.0, 80.0)
-"""Bands of a covariate that is called age, in years, unless others are asked for."""
+NAMES = ("patient_id", "image", "label", "order", "where")
+"""Columns of every cohort that name rows, or say what is predicted: they make no groups."""
 
 MOST_GROUPS = 12
 """A column with more different words than this makes no groups worth a row each."""
@@ -95,15 +94,16 @@ def _has_values(cohort: pd.DataFrame, column: str) -> bool:
     return column in cohort and not cohort[column].isna().all()
 
 
-def groupable_columns(cohort: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """Return the columns that a cohort has and that make at least two groups, and not too many."""
+def groupable_columns(cohort: pd.DataFrame) -> list[str]:
+    """Return the columns of a cohort that make at least two groups, and not too many."""
     from pandas.api.types import is_numeric_dtype
 
-    def fits(values: pd.Series[Any]) -> bool:
-        different = values.nunique()
-        return different > 1 and (is_numeric_dtype(values) or different <= MOST_GROUPS)
+    def fits(column: str) -> bool:
+        different = cohort[column].nunique()
+        return different > 1 and (is_numeric_dtype(cohort[column]) or different <= MOST_GROUPS)
 
-    return [column for column in columns if column in cohort and fits(cohort[column])]
+    named = [c for c in map(str, cohort) if c not in NAMES and not c.startswith("risk_")]
+    return [column for column in named if fits(column)]
 
 
 def _values(
@@ -114,7 +114,7 @@ def _values(
 
     values = cohort[column]
     if is_numeric_dtype(values) and not is_bool_dtype(values) and values.nunique() > 5:
-        groups, names = _bands(values, edges or _edges(values, column))
+        groups, names = _bands(values, edges or _edges(values))
     else:
         groups = values.astype(object).where(values.notna())
         groups = groups.map(lambda value: f"{value:g}" if isinstance(value, float) else str(value))
@@ -131,11 +131,8 @@ def _values(
     return by_patient.first().where(by_patient.nunique() <= 1, SEVERAL), [*names, SEVERAL]
 
 
-def _edges(values: pd.Series[Any], column: str) -> Bands:
-    # A word of the name, as in patient_age: "stage" and "dosage" are no ages.
-    if "age" in re.split(r"[^a-z]+", column.lower()):
-        return AGE_EDGES
-    # Three groups of about equal size, at numbers that can be read.
+def _edges(values: pd.Series[Any]) -> Bands:
+    """Return edges of three groups of about equal size, at numbers that can be read."""
     return tuple(dict.fromkeys(float(f"{edge:.3g}") for edge in values.quantile([1 / 3, 2 / 3])))
 
 

@@ -63,8 +63,8 @@ MOST_CONTEXTS, MOST_SERIES = 6, 4
 
 RESAMPLES = 1000
 
-SUBGROUPS = ("sex", "age", "centre", "view")
-"""Columns of a cohort that are looked at, where it has them."""
+MOST_COLUMNS = 6
+"""Columns of a cohort whose subgroups are drawn: its covariates come before what else it keeps."""
 
 
 @dataclass(frozen=True)
@@ -357,7 +357,7 @@ def by_subgroup(closeup: Closeup) -> Iterator[Figure]:
     row, panel = closeup.series[0].row, closeup.panels[best]
     folders = closeup.scored.folders
     try:
-        columns = groupable_columns(folders[row].cohort(), SUBGROUPS)
+        columns = groupable_columns(folders[row].cohort())[:MOST_COLUMNS]
     except StoreError:
         return
     runs = closeup.scored.runs.loc[[one.row for one in closeup.series]]
