@@ -33,8 +33,8 @@ from prognobench.datasets.readers.tcia.dicom_header import read_header
 from prognobench.errors import DataError, MissingExtraError
 from prognobench.imaging.decode import read_image
 from prognobench.imaging.dicom import codestream_size
+from prognobench.imaging.pixels import MAX_PIXELS
 from prognobench.imaging.verify import find_fault
-from prognobench.records import MAX_PIXELS
 
 TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     1: np.array,

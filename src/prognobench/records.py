@@ -20,14 +20,6 @@ Progress = Callable[[str, int, int], None]
 
 # ------------------------------------------------------------------ data
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "JPEG2000", "WEBP", "PPM")
-"""Image files that are read, beside DICOM, as Pillow calls them."""
-
-DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
-
-MAX_PIXELS = 80_000_000
-"""The largest image that is decoded; a mammogram at full resolution has 25 million pixels."""
-
 UNKNOWN_CENTRE = "unknown"
 """The centre of patients of whom none is known."""
 

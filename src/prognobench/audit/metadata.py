@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.imaging.dicom_files import DicomFile, is_dicom, read_dataset
-from prognobench.records import FORMATS, Cohort, Files
+from prognobench.imaging.pixels import FORMATS
+from prognobench.records import Cohort, Files
 from prognobench.seeds import derive
 from prognobench.workers import shared_out
 

@@ -12,8 +12,13 @@ import numpy as np
 
 from prognobench.errors import DataError, PrognobenchError
 from prognobench.imaging.dicom_files import is_dicom
-from prognobench.imaging.pixels import convert_channels, refuse_bomb, refuse_frames, stretch
-from prognobench.records import FORMATS
+from prognobench.imaging.pixels import (
+    FORMATS,
+    convert_channels,
+    refuse_bomb,
+    refuse_frames,
+    stretch,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

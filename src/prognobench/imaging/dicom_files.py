@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from prognobench.errors import DataError, MissingExtraError
-from prognobench.records import DICOM_SUFFIXES, MAX_PIXELS
+from prognobench.imaging.pixels import MAX_PIXELS
+
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 
 DEFLATED_LIMIT = 4 * MAX_PIXELS
 """Bytes that a deflated data set may grow to; even its header is only read by inflating it all."""

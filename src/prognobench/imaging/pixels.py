@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prognobench.errors import DataError
-from prognobench.records import MAX_PIXELS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "JPEG2000", "WEBP", "PPM")
+"""Image files that are read, beside DICOM, as Pillow calls them."""
+
+MAX_PIXELS = 80_000_000
+"""The largest image that is decoded; a mammogram at full resolution has 25 million pixels."""
 
 EXACT = 1 << 24
 """The largest whole number up to which single precision holds every one."""

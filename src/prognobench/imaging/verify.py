@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from prognobench.errors import DataError, MissingExtraError
-from prognobench.imaging.dicom_files import DEFLATED_LIMIT, DicomFile, read_dataset
-from prognobench.records import DICOM_SUFFIXES, FORMATS, MAX_PIXELS
+from prognobench.imaging.dicom_files import DEFLATED_LIMIT, DICOM_SUFFIXES, DicomFile, read_dataset
+from prognobench.imaging.pixels import FORMATS, MAX_PIXELS
 
 # They name no file; what keeps an image from being read is said with its name.
 warnings.filterwarnings("ignore", module="pydicom")

@@ -12,9 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from prognobench.datasets.readers.spelling import composed
 from prognobench.errors import DataError
-from prognobench.imaging.dicom_files import has_dicom_mark
+from prognobench.imaging.dicom_files import DICOM_SUFFIXES, has_dicom_mark
 from prognobench.imaging.verify import find_fault
-from prognobench.records import DICOM_SUFFIXES
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".webp", ".jp2", ".j2k")
 IMAGE_SUFFIXES = frozenset((*PICTURES, *DICOM_SUFFIXES))
