@@ -316,3 +316,24 @@ def test_own_parts_are_shown_of_every_kind(folder: Path) -> None:
     assert "youden" in parts
     kinds = {file.parent.name for file in (folder / "myconfigs").glob("*/*.yaml")}
     assert kinds == {"dataset", "model", "strategy", "loss"}
+    # Each is used by a command that test_commands_run_one_after_another runs.
+    run = {
+        word.rpartition("=")[2]
+        for command, remark in commands(PAGES["docs/own-parts.md"])
+        if not remark
+        for word in command
+    }
+    assert parts <= run
+
+
+def test_the_map_shows_every_room_and_every_file_of_the_ground() -> None:
+    picture = next(
+        block.text for block in blocks(PAGES["CONTRIBUTING.md"]) if "src/prognobench/" in block.text
+    )
+    shown = {line.split()[0].rstrip("/") for line in picture.splitlines()[1:] if "/ " in line}
+    ground = set(picture.splitlines()[-1].partition("the ground")[0].split())
+    package = ROOT / "src" / "prognobench"
+    rooms = {file.parent.name for file in package.glob("*/__init__.py")}
+    files = {file.stem for file in package.glob("*.py")} - {"__init__", "__main__"}
+    assert rooms == shown
+    assert files == ground
