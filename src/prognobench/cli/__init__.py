@@ -90,7 +90,7 @@ def main() -> None:
     gc.set_threshold(GARBAGE_AT)
     warnings.showwarning = lambda message, *_: console.warn(str(message))
     try:
-        ending.finish(_call)
+        ending.finish(_call, cli.commands)
     finally:
         gc.freeze()  # or the interpreter searches all modules once more at exit, for a second
 

@@ -7,7 +7,7 @@ import platform
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,12 +21,17 @@ WITHOUT_DATA = (AttributeError, NameError, ZeroDivisionError)
 """Errors whose message names code only; others may quote a patient, an image or a path."""
 
 
-def write_report(error: BaseException) -> str:
+def write_report(error: BaseException, commands: Collection[str]) -> str:
     """Write what a developer needs of an error, and return the file's path.
 
     Where no file can be written, the report goes to stderr.
+
+    Parameters
+    ----------
+    commands
+        Words of the command line that may be shown: all others may name files and people.
     """
-    text = "\n".join([*_machine(), "", *_chain(error), ""])
+    text = "\n".join([*_machine(commands), "", *_chain(error), ""])
     try:
         number, file = tempfile.mkstemp(prefix="prognobench-bug-", suffix=".txt")
         with os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace") as stream:
@@ -37,11 +42,9 @@ def write_report(error: BaseException) -> str:
     return file
 
 
-def _machine() -> Iterator[str]:
+def _machine(commands: Collection[str]) -> Iterator[str]:
     yield f"prognobench {__version__}, Python {platform.python_version()}, {platform.system()}"
-    from prognobench.cli import cli
-
-    yield f"command: {next((word for word in sys.argv[1:] if word in cli.commands), 'none')}"
+    yield f"command: {next((word for word in sys.argv[1:] if word in commands), 'none')}"
     for library in LIBRARIES:
         try:
             yield f"{library} {version(library)}"

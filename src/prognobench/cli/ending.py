@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -39,15 +39,21 @@ _received: list[int] = []
 """Numbers of the signals that this process was sent."""
 
 
-def finish(command: Callable[[], int]) -> None:
-    """Call a command and end the process with its exit code; an error ends without a traceback."""
+def finish(command: Callable[[], int], commands: Collection[str] = ()) -> None:
+    """Call a command and end the process with its exit code; an error ends without a traceback.
+
+    Parameters
+    ----------
+    commands
+        Names of all commands, of which the report of a bug shows the one that was called.
+    """
     _prepare_streams()
     with _answered_signals():
         try:
             code = command()
             sys.stdout.flush()
         except BaseException as error:
-            code = _answer(error)
+            code = _answer(error, commands)
     if _received:
         _leave()
     sys.exit(code)
@@ -66,7 +72,7 @@ def _prepare_streams() -> None:
 # ------------------------------------------------------------------ errors
 
 
-def _answer(error: BaseException) -> int:
+def _answer(error: BaseException, commands: Collection[str]) -> int:
     """Say what went wrong, and return the exit code."""
     if _received:  # errors that the interrupt itself causes are not shown
         return 128 + _received[0]
@@ -83,10 +89,10 @@ def _answer(error: BaseException) -> int:
         error.show(file=text)
         console.say(text.getvalue().rstrip())
         return NOTHING_STARTED
-    return _complain(error)
+    return _complain(error, commands)
 
 
-def _complain(error: BaseException) -> int:
+def _complain(error: BaseException, commands: Collection[str]) -> int:
     refused = refusal(error)
     if isinstance(error, PrognobenchError):
         console.complain(str(error))
@@ -106,7 +112,7 @@ def _complain(error: BaseException) -> int:
         return REFUSED
     from prognobench.cli.bug_report import write_report
 
-    file = write_report(error)
+    file = write_report(error, commands)
     console.complain(
         f"this is a bug in prognobench ({type(error).__name__}). Please report it with the file "
         f"{file}; it holds no data, only places in the code. {GOES_ON.capitalize()}"

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from prognobench.training.hardware import Precision
+if TYPE_CHECKING:
+    from prognobench.training.hardware import Precision
 
 LARGEST_BYTES, BYTES_OF_A_SCORE = 2**26, 4
 """Of one layer's scores, which are written out, and take twice as much for a moment; beyond that
