@@ -143,7 +143,7 @@ def test_a_mistyped_section_is_told_its_name() -> None:
 def test_a_missing_value_says_how_to_give_it() -> None:
     text = "\n".join(faults_of("dataset=table"))
     assert "dataset.table is missing: give it as dataset.table=VALUE" in text
-    assert faults_of("cv=external", "cv.test=[]") == ["cv.test=[]: give 1 at least"]
+    assert faults_of("cv=external", "cv.test=[]") == ["cv.test=[]: give at least 1"]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from made_cohorts import write_csv
 
-from prognobench.cli import console, ending, main
+from prognobench.cli import cli, console, ending, main
 from prognobench.errors import StoreError, printable
 from prognobench.imaging import draft
 
@@ -86,7 +86,7 @@ def ended(error: BaseException | None, monkeypatch: pytest.MonkeyPatch) -> int:
         return 0
 
     with pytest.raises(SystemExit) as end:
-        ending.finish(fail)
+        ending.finish(fail, cli.commands)
     return int(end.value.code or 0)
 
 

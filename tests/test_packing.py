@@ -155,5 +155,5 @@ def test_wrong_wishes_are_refused(home: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="exists already"):
         pack(home / "results", tmp_path / "out.zip", key)
     (tmp_path / "no-key").write_text("abc")
-    with pytest.raises(ConfigError, match="no key"):
+    with pytest.raises(ConfigError, match="not a key"):
         Pseudonyms.of(tmp_path / "no-key")

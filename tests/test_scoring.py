@@ -146,11 +146,12 @@ def test_an_unknown_subgroup_lists_the_columns(results):
 def test_columns_that_make_no_or_too_many_groups_are_left_out():
     cohort = pd.DataFrame(
         {
-            "patient_id": [f"P{i % 2}" for i in range(40)],
+            "patient_id": [f"P{i}" for i in range(40)],
             "label": [0, 1] * 20,
             "order": range(40),
             "centre": [f"c{i}" for i in range(40)],
             "sex": ["F", "M"] * 20,
+            "accession": [f"A{i % 9}" for i in range(40)],
             "age": range(40),
             "view": "PA",
             "risk_dead": range(40),

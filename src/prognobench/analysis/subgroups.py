@@ -26,6 +26,12 @@ NAMES = ("patient_id", "image", "label", "order", "where")
 MOST_GROUPS = 12
 """A column with more different words than this makes no groups worth a row each."""
 
+FEWEST_PATIENTS = 5
+"""For each value, on average: fewer say little, and values of few patients may name them."""
+
+MOST_VALUES = 5
+"""A number with more different values is cut into bands."""
+
 SEVERAL = "several"
 """The group of a patient whose images have different values."""
 
@@ -95,12 +101,13 @@ def _has_values(cohort: pd.DataFrame, column: str) -> bool:
 
 
 def groupable_columns(cohort: pd.DataFrame) -> list[str]:
-    """Return the columns of a cohort that make at least two groups, and not too many."""
-    from pandas.api.types import is_numeric_dtype
+    """Return the columns of a cohort that make at least two groups, none of single patients."""
+    patients = cohort["patient_id"].nunique()
 
     def fits(column: str) -> bool:
         different = cohort[column].nunique()
-        return different > 1 and (is_numeric_dtype(cohort[column]) or different <= MOST_GROUPS)
+        shared = different <= min(MOST_GROUPS, patients / FEWEST_PATIENTS)
+        return different > 1 and (_has_bands(cohort[column]) or shared)
 
     named = [c for c in map(str, cohort) if c not in NAMES and not c.startswith("risk_")]
     return [column for column in named if fits(column)]
@@ -110,10 +117,8 @@ def _values(
     cohort: pd.DataFrame, column: str, edges: Bands, level: Level
 ) -> tuple[pd.Series[Any], list[str]]:
     """The group of each patient or image, indexed by its name; and the groups in their order."""
-    from pandas.api.types import is_bool_dtype, is_numeric_dtype
-
     values = cohort[column]
-    if is_numeric_dtype(values) and not is_bool_dtype(values) and values.nunique() > 5:
+    if _has_bands(values):
         groups, names = _bands(values, edges or _edges(values))
     else:
         groups = values.astype(object).where(values.notna())
@@ -129,6 +134,13 @@ def _values(
         return groups.set_axis(cohort["image"]), names
     by_patient = groups.groupby(cohort["patient_id"])
     return by_patient.first().where(by_patient.nunique() <= 1, SEVERAL), [*names, SEVERAL]
+
+
+def _has_bands(values: pd.Series[Any]) -> bool:
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    number = is_numeric_dtype(values) and not is_bool_dtype(values)
+    return bool(number and values.nunique() > MOST_VALUES)
 
 
 def _edges(values: pd.Series[Any]) -> Bands:
