@@ -135,7 +135,8 @@ def test_999_far_above_all_others_is_noted(tmp_path: Path) -> None:
 def test_names_that_stand_once_are_noted(tmp_path: Path) -> None:
     rows = [{**row, "pressure": f"{100 + at}/80"} for at, row in enumerate(rows_of(30))]
     cohort = read(tmp_path, rows, covariates=("pressure",))
-    assert "30 different names in 30 rows, such as '100/80'" in cohort.notes[0]
+    assert "30 different names in 30 rows" in cohort.notes[0]
+    assert "100/80" not in cohort.notes[0]
 
 
 @pytest.mark.parametrize("positive", [None, True, 1, "TRUE"])

@@ -167,8 +167,9 @@ def _note_many_names(names: pd.Series[str]) -> list[str]:
     if different <= MANY_NAMES or 2 * different <= len(filled):
         return []
     return [
-        f"{different} different names in {len(filled)} rows, such as {filled.iloc[0]!r}; a name "
-        "that stands once tells nothing: if these hold numbers, write them as such"
+        # Without an example, which the report would show: it may name a patient.
+        f"{different} different names in {len(filled)} rows; a name that occurs once says nothing. "
+        "If these are numbers, write them as numbers"
     ]
 
 
