@@ -16,6 +16,7 @@ from made_dicom import deflated_bomb
 from PIL import Image
 
 from prognobench.audit import Audit, audit, drop_leaks, find_same_pictures, inspection
+from prognobench.audit.frames import find_picture
 from prognobench.audit.metadata import read_image_metadata, score_metadata
 from prognobench.audit.similarity import agreement, hashes
 from prognobench.audit.thumbnails import make_thumbnails
@@ -204,12 +205,24 @@ def turned_round(image: np.ndarray) -> dict[str, np.ndarray]:
         "mirrored": noisy[:, ::-1],
         "inverted and mirrored": 255 - noisy[:, ::-1],
         "cropped": noisy[8:-6, 6:-8],
+        "turned by 90 degrees": np.rot90(noisy),
+        "turned by 180 degrees": np.rot90(noisy, 2),
+        "mirrored and turned by 90 degrees": np.rot90(noisy[:, ::-1]),
+        "mirrored and turned by 180 degrees": noisy[::-1],
+        "framed": framed(noisy, 0.15, 255),
     }
+
+
+def framed(image: np.ndarray, share: float, grey: int) -> np.ndarray:
+    """A picture within a broad frame, saved as JPEG, so that the frame's edge is not sharp."""
+    edges = [round(share * length) for length in (*image.shape[:1] * 2, *image.shape[1:] * 2)]
+    whole = cv2.copyMakeBorder(image, *edges, cv2.BORDER_CONSTANT, value=grey)
+    return np.asarray(cv2.imdecode(cv2.imencode(".jpg", whole, [1, 60])[1], 0))
 
 
 @pytest.mark.parametrize("how", turned_round(image(0)))
 @pytest.mark.parametrize("rows", [(6, 25), (25, 6)])
-def test_inverted_mirrored_and_cropped_copies_are_found(
+def test_turned_inverted_cropped_and_framed_copies_are_found(
     cohort: Cohort, tmp_path: Path, how: str, rows: tuple[int, int]
 ) -> None:
     one, other = rows
@@ -217,6 +230,33 @@ def test_inverted_mirrored_and_cropped_copies_are_found(
     found = audit(cohort, folder=tmp_path / "cache", recipe=Recipe(160))
     assert groups(found) == [["6.png", "25.png"]]
     assert found.tables["same picture"]["match"].tolist() == ["", how]
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+@pytest.mark.parametrize("share", [0.05, 0.4])
+def test_a_frame_is_no_evidence(cohort: Cohort, tmp_path: Path, grey: int, share: float) -> None:
+    """Different pictures in like frames are not alike; a turned one in a frame is a copy."""
+    for row in range(20):
+        overwrite(cohort, row, framed(image(row), share, grey))
+    overwrite(cohort, 25, framed(np.rot90(image(6)), share / 2, 255 - grey))
+    found = audit(cohort, folder=tmp_path / "cache", recipe=Recipe(160))
+    assert groups(found) == [["6.png", "25.png"]]
+    assert found.tables["same picture"]["match"].tolist() == ["", "turned by 90 degrees"]
+
+
+def test_a_picture_lost_in_its_frame_is_not_compared(cohort: Cohort, tmp_path: Path) -> None:
+    for row in range(20):
+        overwrite(cohort, row, framed(image(row), 1.5, 255))
+    assert groups(audit(cohort, folder=tmp_path / "cache", recipe=Recipe(160))) == []
+
+
+def test_where_a_picture_lies() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80)).astype(np.uint8)
+    whole = cv2.copyMakeBorder(noise, 3, 5, 7, 0, cv2.BORDER_CONSTANT, value=12)
+    assert find_picture(whole) == (7, 3, 87, 63)
+    assert find_picture(cv2.copyMakeBorder(whole, *[4] * 4, 0, value=250)) == (11, 7, 91, 67)
+    assert find_picture(noise) == (0, 0, 80, 60)
+    assert find_picture(np.full((9, 9), 7, np.uint8)) == (0, 0, 9, 9)
 
 
 @pytest.mark.parametrize("how", altered(image(0)))

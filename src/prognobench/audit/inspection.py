@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from prognobench.audit.copies import find_similar_pairs, first_of_content
+from prognobench.audit.similarity import LONGEST_NAME
 from prognobench.audit.thumbnails import make_thumbnails
 from prognobench.errors import StoreError
 from prognobench.files import write_bytes
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from prognobench.records import Cohort
 
-VERSION = 1
+VERSION = 2
 """Part of the memory's name: to be raised whenever the same images would be seen otherwise."""
 
 
@@ -78,7 +79,7 @@ def inspect_images(
     pixels, broken = readable_pixels(cohort, recipe, folder, progress)
     images = make_thumbnails(pixels.array, progress)
     images.faults[list(broken)] = "broken"
-    pairs, alterations = find_similar_pairs(images, np.flatnonzero(compared & images.visible))
+    pairs, alterations = find_similar_pairs(images, np.flatnonzero(compared & images.comparable))
     found = Inspection(images.faults, pairs, alterations)
     if not broken:
         _remember(memory, found)
@@ -121,7 +122,7 @@ def group_copies(
     first = rows if digests is None else first_of_content(digests)
     copied = first < rows
     pairs = [np.stack([first, rows], axis=1)[copied]]
-    match = np.full(images, "", dtype="U24")
+    match = np.full(images, "", dtype=f"U{LONGEST_NAME}")
     if seen is not None:
         pairs.append(seen.pairs)
         match[seen.pairs] = seen.alterations[:, None]

@@ -55,7 +55,8 @@ class Alteration:
     of
         Alters grey images ``(images, height, width)``.
     mutual
-        Whether the first is the same of the second.
+        Whether one look at a pair is enough: the first is the same of the second, or what it is
+        of the second is another alteration.
     """
 
     name: str
@@ -74,14 +75,30 @@ def _crop(images: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
     return np.array(scaled, dtype=np.uint8).reshape(images.shape)
 
 
+def _turn(images: NDArray[np.uint8], quarters: int, *, mirrored: bool) -> NDArray[np.uint8]:
+    turned = np.rot90(images, quarters, axes=(1, 2))
+    return np.ascontiguousarray(turned[:, :, ::-1] if mirrored else turned)
+
+
 ALTERATIONS = (
     Alteration("similar", lambda images: images),
     Alteration("inverted", lambda images: 255 - images),
-    Alteration("mirrored", lambda images: np.ascontiguousarray(images[:, :, ::-1])),
+    Alteration("mirrored", partial(_turn, quarters=0, mirrored=True)),
     Alteration("inverted and mirrored", lambda images: 255 - images[:, :, ::-1]),
+    # Two images of a picture are turned by 90 degrees whichever of them is the upright one.
+    *(
+        Alteration(f"{before}turned by {degrees} degrees", partial(_turn, quarters=n, mirrored=m))
+        for before, m in (("", False), ("mirrored and ", True))
+        for n, degrees in ((1, 90), (2, 180), (3, 90))
+    ),
     Alteration("cropped", partial(_crop, share=1 / 32), mutual=False),
     Alteration("cropped", partial(_crop, share=2 / 32), mutual=False),
 )
+
+FRAMED = "framed"
+"""What an image is of another if one has a frame, broader than a cropped one's edges, around it."""
+
+LONGEST_NAME = max(len(name) for name in (FRAMED, *(each.name for each in ALTERATIONS)))
 
 
 def hashes(thumbnails: NDArray[np.uint8]) -> NDArray[np.bool_]:

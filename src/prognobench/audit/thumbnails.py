@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prognobench.audit.frames import LEAST_FRAME, LEAST_PICTURE, find_picture, shares
 from prognobench.records import Progress
 from prognobench.workers import shared_out
 
@@ -45,6 +46,9 @@ class Thumbnails:
         The images at their full size.
     thumbnails
         uint8 ``(images, 32, 32)``, by Lanczos as perceptual hashes want it.
+    pictures, boxes
+        The same of what lies within each image's frame, and where that is, as
+        :func:`.frames.find_picture` gives it.
     faults
         Of each image: ``constant``, ``blank``, ``overexposed``, ``underexposed``, or nothing;
         ``broken`` where whoever decoded them says so.
@@ -52,12 +56,25 @@ class Thumbnails:
 
     pixels: NDArray[np.uint8]
     thumbnails: NDArray[np.uint8]
+    pictures: NDArray[np.uint8]
+    boxes: NDArray[np.int16]
     faults: NDArray[np.str_]
 
     @property
-    def visible(self) -> NDArray[np.bool_]:
-        """Which images show anything."""
-        return ~np.isin(self.faults, ("broken", "constant", "blank"))
+    def comparable(self) -> NDArray[np.bool_]:
+        """Which images show anything, and that large enough to be told from others."""
+        visible = ~np.isin(self.faults, ("broken", "constant", "blank"))
+        return np.asarray(visible & (self.filled >= LEAST_PICTURE).all(axis=1))
+
+    @property
+    def framed(self) -> NDArray[np.bool_]:
+        """Which images have a frame that makes another picture of them."""
+        return np.asarray((self.filled <= 1 - LEAST_FRAME).any(axis=1))
+
+    @property
+    def filled(self) -> NDArray[np.float64]:
+        """Shares of width and height that pictures fill, ``(images, 2)``."""
+        return shares(self.boxes, self.pixels.shape[1:3])
 
 
 def make_thumbnails(pixels: NDArray[np.uint8], progress: Progress | None = None) -> Thumbnails:
@@ -69,22 +86,31 @@ def make_thumbnails(pixels: NDArray[np.uint8], progress: Progress | None = None)
         uint8 ``(images, size, size, channels)``, memory-mapped or not.
     """
     thumbnails = np.empty((len(pixels), THUMBNAIL, THUMBNAIL), dtype=np.uint8)
+    pictures, boxes = np.empty_like(thumbnails), np.empty((len(pixels), 4), dtype=np.int16)
     faults = np.full(len(pixels), "", dtype="U12")
     blocks = [slice(at, min(at + BLOCK, len(pixels))) for at in range(0, len(pixels), BLOCK)]
     separate = len(blocks) >= PROCESSES_FROM
     # Processes are told where the pixels lie, not given them.
     found = shared_out(_look_at, [pixels[block] for block in blocks], separate=separate)
     for block, seen in zip(blocks, found, strict=True):
-        thumbnails[block], faults[block] = seen
+        thumbnails[block], pictures[block], boxes[block], faults[block] = seen
         if progress:
             progress("looking at images", block.stop, len(pixels))
-    return Thumbnails(pixels, thumbnails, faults)
+    return Thumbnails(pixels, thumbnails, pictures, boxes, faults)
 
 
-def _look_at(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.str_]]:
+def _look_at(
+    pixels: NDArray[np.uint8],
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int16], NDArray[np.str_]]:
     images = grey(pixels)
-    thumbnails = np.stack([_thumbnail(image) for image in images])
-    return thumbnails, _faults(images, thumbnails)
+    whole = (0, 0, images.shape[2], images.shape[1])
+    thumbnails = np.stack([_thumbnail(image, whole) for image in images])
+    boxes = [find_picture(image) for image in images]
+    pictures = thumbnails.copy()
+    for at, box in enumerate(boxes):
+        if box != whole:
+            pictures[at] = _thumbnail(images[at], box)
+    return thumbnails, pictures, np.array(boxes, np.int16), _faults(images, thumbnails)
 
 
 def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -96,11 +122,11 @@ def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return mean
 
 
-def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _thumbnail(image: NDArray[np.uint8], box: tuple[int, int, int, int]) -> NDArray[np.uint8]:
     from PIL import Image
 
     picture = Image.fromarray(image)
-    return np.asarray(picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS))
+    return np.asarray(picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS, box=box))
 
 
 def _faults(images: NDArray[np.uint8], thumbnails: NDArray[np.uint8]) -> NDArray[np.str_]:
