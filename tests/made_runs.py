@@ -98,10 +98,12 @@ def make_run(
     version: str = "0.1.0",
     settings: dict[str, dict[str, Any]] | None = None,
     data: str = "",
+    notes: Sequence[str] = (),
 ) -> RunFolder:
     """Store a run whose scores follow the latent severity as closely as ``skill`` (0 to 1) says.
 
-    ``settings`` are sections of its config, and ``data`` names another content of its cohort.
+    ``settings`` are sections of its config, ``data`` names another content of its cohort, and
+    ``notes`` are its strategy's.
     """
     table, severity = make_cohort(
         dataset, patients=patients, images=images, prevalence=prevalence, classes=classes, risk=risk
@@ -167,6 +169,7 @@ def make_run(
             )
             cost = {"parameters_trainable": parameters, "parameters_total": 10 * parameters}
             cost |= {"seconds_train": parameters / 100, "seconds_inference": 0.5}
+            cost |= {"strategy_notes": list(notes)}
             folder.write_cell(name, predictions, [{"epoch": 1, "validation_loss": 0.5}], cost)
     return folder
 

@@ -129,6 +129,17 @@ def test_matrices_without_a_role_are_noted() -> None:
     assert "role" not in " ".join(adapt("lora", vit()).notes + adapt("lora", cnn()).notes)
 
 
+def test_blocks_without_an_adapter_are_counted() -> None:
+    backbone = vit()
+    feed_forward = [name for name in backbone.roles["feed_forward_in"] if "blocks.0" in name]
+    roles = {"feed_forward_in": tuple(feed_forward)}
+    some = Backbone(**{**vars(backbone), "roles": roles})
+    (reach, _) = adapt("lora", some, targets=("feed_forward",)).notes
+    count = len(backbone.blocks)
+    assert reach.startswith(f"LoRA reaches 1 of {count} blocks (not {backbone.blocks[1]}")
+    assert "reaches" not in " ".join(adapt("lora", vit()).notes)
+
+
 @pytest.mark.parametrize("strategy", ["lora", "low_rank_product"])
 def test_a_matrix_below_the_rank_is_left_out_with_a_note(strategy: str) -> None:
     backbone = cnn()

@@ -564,3 +564,29 @@ def test_a_long_selection_still_names_a_file(results, scored):
     other = make_table(results, scored=scored, where={**where, "cv": where["cv"][:1]}).files
     assert all(len(file.name) < 120 for file in (*first, *other))
     assert {*first}.isdisjoint(other)
+
+
+def test_tables_say_what_strategies_do_not_reach(tmp_path):
+    reach, fused = "LoRA reaches 3 of 4 blocks", "LoRA: one adapter on each fused matrix"
+    make_run(tmp_path, model="cnn", strategy="lora", notes=[fused, reach])
+    make_run(tmp_path, model="vit", strategy="lora", notes=[fused])
+    make_run(tmp_path, model="vit", strategy="rslora", notes=[fused])
+    make_run(tmp_path, "other", model="vit", strategy="dora", notes=["of another table"])
+    make_run(tmp_path, model="vit")
+    said = [f"cnn, lora: {fused}; {reach}", f"vit, lora; vit, rslora: {fused}"]
+    made = make_table(tmp_path, where={"dataset": ["toy"]}, metrics=("mcc",), formats=()).tables
+    assert [note for note in made[0].notes if "LoRA" in note or "another" in note] == said
+    (cost,) = costs.make_costs(tmp_path, where={"dataset": ["toy"]}, formats=()).tables
+    assert list(cost.notes[-2:]) == said
+    runs = read_table(tmp_path / "runs.csv", ("notes",)).set_index("strategy")["notes"]
+    assert runs["dora"] == "of another table"
+    assert runs["full"] == ""
+
+
+def test_many_notes_are_counted(tmp_path):
+    for at in range(11):
+        make_run(tmp_path, strategy=f"lora{at:02d}", notes=[f"reaches {at} blocks"], folds=2)
+    (one,) = make_table(tmp_path, metrics=("mcc",), formats=()).tables
+    notes = [note for note in one.notes if "reaches" in note or "more notes" in note]
+    assert len(notes) == 9
+    assert notes[-1] == "3 more notes stand in the column notes of runs.csv"

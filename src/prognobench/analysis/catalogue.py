@@ -129,6 +129,7 @@ def _describe_run(folder: RunFolder) -> dict[str, Any]:
         **_costs(folder, done),
         "baseline": "image" not in meta.get("reads", ("image",)),
         "risks": _describe_risks([folder.cost(cell) for cell in done]),
+        "notes": _join_notes([folder.cost(cell) for cell in done]),
         "weights": meta.get("weights"),
         "version": folder.environment().get("prognobench"),
         "finished": folder.finished(done[-1]) if done else None,
@@ -161,6 +162,12 @@ def _describe_risks(costs: Sequence[Mapping[str, Any]]) -> str | None:
         return f"{AS_STORED}: {missing[0].get('log_odds_shift_missing', '')}".rstrip(": ")
     shifted = any(any(cost["log_odds_shift"]) for cost in costs)
     return "class weights undone" if shifted else "without class weights"
+
+
+def _join_notes(costs: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return what the strategy says of itself on this backbone, each sentence once."""
+    notes = dict.fromkeys(note for cost in costs for note in cost.get("strategy_notes", ()))
+    return "; ".join(notes) or None
 
 
 def _one_per_folds(

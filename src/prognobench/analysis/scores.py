@@ -45,6 +45,7 @@ NOTE = "scores.json"
 TEXT = (
     *("dataset", "model", "strategy", "regime", "cv", "key", "cohort", "folds", "path", "version"),
     *("level", "subgroup", "threshold", "metric", "reason", "failure", "not_applicable", "risks"),
+    "notes",
 )
 """Columns that are read as text, numbers among them too; a blank is empty text."""
 

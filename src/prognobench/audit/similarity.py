@@ -29,7 +29,9 @@ days 6, 0.94 and 0.80, and no pair more than one of these. Copies made by compre
 noise, other contrast, two degrees of rotation or writing on the image are found in nine of ten
 cases or more, also if inverted or mirrored beside; equalised ones in eight of ten. Of copies
 cropped at random, all are found that lost 2 % of height and width, three of four that lost 5 %,
-four of ten that lost 8 %, few that lost more.
+four of ten that lost 8 %, few that lost more. Of copies turned by right angles and compressed, 98
+of 100 are found or more, of those within a frame of a tenth to 40 % of height and width 97 or more,
+of 60 % 91 or more.
 """
 
 OUTLINE = 6

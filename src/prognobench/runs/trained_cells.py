@@ -162,6 +162,7 @@ def _train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.d
         **describe_shift(loss, run.count_images(fold)),
         **facts,
         "notes": [*backbone.report, *adapted.notes],
+        "strategy_notes": list(adapted.notes),
     }
     save = adapted.save if recipe.save != "none" else None
     predictions = tabulate_predictions(run, fold, np.concatenate([fitted.validation, tested]))

@@ -96,6 +96,12 @@ def choose_layers(
                 f"({listed(small, SHOWN)})"
             )
         names = large
+    reached = [block for block in backbone.blocks if any(map(_inside(block), names))]
+    if passed_over := [block for block in backbone.blocks if block not in reached]:
+        notes.append(
+            f"{method} reaches {len(reached)} of {len(backbone.blocks)} blocks "
+            f"(not {listed(passed_over, SHOWN)})"
+        )
     if unknown := _without_role(backbone):
         notes.append(
             f"{method}: {len(unknown)} matrices in the blocks have no known role and are not "
@@ -150,9 +156,13 @@ def _block_test(backbone: Backbone) -> Callable[[str], bool]:
     """Return what says whether a layer lies in one of the backbone's blocks."""
     if not backbone.blocks:  # a user's own backbone need not name any
         return lambda name: True
-    inside = tuple(f"{block}." for block in backbone.blocks)
-    # In VGG, a block is a convolution itself.
-    return lambda name: name.startswith(inside) or name in backbone.blocks
+    tests = [_inside(block) for block in backbone.blocks]
+    return lambda name: any(test(name) for test in tests)
+
+
+def _inside(block: str) -> Callable[[str], bool]:
+    """Return what says whether a layer lies in this block; in VGG, a block is a layer itself."""
+    return lambda name: name == block or name.startswith(f"{block}.")
 
 
 def _without_role(backbone: Backbone) -> list[str]:

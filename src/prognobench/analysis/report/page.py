@@ -168,7 +168,8 @@ class _Page:
     def _scores(self) -> Iterator[Block]:
         whole = self.cells[self.cells["k"] == 0]
         cells = whole if len(whole) else self.cells
-        tables = score_tables.lay_out(cells, ("model", "strategy"), "metric", self.metrics)
+        notes = score_tables.note_strategies(self.scored.runs, cells)
+        tables = score_tables.lay_out(cells, ("model", "strategy"), "metric", self.metrics, notes)
         yield self._tables(sort_rows(table, self.metric) for table in tables)
 
     def _maps(self) -> Iterator[Block]:

@@ -17,7 +17,11 @@ from prognobench.analysis.statistics.aggregate import (
     describe_context,
     iter_main_contexts,
 )
-from prognobench.analysis.statistics.score_tables import reference_kinds, reference_label
+from prognobench.analysis.statistics.score_tables import (
+    note_strategies,
+    reference_kinds,
+    reference_label,
+)
 from prognobench.analysis.tables import (
     SYNTHETIC,
     Entry,
@@ -101,6 +105,7 @@ def lay_out(
                 "trainable parameters, training and inference are means over folds; embedding "
                 "happens once for all folds and strategies of a frozen backbone (near 0 where a "
                 "run found its features stored); stored: the adapted part in single precision",
+                *note_strategies(scored.runs, own),
             ),
         )
 

@@ -23,7 +23,7 @@ from prognobench.analysis.tables import (
     write_tables,
 )
 from prognobench.analysis.thresholds import HALF, NO_THRESHOLD
-from prognobench.errors import ConfigError
+from prognobench.errors import ConfigError, listed
 from prognobench.metrics.metric import find_metric
 from prognobench.registry import near
 
@@ -35,6 +35,9 @@ LONGEST_STEM = 100
 
 NO_IMAGE = "(no image)"
 """Follows the name of a baseline."""
+
+MOST_NOTES, SHOWN = 8, 3
+"""Notes of strategies below a table, and models and strategies that one of them names."""
 
 MOST_KEYS = 3
 """Keys of hidden runs that a note lists."""
@@ -90,7 +93,11 @@ def make_table(
             tuple(rows),
             columns,
             order,
-            (*note_results(scored), *_note_risks(scored.runs, cells)),
+            (
+                *note_results(scored),
+                *_note_risks(scored.runs, cells),
+                *note_strategies(scored.runs, cells),
+            ),
         )
     )
     chosen = [f"{name}={'+'.join(map(str, values))}" for name, values in (where or {}).items()]
@@ -136,6 +143,25 @@ def note_results(scored: Scored) -> tuple[str, ...]:
             f"by another version ({keys}). Show all with --all"
         )
     return tuple(notes)
+
+
+def note_strategies(runs: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """Return what the strategies of a table say of themselves, each sentence once.
+
+    A method that reaches only some layers of a network is not what its name says.
+    """
+    shown = ["dataset", *CHOICES]
+    noted = runs[runs["notes"].fillna("") != ""].merge(table[shown].drop_duplicates())
+    found = [
+        f"{listed([f'{model}, {strategy}' for model, strategy in names], SHOWN, '; ')}: {note}"
+        for note, names in (
+            (note, own[list(CHOICES)].drop_duplicates().itertuples(index=False))
+            for note, own in noted.groupby("notes", sort=False)
+        )
+    ]
+    if (left := len(found) - MOST_NOTES) > 0:
+        found[MOST_NOTES:] = [f"{left} more notes stand in the column notes of runs.csv"]
+    return found
 
 
 def _note_risks(runs: pd.DataFrame, table: pd.DataFrame) -> Iterator[str]:
