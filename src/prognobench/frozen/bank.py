@@ -135,7 +135,7 @@ def embed(
     return _collect(pixels.digests, shards, layers)
 
 
-def not_embedded(
+def list_unembedded(
     source: BackboneSource,
     digests: Sequence[str],
     *,

@@ -19,7 +19,7 @@ from prognobench.imaging.decode import read_image
 from prognobench.imaging.draft import Draft, stored_rows
 from prognobench.imaging.square import to_square
 from prognobench.records import Cohort, Files, ImageOptions, Preprocessing, Progress, Rendered
-from prognobench.workers import shared_out
+from prognobench.workers import share_out
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -239,7 +239,7 @@ def _decode_all(
     chunk = max(1, min(CHUNK, len(tasks) // (4 * cpu_count()))) if separate else 1
     chunks = [tasks[start : start + chunk] for start in range(0, len(tasks), chunk)]
     decode = partial(_decode_into, draft, recipe)
-    with closing(shared_out(decode, chunks, separate=separate, ordered=False)) as done:
+    with closing(share_out(decode, chunks, separate=separate, ordered=False)) as done:
         for results in done:
             yield from results
 

@@ -43,7 +43,7 @@ from prognobench.analysis.statistics.score_tables import reference_label
 from prognobench.analysis.tables import make_slug
 from prognobench.files import write_bytes, write_table
 from prognobench.metrics.metric import Metric
-from prognobench.workers import shared_out
+from prognobench.workers import share_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,7 +171,7 @@ def save_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
     separate = len(figures) >= PROCESSES_FROM
     return [
         path
-        for written in shared_out(partial(_save, folder), figures, separate=separate)
+        for written in share_out(partial(_save, folder), figures, separate=separate)
         for path in written
     ]
 
