@@ -24,7 +24,7 @@ def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
     """Train and evaluate a model on a dataset, fold by fold, and print its table.
 
     With -m every combination of the given values is run. Cells that are done already are skipped,
-    so the same command goes on where it stopped. Several processes can share the work: start the
+    so the same command continues where it stopped. Several processes can share the work: start the
     command again in another terminal or on another machine with the same results folder.
 
     \b

@@ -97,7 +97,7 @@ def pixel_cache(
 
     The array lies under ``folder/pixels``, named by the content of all images and by everything
     that makes pixels of it, so that a changed file or setting is another array. A build that was
-    killed goes on where it stopped; two builds of the same array take turns.
+    killed continues where it stopped; two builds of the same array take turns.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def _build(
             write(left.pop(digest), pixels)
     broken: dict[int, str] = {}
     count = len(cohort) - sum(map(len, left.values()))
-    # Closed at once on an error or interrupt, so that no process goes on decoding.
+    # Closed at once on an error or interrupt, so that no process keeps decoding.
     with closing(_decode_all(draft, cohort, recipe, list(left.values()))) as decoded:
         for rows, fault in decoded:
             count += len(rows)
