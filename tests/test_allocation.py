@@ -34,13 +34,13 @@ print(full, kept, resident() - start)
 """
 
 BESIDE = """
-from prognobench.workers import share_out
+from prognobench.workers import shared_out
 
 def work(_):
     start, _ = fill()
     return resident() - start
 
-print(*share_out(work, [0], separate=True))
+print(*shared_out(work, [0], separate=True))
 """
 
 PEAK = """

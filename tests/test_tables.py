@@ -15,11 +15,12 @@ from scipy import stats
 
 from prognobench.analysis.scores import Settings, read_scores, score
 from prognobench.analysis.statistics import costs
-from prognobench.analysis.statistics.aggregate import Selection, aggregate, share_tested
+from prognobench.analysis.statistics.aggregate import Selection, aggregate
 from prognobench.analysis.statistics.comparer import Question, bootstrap_p
 from prognobench.analysis.statistics.comparisons import compare, comparison_table
 from prognobench.analysis.statistics.intervals import COLUMNS as INTERVALS
 from prognobench.analysis.statistics.intervals import Wanted, make_intervals
+from prognobench.analysis.statistics.marks import share_tested
 from prognobench.analysis.statistics.paired_tests import corrected_t, holm
 from prognobench.analysis.statistics.ranks import make_ranks, rank, rank_table, wins_table
 from prognobench.analysis.statistics.resampling import Resampling
@@ -157,7 +158,7 @@ def test_files_and_their_columns(results, scored):
 
 def test_markdown_marks_the_best_and_escapes(results, scored):
     text = markdown(table(results, scored, metrics=("mcc",), where={"dataset": ["toy"]}))
-    assert re.search(r"\*\*\d\.\d+ ± \d\.\d+\*\*", text)
+    assert re.search(r"\*\*\d\.\d+ ± \d\.\d+ \(best of 5; optimism \d\.\d+\) †\*\*", text)
     assert "five\\_fold" in text
 
 

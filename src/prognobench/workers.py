@@ -31,7 +31,7 @@ MOST_BESIDE = 3
 """Most processes beside this one: starting one takes as long as drawing a dozen figures."""
 
 
-def share_out(
+def shared_out(
     work: Callable[[Job], Done], jobs: Sequence[Job], *, separate: bool, ordered: bool = True
 ) -> Generator[Done]:
     """Yield the result of each job; closing the generator drops the jobs that wait.

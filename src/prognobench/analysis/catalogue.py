@@ -210,7 +210,10 @@ def count_training_patients(runs: pd.DataFrame, folders: Sequence[RunFolder]) ->
 
 
 def filter_runs(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.DataFrame:
-    """Return the rows with the wanted values; oracles have models and strategies of their own.
+    """Return the rows with the wanted values.
+
+    References stay whatever model and strategy are wanted: oracles, and baselines that see no
+    image, which are the same beside every model.
 
     Raises
     ------
@@ -233,7 +236,9 @@ def filter_runs(table: pd.DataFrame, where: Mapping[str, Sequence[str]]) -> pd.D
             if value not in known
         ]
         chosen = texts.isin([str(value) for value in wanted])
-        table = table[chosen | (table["model"] == ORACLE) if column in CHOICES else chosen]
+        if column in CHOICES:
+            chosen |= (table["model"] == ORACLE) | table["baseline"].astype(bool)
+        table = table[chosen]
     if faults:
         raise ConfigError(faults)
     return table

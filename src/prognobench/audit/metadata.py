@@ -14,7 +14,7 @@ from prognobench.imaging.dicom_files import DicomFile, is_dicom, read_dataset
 from prognobench.imaging.pixels import FORMATS
 from prognobench.records import Cohort, Files
 from prognobench.seeds import derive
-from prognobench.workers import share_out
+from prognobench.workers import shared_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,7 @@ def read_image_metadata(cohort: Cohort) -> pd.DataFrame:
 def _headers(paths: Sequence[str]) -> Iterator[tuple[Any, ...] | None]:
     """Read headers; many by several processes, since interpreting them keeps this one busy."""
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
-    return chain.from_iterable(share_out(_chunk_of_headers, chunks, separate=len(chunks) > 2))
+    return chain.from_iterable(shared_out(_chunk_of_headers, chunks, separate=len(chunks) > 2))
 
 
 def _chunk_of_headers(paths: Sequence[str]) -> list[tuple[Any, ...] | None]:

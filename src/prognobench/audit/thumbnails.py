@@ -9,7 +9,7 @@ import numpy as np
 
 from prognobench.audit.frames import LEAST_FRAME, LEAST_PICTURE, find_picture, shares
 from prognobench.records import Progress
-from prognobench.workers import share_out
+from prognobench.workers import shared_out
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,7 +91,7 @@ def make_thumbnails(pixels: NDArray[np.uint8], progress: Progress | None = None)
     blocks = [slice(at, min(at + BLOCK, len(pixels))) for at in range(0, len(pixels), BLOCK)]
     separate = len(blocks) >= PROCESSES_FROM
     # Processes are told where the pixels lie, not given them.
-    found = share_out(_look_at, [pixels[block] for block in blocks], separate=separate)
+    found = shared_out(_look_at, [pixels[block] for block in blocks], separate=separate)
     for block, seen in zip(blocks, found, strict=True):
         thumbnails[block], pictures[block], boxes[block], faults[block] = seen
         if progress:

@@ -43,12 +43,12 @@ Examples:
   prognobench table --metric mcc
 
 Choices and settings are given as key=value: group=name chooses ('prognobench list' shows the
-names), group.key=value sets a value. Results are stored in ./results, or in paths.results=FOLDER;
-commands that read them take that folder as RESULTS. Nothing leaves this machine.
+names), group.key=value sets a value. Results are stored in ./results, or in paths.results=FOLDER.
+Nothing leaves this machine.
 
 Exit codes: 0 all done; 1 some cells failed (the others are stored); 2 the command, config or data
 is wrong (nothing was started); 3 the machine refused something (disk full, no memory, no
-permission); 130 or 143 interrupted (the same command continues); 70 a bug (a report file is named).
+permission); 130 or 143 interrupted (the same command goes on); 70 a bug (a report file is named).
 
 Completion in the shell: eval "$(_PROGNOBENCH_COMPLETE=bash_source prognobench)" (or zsh_source,
 fish_source).

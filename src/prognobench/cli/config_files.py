@@ -58,10 +58,10 @@ def read_config(
         if file.is_file():
             text = file.read_text(encoding="utf-8")
             return text, _parse(file, text)
-    raise ConfigError(describe_unknown_choice(group, name, options(group, config_dir)))
+    raise ConfigError(unknown_choice(group, name, options(group, config_dir)))
 
 
-def describe_unknown_choice(group: str, name: str, known: Sequence[str]) -> str:
+def unknown_choice(group: str, name: str, known: Sequence[str]) -> str:
     """Return the message for a name that a group does not have."""
     return f"unknown {group} {name!r}{near(name, list(known))} (known: {', '.join(known)})"
 
@@ -110,7 +110,7 @@ def _named(name: str) -> Iterator[tuple[str, str]]:
 # ------------------------------------------------------------------ what files may contain
 
 
-def find_foreign_calls(value: Any, *, environment: bool) -> Iterator[str]:
+def foreign_calls(value: Any, *, environment: bool) -> Iterator[str]:
     """Yield the texts in a config that would call a function when they are resolved.
 
     Parameters
@@ -120,10 +120,10 @@ def find_foreign_calls(value: Any, *, environment: bool) -> Iterator[str]:
     """
     if isinstance(value, Mapping):
         for inner in value.values():
-            yield from find_foreign_calls(inner, environment=environment)
+            yield from foreign_calls(inner, environment=environment)
     elif isinstance(value, list):
         for inner in value:
-            yield from find_foreign_calls(inner, environment=environment)
+            yield from foreign_calls(inner, environment=environment)
     elif isinstance(value, str):
         left = _VALUE.sub("", value)
         if environment:
@@ -180,7 +180,7 @@ def _file_faults(file: Path) -> Iterator[str]:
     for entry in _defaults(document):
         if re.search(r"\bhydra\b|\.\.|//", entry):
             yield f"defaults: {entry!r} leaves the groups of prognobench; remove it"
-    for call in find_foreign_calls(document, environment=False):
+    for call in foreign_calls(document, environment=False):
         yield f"{call!r} calls a function; your own configs may only name values: ${{model.name}}"
 
 

@@ -59,6 +59,21 @@ def draw(drawing: RenderableType) -> None:
     Console().print(drawing)
 
 
+def print_text(*paragraphs: str) -> None:
+    """Print text on stdout; as comments of a table when stdout is not a terminal."""
+    if not is_watched():
+        for text in paragraphs:
+            print(f"# {printable(text)}")
+        return
+    from rich.padding import Padding
+    from rich.text import Text
+
+    first, *rest = paragraphs
+    draw(Text(printable(first), style="bold"))
+    for text in rest:
+        draw(Padding(Text(printable(text)), (0, 0, 0, 2)))
+
+
 def print_rows(
     columns: Sequence[str],
     rows: Sequence[Sequence[Any]],

@@ -24,7 +24,7 @@ INTERRUPTED, NO_READER = 128 + signal.SIGINT, 128 + 13
 PATIENCE = 1.5
 """Seconds from a signal until the process ends even if a library does not return by then."""
 
-GOES_ON = "finished cells are stored, and the same command continues from there"
+GOES_ON = "finished cells are stored, and the same command goes on from there"
 
 NO_MEMORY = (
     "allocate memory",

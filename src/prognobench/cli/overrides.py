@@ -12,10 +12,10 @@ from prognobench.cli.config_files import (
     CONFIG_GROUPS,
     PLAIN_KEYS,
     SECTIONS,
-    describe_unknown_choice,
     options,
     shorthands,
     suggest_key,
+    unknown_choice,
 )
 from prognobench.errors import ConfigError
 
@@ -114,9 +114,7 @@ class Reader:
     def _check_choices(self, group: str, override: Override) -> None:
         known = options(group, self.config_dir)
         names = [name for each in override.assignments for name in _names(each)]
-        faults = [
-            describe_unknown_choice(group, name, known) for name in names if name not in known
-        ]
+        faults = [unknown_choice(group, name, known) for name in names if name not in known]
         if override.swept and not names:
             faults = [f"{override.text} matches no {group} (known: {', '.join(known)})"]
         if faults:

@@ -26,6 +26,7 @@ from prognobench.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from prognobench.analysis.statistics.verdict import Verdict
     from prognobench.analysis.tables import Made
 
 
@@ -36,6 +37,21 @@ def print_tables(
     from prognobench.analysis.statistics.score_tables import make_table
 
     _print_made(make_table(results, where=where, **choices))
+
+
+def print_answer(results: Path, where: Mapping[str, Sequence[str]]) -> None:
+    """Print the verdict on each data set, then the tables of scores."""
+    from prognobench.analysis.scores import read_scores
+    from prognobench.analysis.statistics.verdict import reach_verdicts
+
+    scored = read_scores(results)
+    _print_verdicts(reach_verdicts(scored, where=where))
+    print_tables(results, where, scored=scored)
+
+
+def _print_verdicts(verdicts: Sequence[Verdict]) -> None:
+    for verdict in verdicts:
+        console.print_text(*verdict.lines)
 
 
 def _print_made(made: Made) -> None:
@@ -190,7 +206,10 @@ def table(results: Path, efficiency: bool, intervals: bool, **options: Any) -> N
 @ALL
 @OWN_METRICS
 def compare(results: Path, ranks: bool, posthoc: Any, **options: Any) -> None:
-    """Compare runs on the same patients: differences, intervals, corrected tests, probabilities.
+    """Say which choice is best and how sure that is, then compare pairs on the same patients.
+
+    Pairs are shown with differences, intervals, corrected tests and probabilities. Every choice is
+    also compared with the baselines, which see no image.
 
     \b
     Examples:
@@ -213,14 +232,20 @@ def compare(results: Path, ranks: bool, posthoc: Any, **options: Any) -> None:
             )
         )
         return
+    from prognobench.analysis.scores import read_scores
     from prognobench.analysis.statistics.comparer import Question
     from prognobench.analysis.statistics.comparisons import make_comparison
+    from prognobench.analysis.statistics.verdict import reach_verdicts
 
     names = ("by", "against", "metric", "threshold", "level", "rope", "everything")
     question = Question(
         resampling=resampling_of(options), **{name: options[name] for name in names}
     )
-    _print_made(make_comparison(results, question, where, formats))
+    scored = read_scores(results)
+    made = make_comparison(results, question, where, formats, scored)
+    choices = {name: options[name] for name in ("metric", "threshold", "level", "everything")}
+    _print_verdicts(reach_verdicts(scored, where=where, **choices))
+    _print_made(made)
 
 
 @click.command(short_help="Check claims against the results.")

@@ -10,7 +10,7 @@ import click
 from prognobench.cli import console
 from prognobench.cli.ending import FAILED_CELLS
 from prognobench.cli.options import compose_configs, takes_overrides
-from prognobench.cli.results import print_tables
+from prognobench.cli.results import print_answer
 
 if TYPE_CHECKING:
     from prognobench.runs.execute import Outcome
@@ -24,7 +24,7 @@ def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
     """Train and evaluate a model on a dataset, fold by fold, and print its table.
 
     With -m every combination of the given values is run. Cells that are done already are skipped,
-    so the same command continues where it stopped. Several processes can share the work: start the
+    so the same command goes on where it stopped. Several processes can share the work: start the
     command again in another terminal or on another machine with the same results folder.
 
     \b
@@ -66,7 +66,7 @@ def _say_outcomes(outcomes: Sequence[Outcome]) -> None:
 
 
 def _print_scores(outcomes: Sequence[Outcome]) -> None:
-    """Print the table of what was run, from the stored predictions."""
+    """Print the verdict and the table of what was run, from the stored predictions."""
     if not any(outcome.computed or outcome.found for outcome in outcomes):
         return
     configs = [outcome.config for outcome in outcomes]
@@ -74,7 +74,7 @@ def _print_scores(outcomes: Sequence[Outcome]) -> None:
         group: sorted({getattr(config, group).name for config in configs})
         for group in ("dataset", "model", "strategy", "regime", "cv")
     }
-    print_tables(configs[0].paths.results, where=where)
+    print_answer(configs[0].paths.results, where)
 
 
 @click.command(short_help="Estimate how long a run takes.")

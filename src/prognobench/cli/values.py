@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from prognobench.cli.config_files import find_foreign_calls
+from prognobench.cli.config_files import foreign_calls
 from prognobench.cli.overrides import Assignment
 from prognobench.errors import ConfigError
 
@@ -62,7 +62,7 @@ def resolve(written: Mapping[str, Any]) -> Mapping[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-    if calls := sorted(set(find_foreign_calls(written, environment=True))):
+    if calls := sorted(set(foreign_calls(written, environment=True))):
         raise ConfigError(
             f"{call!r}: only values as in ${{model.name}} and environment variables as in "
             "${oc.env:NAME} are read"

@@ -135,7 +135,7 @@ def embed(
     return _collect(pixels.digests, shards, layers)
 
 
-def list_unembedded(
+def not_embedded(
     source: BackboneSource,
     digests: Sequence[str],
     *,

@@ -184,8 +184,6 @@ def _together(tasks: Sequence[ProbeTask]) -> Iterator[list[int]]:
     """Group tasks that one batched problem can hold."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, task in enumerate(tasks):
-        # Features by identity: tasks of one embedding share the arrays themselves, and comparing
-        # numbers would read all of them.
         arrays = [id(view[layer]) for view in (task.features, *task.views) for layer in task.layers]
         key = (
             *(

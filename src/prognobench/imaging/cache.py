@@ -19,7 +19,7 @@ from prognobench.imaging.decode import read_image
 from prognobench.imaging.draft import Draft, stored_rows
 from prognobench.imaging.square import to_square
 from prognobench.records import Cohort, Files, ImageOptions, Preprocessing, Progress, Rendered
-from prognobench.workers import share_out
+from prognobench.workers import shared_out
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,7 +97,7 @@ def pixel_cache(
 
     The array lies under ``folder/pixels``, named by the content of all images and by everything
     that makes pixels of it, so that a changed file or setting is another array. A build that was
-    killed continues where it stopped; two builds of the same array take turns.
+    killed goes on where it stopped; two builds of the same array take turns.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def _build(
             write(left.pop(digest), pixels)
     broken: dict[int, str] = {}
     count = len(cohort) - sum(map(len, left.values()))
-    # Closed at once on an error or interrupt, so that no process keeps decoding.
+    # Closed at once on an error or interrupt, so that no process goes on decoding.
     with closing(_decode_all(draft, cohort, recipe, list(left.values()))) as decoded:
         for rows, fault in decoded:
             count += len(rows)
@@ -239,7 +239,7 @@ def _decode_all(
     chunk = max(1, min(CHUNK, len(tasks) // (4 * cpu_count()))) if separate else 1
     chunks = [tasks[start : start + chunk] for start in range(0, len(tasks), chunk)]
     decode = partial(_decode_into, draft, recipe)
-    with closing(share_out(decode, chunks, separate=separate, ordered=False)) as done:
+    with closing(shared_out(decode, chunks, separate=separate, ordered=False)) as done:
         for results in done:
             yield from results
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from prognobench.errors import DataError
 from prognobench.records import Cohort, Files
-from prognobench.workers import share_out
+from prognobench.workers import shared_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,7 +159,7 @@ def _read_all(root: Path, names: Sequence[str]) -> Iterator[str | OSError]:
     separate = len(names) >= PROCESSES_FROM
     size = MANY if separate else CHUNK
     chunks = [names[start : start + size] for start in range(0, len(names), size)]
-    return chain.from_iterable(share_out(partial(_digests, root), chunks, separate=separate))
+    return chain.from_iterable(shared_out(partial(_digests, root), chunks, separate=separate))
 
 
 def _digests(root: Path, names: Sequence[str]) -> list[str | OSError]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from prognobench.errors import TrainingError
-from prognobench.frozen.bank import Features, backbone_facts, embed, list_unembedded, view_of
+from prognobench.frozen.bank import Features, backbone_facts, embed, not_embedded, view_of
 from prognobench.imaging.cache import pixel_digests
 from prognobench.records import Probe
 from prognobench.runs.prepare import Prepared
@@ -109,7 +109,7 @@ def images_to_embed(run: Prepared) -> set[tuple[str, str]]:
         return set()
     config, recipe = run.config, run.config.train
     found = (
-        list_unembedded(
+        not_embedded(
             run.source,
             pixel_digests(run.cohort, run.recipe, config.paths.cache),
             folder=config.paths.cache,

@@ -31,19 +31,19 @@ from prognobench.analysis.report.drawing import (
 )
 from prognobench.analysis.scores import CHANCE, Scored
 from prognobench.analysis.statistics.aggregate import (
-    average_draws,
     describe_context,
     is_reference,
     iter_main_contexts,
 )
 from prognobench.analysis.statistics.costs import pareto
+from prognobench.analysis.statistics.marks import average_draws, pick_scores
 from prognobench.analysis.statistics.paired_tests import corrected_t
 from prognobench.analysis.statistics.ranks import Ranks
 from prognobench.analysis.statistics.score_tables import reference_label
 from prognobench.analysis.tables import make_slug
 from prognobench.files import write_bytes, write_table
 from prognobench.metrics.metric import Metric
-from prognobench.workers import share_out
+from prognobench.workers import shared_out
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -171,7 +171,7 @@ def save_figures(figures: Sequence[Figure], folder: Path) -> list[Path]:
     separate = len(figures) >= PROCESSES_FROM
     return [
         path
-        for written in share_out(partial(_save, folder), figures, separate=separate)
+        for written in shared_out(partial(_save, folder), figures, separate=separate)
         for path in written
     ]
 
@@ -320,7 +320,7 @@ def differences(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Iterator
         best = own[own["mark"] == "best"]
         if best.empty or len(own) < 2:
             continue
-        rows = _fold_scores(scored, own)
+        rows = pick_scores(scored.scores, own)
         winner = tuple(best.iloc[0][name] for name in CHOICES)
         folds, share = average_draws(rows)
         names = [choice for choice in folds.columns if tuple(choice) != winner]
@@ -346,17 +346,6 @@ def differences(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Iterator
             size=(4.4, 0.9 + 0.22 * len(data)),
             synthetic=bool(own["synthetic"].any()),
         )
-
-
-def _fold_scores(scored: Scored, own: pd.DataFrame) -> pd.DataFrame:
-    first = own.iloc[0]
-    scores = scored.scores
-    # The metric first: it leaves the fewest rows to compare with the other names.
-    for name in ("metric", "threshold", "level", *CONTEXT):
-        scores = scores[scores[name] == first[name]]
-    scores = scores[scores["fold"].notna() & (scores["subgroup"] == "")]
-    keys = own[list(CHOICES)].assign(key=own["keys"].str.split()).explode("key")
-    return scores.merge(keys)
 
 
 def rank_figure(ranks: Ranks, metric: Metric, synthetic: bool) -> Iterator[Figure]:

@@ -38,6 +38,8 @@ from prognobench.analysis.statistics.aggregate import Selection, aggregate, desc
 from prognobench.analysis.statistics.claims.judging import check_claims
 from prognobench.analysis.statistics.claims.reading import are_about, find_claims, read_claims
 from prognobench.analysis.statistics.ranks import rank, rank_table, wins_table
+from prognobench.analysis.statistics.selection import add_optimism
+from prognobench.analysis.statistics.verdict import reach_verdicts
 from prognobench.analysis.tables import SYNTHETIC, Table, templates
 from prognobench.files import write_text
 from prognobench.metrics.metric import Metric, find_metric
@@ -51,7 +53,7 @@ STEPS = 13
 """Of the progress: reading the scores, eleven sections, drawing what is left."""
 
 
-Kind = Literal["heading", "text", "tables", "figures", "remarks", "claims", "repeat"]
+Kind = Literal["verdicts", "heading", "text", "tables", "figures", "remarks", "claims", "repeat"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class _Page:
     ) -> None:
         self.results, self.scored, self.metric, self.studio = results, scored, metric, studio
         self.metrics = list(dict.fromkeys([metric.name, *METRICS]))
-        self.cells = aggregate(scored, Selection(self.metrics))
+        self.cells = add_optimism(aggregate(scored, Selection(self.metrics)), scored)
         self.notes = score_tables.note_results(scored)
         self.as_stored = scored
         self.claims: str | Path | None = None
@@ -162,6 +164,7 @@ class _Page:
     # -------------------------------------------------------------- sections
 
     def _headline(self) -> Iterator[Block]:
+        yield Block("verdicts", reach_verdicts(self.scored, self.metric.name))
         table = make_headline(self.cells, self.scored, self.metric)
         yield self._tables([table]) if table else Block("text", "No run has a score yet.")
 

@@ -16,6 +16,7 @@ from prognobench.analysis.scores import CHANCE, Scored
 from prognobench.analysis.statistics.aggregate import Context, best_baseline, iter_main_contexts
 from prognobench.analysis.statistics.intervals import Wanted, count_events, pooled_scores
 from prognobench.analysis.statistics.resampling import warn_few_events
+from prognobench.analysis.statistics.score_tables import describe_optimism
 from prognobench.analysis.tables import Entry, Row, Table, make_number
 from prognobench.metrics.metric import Metric
 from prognobench.store import RunFolder
@@ -76,7 +77,7 @@ def make_headline(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Table 
         " · ".join([f"the best by {title} on each dataset", *shared]),
         ("dataset",),
         (
-            *("best choice", f"{title}, folds", f"{title}, patients [95 %]"),
+            *("best choice", "selection", f"{title}, folds", f"{title}, patients [95 %]"),
             *("as good", "no image", "ceiling", "chance", "patients"),
         ),
         tuple(rows),
@@ -85,11 +86,11 @@ def make_headline(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Table 
             "over patients",
             "as good: other choices whose difference to the best could be chance when both are "
             "trained again (corrected t-test over folds and seeds, Holm, 5 %)",
-            "the best of several choices is over-estimated, because it was selected on the same "
-            "folds",
+            "optimism: by how much the best of several choices is over-estimated, because it was "
+            "selected on the same folds (bootstrap, BBC-CV)",
             "no image: the best baseline, for example what age and sex predict; ceiling: the true "
             "risk, which a generator knows; synthetic: generated images, no clinical data",
-            "†: not better than the best baseline, which sees no image",
+            "†: not shown to be better than every baseline, which sees no image (the same test)",
             *warn_few_events(count_events(pooled)),
         ),
     )
@@ -108,6 +109,7 @@ def _headline_row(
     mean = float(best["mean"])
     return (title + (" (synthetic)" if best["synthetic"] else ""),), (
         Entry(f"{best['model']}, {best['strategy']}", "best"),
+        Entry(", ".join(describe_optimism(best)) or "the only choice"),
         Entry(f"{mean:.3f}{spread}", below=bool(best["below"]), value=mean),
         _interval(pooled),
         Entry(f"{(own['mark'] == 'tie').sum()} of {len(own) - 1}"),

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.catalogue import CHOICES, CONTEXT
+from prognobench.analysis.catalogue import CONTEXT
 from prognobench.analysis.evaluation import Measure
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics.paired_tests import CONFIDENCE, corrected_p, holm
+from prognobench.analysis.statistics.marks import DIMENSIONS, mark_choices
 from prognobench.analysis.thresholds import HALF, NO_THRESHOLD
 from prognobench.errors import ConfigError
 from prognobench.metrics.metric import Metric, find_metric
@@ -21,13 +21,10 @@ from prognobench.metrics.metric import Metric, find_metric
 if TYPE_CHECKING:
     import pandas as pd
 
-DIMENSIONS = ("dataset", "model", "strategy", "regime", "k", "cv", "metric", "threshold", "level")
-"""What rows and columns of a table can be; seeds, repetitions, draws and folds are averaged."""
-
 COLUMNS = (
     *DIMENSIONS,
-    *("synthetic", "baseline", "mean", "sd", "folds", "expected", "mark", "below", "reason"),
-    *("prevalence", "keys"),
+    *("synthetic", "baseline", "mean", "sd", "folds", "expected", "mark", "below"),
+    *("p_best", "p_baseline", "choices", "optimism", "reason", "prevalence", "keys"),
 )
 """The columns of ``tables/*.csv``."""
 
@@ -59,14 +56,25 @@ class Selection:
         """Name of each metric -> its threshold rule."""
         return {metric.name: Measure.of(metric, self.threshold).rule for metric in self.found()}
 
+    def explain_missing(self, scores: pd.DataFrame) -> str:
+        """Return which threshold has no scores, and how to add them; empty if all are there."""
+        known = set(scores["threshold"].unique())
+        missing = set(self.rules.values()) - known - {HALF, NO_THRESHOLD}
+        if not missing:
+            return ""
+        return (
+            f"no scores at threshold {missing.pop()!r} (known: "
+            f"{', '.join(sorted(known - {NO_THRESHOLD}))}). Add others with 'prognobench score "
+            "--threshold' or '--sensitivity'"
+        )
+
 
 def aggregate(scored: Scored, selection: Selection = Selection()) -> pd.DataFrame:
     """Return one row per combination of :data:`DIMENSIONS` with mean and spread over its folds.
 
-    ``mark`` is ``best``, or ``tie`` where the difference to the best could be chance: the test of
-    :mod:`.retraining` over the shared folds of all seeds, 5 %, Holm over what competes. ``below``
-    says that a baseline, which sees no image, is at least as good. ``expected`` counts the folds
-    of the runs, ``folds`` those in the mean. Combinations without a score have a ``reason``.
+    :func:`.marks.mark_choices` says what the marks mean. ``expected`` counts the folds of the runs,
+    ``folds`` those in the mean. Combinations without a score have a ``reason``. ``optimism`` is
+    blank: :func:`.selection.add_optimism` fills it.
 
     Raises
     ------
@@ -95,7 +103,8 @@ def aggregate(scored: Scored, selection: Selection = Selection()) -> pd.DataFram
     table["folds"] = table["folds"].fillna(0).astype(int)
     reason, unfinished = table["reason"].fillna(""), table["unfinished"].fillna("")
     table["reason"] = reason.where(reason != "", unfinished)
-    _mark(table, scores, {metric.name: metric for metric in metrics})
+    mark_choices(table, scores, {metric.name: metric for metric in metrics})
+    table["optimism"] = np.nan
     return table[list(COLUMNS)].sort_values(list(DIMENSIONS), kind="stable", ignore_index=True)
 
 
@@ -103,13 +112,9 @@ def _pick(scores: pd.DataFrame, runs: pd.DataFrame, selection: Selection) -> pd.
     """The folds' scores that were asked for, of these runs and of chance on their patients."""
     import pandas as pd
 
-    known, rules = set(scores["threshold"].unique()), selection.rules
-    if missing := set(rules.values()) - known - {HALF, NO_THRESHOLD}:
-        raise ConfigError(
-            f"no scores at threshold {missing.pop()!r} (known: "
-            f"{', '.join(sorted(known - {NO_THRESHOLD}))}). Add others with 'prognobench score "
-            "--threshold' or '--sensitivity'"
-        )
+    rules = selection.rules
+    if missing := selection.explain_missing(scores):
+        raise ConfigError(missing)
     wanted = scores["metric"].map(rules) == scores["threshold"]
     scores = scores[wanted & (scores["level"] == selection.level) & scores["fold"].notna()]
     scores = scores[scores["subgroup"] == ""]
@@ -152,57 +157,6 @@ def _unfinished(runs: pd.DataFrame) -> Any:
     reasons = np.where(runs["failure"] != "", failed, reasons)
     reasons = np.where(runs["not_applicable"] != "", "n/a: " + runs["not_applicable"], reasons)
     return reasons
-
-
-def _mark(table: pd.DataFrame, scores: pd.DataFrame, metrics: Mapping[str, Metric]) -> None:
-    """Add ``mark`` (the best of what competes, and what could be as good) and ``below``."""
-    # Within a group everything competes: it shares all names but those of the choice. Groups are
-    # worked on as rows of whole arrays, since a large sweep has thousands of them.
-    competing = [name for name in DIMENSIONS if name not in CHOICES]
-    marks, below = np.full(len(table), "", dtype=object), np.zeros(len(table), dtype=bool)
-    means, baseline = table["mean"].to_numpy(float), table["baseline"].to_numpy(bool)
-    real = ~table["model"].isin([ORACLE, CHANCE]).to_numpy() & ~np.isnan(means)
-    choices = list(zip(*(table[name] for name in CHOICES), strict=True))
-    scores_of = scores.groupby(competing, sort=False).indices
-    groups: dict[Any, Any] = table.groupby(competing, sort=False).indices
-    for names, index in groups.items():
-        rows = index[real[index] & ~baseline[index]]
-        if not len(rows):
-            continue
-        distance = metrics[names[competing.index("metric")]].distance(means)
-        best = rows[distance[rows].argmin()]
-        to_beat = distance[index[real[index] & baseline[index]]]
-        below[rows] = distance[rows] >= to_beat.min(initial=np.inf)  # without a baseline: none is
-        folds, share = average_draws(scores.iloc[scores_of[names]])
-        others = folds[[choices[row] for row in rows]].to_numpy()
-        p = corrected_p(folds[[choices[best]]].to_numpy() - others, share)
-        p[rows == best] = np.nan  # is compared with the others, not with itself
-        marks[rows] = np.where(holm(p) >= 1 - CONFIDENCE, "tie", "")
-        marks[best] = "best"
-    table["mark"], table["below"] = marks, below
-
-
-FOLD = ("folds", "repeat", "fold")
-"""What names a fold. Its draws and trainings share the test patients: they are averaged."""
-
-
-def average_draws(scores: pd.DataFrame) -> tuple[pd.DataFrame, float]:
-    """Return the scores with a column per choice and a row per fold; and :func:`share_tested`."""
-    table = scores.groupby([*FOLD, *CHOICES])["value"].mean().unstack(list(CHOICES))
-    return table, share_tested(scores)
-
-
-def share_tested(scores: pd.DataFrame) -> float:
-    """Test patients per other patient of a fold, for the tests of :mod:`.retraining`.
-
-    The others are all that may be learnt from: a validation part chooses epochs and thresholds,
-    and few-shot draws are taken from them. Two random splits test the share ``test / all`` of the
-    patients in common, and that is the correlation which the test corrects for.
-    """
-    runs = scores.groupby(["model", "strategy", "key", "repeat", "draw"], dropna=False)
-    others = runs["n"].transform("sum") - scores["n"]
-    # With a single test part, others are known from training alone.
-    return float((scores["n"] / np.fmax(others, scores["train_patients"])).mean())
 
 
 # ------------------------------------------------------------------ contexts

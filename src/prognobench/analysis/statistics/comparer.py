@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.analysis.catalogue import count_training_patients
-from prognobench.analysis.evaluation import Measure, make_cells
-from prognobench.analysis.predictions import Level, load_predictions
+from prognobench.analysis.evaluation import Measure
+from prognobench.analysis.predictions import Level
 from prognobench.analysis.scores import Scored
 from prognobench.analysis.statistics.paired_tests import combine_splits, delong, mcnemar
+from prognobench.analysis.statistics.panels import load_panels
 from prognobench.analysis.statistics.resampling import (
     Panel,
     Repetition,
@@ -21,7 +22,6 @@ from prognobench.analysis.statistics.resampling import (
     draw_weights,
     interval_ends,
     jackknife,
-    make_panel,
 )
 from prognobench.analysis.statistics.retraining import (
     average_trainings,
@@ -41,6 +41,14 @@ COMMON = ("dataset", "model", "strategy", "regime", "k", "cv")
 
 Side = tuple[int, ...]
 """The runs of one choice: one for each seed."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """One choice of a comparison: what a table calls it, and its runs."""
+
+    name: str
+    runs: Side
 
 
 @dataclass(frozen=True)
@@ -107,12 +115,7 @@ class Comparer:
         self.runs: dict[int, dict[str, Any]] = runs.to_dict("index")  # type: ignore[assignment]
         self.question, self.metric = question, metric
         self.measure = Measure.of(metric, question.threshold)
-        self.panels: dict[int, Panel] = {}
-        rules = (HALF, question.threshold)
-        for predictions in load_predictions(runs, scored.folders):
-            cells = make_cells(predictions, question.level, scored.scaling, rules)
-            for run in predictions.cells["run"].unique():
-                self.panels[run] = make_panel(predictions, cells, run)
+        self.panels = load_panels(runs, scored, question.level, (question.threshold,))
         sizes = (
             count_training_patients(runs, scored.folders).groupby("run")["train_patients"].mean()
         )
@@ -120,13 +123,16 @@ class Comparer:
         self._weights: dict[tuple[str, int], NDArray[np.float64]] = {}
         self.resampled = cache(self._resampled)
 
-    def compare(self, first: Side, second: Side) -> dict[str, Any]:
+    def compare(self, first: Named, second: Named) -> dict[str, Any]:
         """Return the row of one pair of choices."""
-        run, other, by = self.runs[first[0]], self.runs[second[0]], self.question.by
-        names: dict[str, Any] = {name: run[name] for name in COMMON if name != by}
-        names |= {"metric": self.metric.name, "first": run[by], "second": other[by]}
+        # A baseline stands beside every model: the names are those of the choice.
+        run = self.runs[first.runs[0]]
+        if run["baseline"]:
+            run = self.runs[second.runs[0]]
+        names: dict[str, Any] = {name: run[name] for name in COMMON if name != self.question.by}
+        names |= {"metric": self.metric.name, "first": first.name, "second": second.name}
         pairs, reasons = [], []
-        for pair in self._matches(first, second):
+        for pair in self._matches(first.runs, second.runs):
             reason = self.explain_refusal(*pair)
             reasons += [reason] if reason else []
             pairs += [] if reason else [pair]

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from prognobench.analysis.catalogue import CHOICES, CONTEXT
 from prognobench.analysis.predictions import ORACLE
-from prognobench.analysis.scores import read_scores
+from prognobench.analysis.scores import Scored, read_scores
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics.comparer import COMMON, Comparer, Question, Side
+from prognobench.analysis.statistics.aggregate import Selection, aggregate
+from prognobench.analysis.statistics.comparer import COMMON, Comparer, Named, Question
 from prognobench.analysis.statistics.paired_tests import holm
 from prognobench.analysis.tables import (
+    BELOW,
     Entry,
     Made,
     Row,
@@ -46,7 +49,8 @@ COLUMNS = (
     *("seeds", "folds", "fold_difference", "fold_low", "fold_high", "fold_p", "fold_p_holm"),
     *("effect", "p_first_better", "p_equal", "p_second_better"),
     *("value_first", "value_second", "patients_difference", "patients_low", "patients_high"),
-    *("bootstrap_p", "mcnemar_p", "mcnemar_p_holm", "delong_p", "delong_p_holm", "refused"),
+    *("bootstrap_p", "mcnemar_p", "mcnemar_p_holm", "delong_p", "delong_p_holm"),
+    *("below_first", "below_second", "refused"),
 )
 """The columns of ``tables/comparisons*.csv``."""
 
@@ -61,8 +65,11 @@ def compare(
     results: Path,
     question: Question | None = None,
     where: Mapping[str, Sequence[str]] | None = None,
+    scored: Scored | None = None,
 ) -> pd.DataFrame:
     """Compare all pairs of runs that differ in one name, on the same patients and folds.
+
+    Baselines that see no image are compared with every choice on their folds, whatever its model.
 
     Returns
     -------
@@ -72,6 +79,7 @@ def compare(
         seeds. ``patients_*`` holds the trained models fixed: all folds pooled, mean over seeds,
         interval by paired bootstrap over patients. A pair that cannot be compared has the reason
         in ``refused``. The p-values ending in ``_holm`` are corrected for the number of rows.
+        ``below_*`` says that an advantage over the baselines is not shown: :mod:`.marks`.
 
     Raises
     ------
@@ -88,7 +96,7 @@ def compare(
         )
     metric = find_metric(question.metric)
     question = replace(question, threshold=parse_threshold(question.threshold)[0])
-    scored = show_runs(read_scores(results), where, question.everything)
+    scored = show_runs(scored or read_scores(results), where, question.everything)
     runs = scored.runs[scored.runs["model"] != ORACLE]
     if question.by == "seed":
         runs = runs.assign(seed=_name_seeds(runs))
@@ -98,12 +106,29 @@ def compare(
             f"no two runs in {results} differ in {question.by} alone "
             f"(found: {', '.join(sorted(map(str, runs[question.by].unique())))})"
         )
-    asked = runs.loc[sorted({run for pair in pairs for side in pair for run in side})]
+    asked = runs.loc[sorted({run for pair in pairs for side in pair for run in side.runs})]
     comparer = Comparer(asked, scored, question, metric)
     table = pd.DataFrame([comparer.compare(first, second) for first, second in pairs])
     for name in ("fold_p", "mcnemar_p", "delong_p"):
         table[f"{name}_holm"] = holm(table.get(name, pd.Series(dtype=float)).reindex(table.index))
+    below = _find_below(scored, question)
+    names = dict(zip(runs.index, _list_names(runs), strict=True))
+    for place, name in enumerate(("below_first", "below_second")):
+        table[name] = [names[pair[place].runs[0]] in below for pair in pairs]
     return table.reindex(columns=list(COLUMNS))
+
+
+def _find_below(scored: Scored, question: Question) -> set[tuple[Any, ...]]:
+    """Return the names of the choices that are not shown to be better than the baselines."""
+    selection = Selection((question.metric,), question.threshold, question.level)
+    if selection.explain_missing(scored.scores):
+        return set()
+    cells = aggregate(scored, selection)
+    return set(_list_names(cells[cells["below"]]))
+
+
+def _list_names(table: pd.DataFrame) -> list[tuple[Any, ...]]:
+    return list(table[list(COMMON)].itertuples(index=False, name=None))
 
 
 def _name_seeds(runs: pd.DataFrame) -> list[str]:
@@ -112,18 +137,40 @@ def _name_seeds(runs: pd.DataFrame) -> list[str]:
     return [f"{split}" if split == training else f"{split}/{training}" for split, training in seeds]
 
 
-def _pairs(runs: pd.DataFrame, question: Question) -> Iterator[tuple[Side, Side]]:
+def _pairs(runs: pd.DataFrame, question: Question) -> Iterator[tuple[Named, Named]]:
+    """Yield the choices that differ in one name alone; then each beside what sees no image."""
     fixed = [name for name in COMMON if name != question.by]
     for _, group in runs.groupby(fixed, dropna=False, sort=False):
-        sides = {
-            str(name): tuple(int(run) for run in own.index)
+        sides = [
+            Named(str(name), tuple(int(run) for run in own.index))
             for name, own in group.groupby(question.by, sort=True)
-        }
-        for first, second in combinations(sides, 2):
-            if question.against is None or second == question.against:
-                yield sides[first], sides[second]
-            elif first == question.against:
-                yield sides[second], sides[first]
+        ]
+        pairs = list(combinations(sides, 2))
+        real = {str(name) for name in group.loc[~group["baseline"].astype(bool), question.by]}
+        for reference in _find_references(runs, group, question):
+            pairs += [(side, reference) for side in sides if side.name in real]
+        for first, second in pairs:
+            if question.against is None or second.name == question.against:
+                yield first, second
+            elif first.name == question.against:
+                yield second, first
+
+
+def _find_references(
+    runs: pd.DataFrame, group: pd.DataFrame, question: Question
+) -> Iterator[Named]:
+    """Yield the baselines that stand beside a group without being in it: they see no image."""
+    if question.by not in CHOICES or group["baseline"].all():
+        return
+    first = group.iloc[0]
+    beside = runs[runs["baseline"].astype(bool) & ~runs.index.isin(group.index)]
+    for column in CONTEXT:
+        beside = beside[beside[column] == first[column]]
+    known = set(group.loc[group["baseline"].astype(bool), "strategy"])
+    for name, own in beside.groupby("strategy", sort=True):
+        if name not in known:
+            one = own.drop_duplicates(["folds", "train_seed"])
+            yield Named(str(name), tuple(int(run) for run in one.index))
 
 
 # ------------------------------------------------------------------ tables
@@ -134,6 +181,7 @@ def make_comparison(
     question: Question,
     where: Mapping[str, Sequence[str]] | None = None,
     formats: Sequence[str] = ("csv", "md"),
+    scored: Scored | None = None,
 ) -> Made:
     """Compare runs and write the comparison to ``results/tables/comparisons_*``.
 
@@ -142,7 +190,7 @@ def make_comparison(
     ConfigError
         For an unknown name, or where nothing is left to compare.
     """
-    compared = compare(results, question, where)
+    compared = compare(results, question, where, scored)
     name = f"comparisons_{compared['metric'].iloc[0]}_by_{question.by}"
     table = comparison_table(compared, question)
     return write_tables(results / "tables" / name, compared, [table], formats)
@@ -160,12 +208,13 @@ def comparison_table(compared: pd.DataFrame, question: Question) -> Table:
         (*fixed, "first", "second"),
         COMPARED,
         tuple(_row(line, fixed) for line in compared.to_dict("records")),
-        notes=tuple(_explain(question, metric)),
+        notes=tuple(_explain(question, metric, compared)),
     )
 
 
 def _row(line: Mapping[Any, Any], fixed: Sequence[str]) -> Row:
-    names = tuple(str(line[name]) for name in (*fixed, "first", "second"))
+    names = tuple(str(line[name]) for name in fixed)
+    names += tuple(_mark(line, side) for side in ("first", "second"))
     if isinstance(line["refused"], str):
         blank = [Entry("")] * (len(COMPARED) - 1)
         return names, (Entry(f"not compared: {line['refused']}"), *blank)
@@ -182,7 +231,11 @@ def _row(line: Mapping[Any, Any], fixed: Sequence[str]) -> Row:
     )
 
 
-def _explain(question: Question, metric: Metric) -> Iterator[str]:
+def _mark(line: Mapping[Any, Any], side: str) -> str:
+    return f"{line[side]} {BELOW}" if line[f"below_{side}"] else str(line[side])
+
+
+def _explain(question: Question, metric: Metric, compared: pd.DataFrame) -> Iterator[str]:
     how = question.resampling
     yield (
         "trained again: mean over the folds of all seeds, with the test for strategies that are "
@@ -197,5 +250,10 @@ def _explain(question: Question, metric: Metric) -> Iterator[str]:
     yield "p-values are corrected for the number of rows (Holm)"
     equal = f"P: Bayesian correlated t-test; equal: within {question.rope:g} of each other"
     yield equal if find_spec("baycomp") else "P needs an extra: pip install 'prognobench[stats]'"
+    if compared[["below_first", "below_second"]].any(axis=None):
+        yield (
+            f"{BELOW}: not shown to be better than every baseline, which sees no image, when both "
+            "are trained again (Holm over the choices that compete)"
+        )
     if metric.needs == "decisions":
         yield f"decisions at threshold: {question.threshold}"

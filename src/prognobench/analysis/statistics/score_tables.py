@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,9 @@ from prognobench.analysis.catalogue import AS_STORED, CHOICES
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored, read_scores
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics.aggregate import DIMENSIONS, Selection, aggregate
+from prognobench.analysis.statistics.aggregate import Selection, aggregate
+from prognobench.analysis.statistics.marks import DIMENSIONS
+from prognobench.analysis.statistics.selection import add_optimism
 from prognobench.analysis.tables import (
     SYNTHETIC,
     Entry,
@@ -83,7 +86,7 @@ def make_table(
     _check([*rows, columns], formats)
     selection = Selection(tuple(metrics), threshold, level)
     scored = show_runs(scored or read_scores(results), where, everything)
-    cells = aggregate(scored, selection)
+    cells = add_optimism(aggregate(scored, selection), scored)
     order = [metric.name for metric in selection.found()]
     by_metric = cells.sort_values("metric", key=lambda names: names.map(order.index), kind="stable")
     by_metric = by_metric.sort_values("dataset", kind="stable")
@@ -272,9 +275,19 @@ def _entry(cell: Mapping[Any, Any]) -> Entry:
         return Entry(reason if reason.startswith("n/a") else f"{share}: {reason}".rstrip(": "))
     spread = "" if cell["sd"] != cell["sd"] else f" ± {cell['sd']:.3f}"
     text = f"{round(cell['mean'], 3) + 0.0:.3f}{spread}"  # adding 0 makes 0.000 of -0.000
-    if folds < expected:
-        text += f" ({share})"
+    remarks = [share] if folds < expected else []
+    remarks += list(describe_optimism(cell))
+    if remarks:
+        text += f" ({'; '.join(remarks)})"
     return Entry(text, cell["mark"], bool(cell["below"]), float(cell["mean"]))
+
+
+def describe_optimism(cell: Mapping[Any, Any]) -> Iterator[str]:
+    """Say beside the best of how many choices it is, and by how much that over-estimates it."""
+    if cell["mark"] == "best" and cell["choices"] > 1:
+        yield f"best of {cell['choices']:.0f}"
+        if not math.isnan(cell["optimism"]):
+            yield f"optimism {cell['optimism']:.2f}"
 
 
 def _write_name(dimension: str, value: Any) -> str:
@@ -309,7 +322,15 @@ def _notes(group: pd.DataFrame, references: pd.DataFrame, one_metric: bool) -> I
     if rules:
         yield f"decisions at threshold: {', '.join(sorted(rules))}"
     if group["below"].any():
-        yield "†: not better than the best baseline, which sees no image"
+        yield (
+            "†: not shown to be better than every baseline, which sees no image, when both are "
+            "trained again (the same test)"
+        )
+    if (group["choices"] > 1).any():
+        yield (
+            "optimism: by how much the best is over-estimated, because it was selected on the same "
+            "folds (bootstrap, BBC-CV)"
+        )
     yield from dict.fromkeys(
         f"{cell['dataset']}, {cell['model']}, {cell['strategy']}: "
         f"{cell['expected'] - cell['folds']} of {cell['expected']} folds blank: {cell['reason']}"

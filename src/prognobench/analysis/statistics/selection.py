@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.statistics.resampling import Statistic, draw_weights
+from prognobench.analysis.catalogue import CHOICES, CONTEXT
+from prognobench.analysis.evaluation import Measure
+from prognobench.analysis.scores import Scored
+from prognobench.analysis.statistics.aggregate import iter_main_contexts, sort_best_first
+from prognobench.analysis.statistics.panels import average_statistic, load_panels, share_patients
+from prognobench.analysis.statistics.resampling import Panel, Statistic, draw_weights
+from prognobench.metrics.metric import find_metric
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
     from prognobench.metrics.metric import Metric
     from prognobench.seeds import Axis
 
 RESAMPLES = 500
+
+MOST_CHOICES = 40
+"""Of more choices the best by mean score are resampled: the others are hardly ever selected."""
 
 
 @dataclass(frozen=True)
@@ -83,3 +93,46 @@ def estimate_optimism(
     honest = metric.distance(outside[selected, np.arange(resamples)])
     optimism = float(np.nanmean(honest)) - float(as_it_is[best])
     return Selected(best, float(value[best, 0]), max(0.0, optimism))
+
+
+def add_optimism(cells: pd.DataFrame, scored: Scored) -> pd.DataFrame:
+    """Fill the column ``optimism`` of a table of :func:`.aggregate`, in the rows of the best.
+
+    It is filled in the main contexts (whole training parts, if there are any). Choices that predict
+    other patients than the best (unfinished ones, say) are left out.
+    """
+    found = cells["optimism"].copy()
+    for _, context, _ in iter_main_contexts(cells):
+        for level in context["level"].unique():
+            own = context[context["level"] == level]
+            runs = {row: find_runs_of(scored.runs, own.loc[row]) for row in own.index}
+            asked = scored.runs.loc[sorted({run for rows in runs.values() for run in rows})]
+            panels = load_panels(asked, scored, level, own["threshold"].unique())
+            for (name, rule), group in own.groupby(["metric", "threshold"]):
+                measure = Measure(find_metric(str(name)), str(rule))
+                chosen = _nearest(group[group["mean"].notna()], measure.metric).index
+                choices = [[panels[run] for run in runs[row] if run in panels] for row in chosen]
+                if choices:
+                    found[chosen[0]] = _select(choices, measure).optimism
+    return cells.assign(optimism=found)
+
+
+def _nearest(own: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """Return the best choices by mean score, the best of all first."""
+    return sort_best_first(own, metric).head(MOST_CHOICES)
+
+
+def find_runs_of(runs: pd.DataFrame, row: pd.Series[Any]) -> list[int]:
+    """Return the runs, one for each seed, that a row of :func:`.aggregate` is the mean of."""
+    names = [*CONTEXT, *CHOICES]
+    same = (runs[names] == row[names]).all(axis=1) & runs["key"].isin(str(row["keys"]).split())
+    return [int(run) for run in runs.index[same]]
+
+
+def _select(choices: Sequence[Sequence[Panel]], measure: Measure) -> Selected:
+    """Return the optimism of the first choice, which is the best of all."""
+    first = choices[0]
+    same = [own for own in choices if own and share_patients([first[0], *own])]
+    statistics = [average_statistic(own, [measure]) for own in same]
+    patients = len(first[0].strata)
+    return estimate_optimism(statistics, measure.metric, first[0].strata, axes=(patients,))

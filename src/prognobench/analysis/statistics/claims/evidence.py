@@ -14,8 +14,8 @@ from prognobench.analysis.evaluation import Measure
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics.aggregate import FOLD, share_tested
 from prognobench.analysis.statistics.claims.reading import ClaimFile, Statement, Where
+from prognobench.analysis.statistics.marks import FOLD, share_tested
 from prognobench.analysis.statistics.paired_tests import (
     Difference,
     corrected_error,

@@ -1,0 +1,207 @@
+"""The verdict in words, what it is made of, and what the data cannot show."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+from made_runs import make_run
+
+from prognobench.analysis.scores import read_scores
+from prognobench.analysis.shown import show_runs
+from prognobench.analysis.statistics.aggregate import Selection, aggregate
+from prognobench.analysis.statistics.comparer import Question
+from prognobench.analysis.statistics.comparisons import compare, make_comparison
+from prognobench.analysis.statistics.paired_tests import corrected_p
+from prognobench.analysis.statistics.sample_size import (
+    count_patients_needed,
+    find_detectable_difference,
+    list_criteria,
+)
+from prognobench.analysis.statistics.selection import add_optimism
+from prognobench.analysis.statistics.verdict import reach_verdicts
+from prognobench.cli import main
+from prognobench.errors import ConfigError
+
+FILES = {"reads": ["files"]}
+
+
+def judge(results, **wanted):
+    return reach_verdicts(read_scores(results), **wanted)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """Three choices of which two are good, and two baselines; several seeds; one few-shot run."""
+    folder = tmp_path_factory.mktemp("verdict")
+    for seed in (1, 2):
+        made = {"patients": 400, "risk": False, "seed": seed}
+        make_run(folder, "mortality", "vit", "lora", skill=0.95, **made)
+        make_run(folder, "mortality", "vit", "full", skill=0.9, **made)
+        make_run(folder, "mortality", "cnn", "full", skill=0.0, **made)
+        make_run(folder, "mortality", "shortcut", "shortcut", skill=0.0, meta=FILES, **made)
+        make_run(folder, "mortality", "vit", "metadata", skill=0.85, **made)
+    make_run(folder, "mortality", "vit", "lora", patients=400, risk=False, k=4, skill=0.5)
+    return folder
+
+
+# ------------------------------------------------------------------ the sentences
+
+
+def test_a_verdict_says_what_the_tests_show(results):
+    [verdict] = judge(results)
+    said = " ".join(verdict.says)
+    assert verdict.context == "mortality"
+    best = r"lora on vit scores MCC 0\.\d\d \(95 % interval 0\.\d\d to 0\.\d\d\) on 400 patients"
+    assert re.match(best, said)
+    assert "Of the 2 other choices 1 is shown to be worse; 1 is not shown to be" in said
+    assert re.search(r"better than file metadata alone \(-?0\.\d\d\)\.", said)
+    assert re.search(r"not shown to be better than covariates such as age and sex alone \(0", said)
+    assert "best of 3 choices, which over-estimates it by" in said
+
+
+def test_a_verdict_agrees_with_the_marks_of_the_tables(results):
+    cells = aggregate(read_scores(results), Selection(("mcc",)))
+    own = cells[(cells["k"] == 0) & ~cells["baseline"] & (cells["model"] != "chance")]
+    marks = {(row["model"], row["strategy"]): row["mark"] for _, row in own.iterrows()}
+    assert marks == {("vit", "lora"): "best", ("vit", "full"): "tie", ("cnn", "full"): ""}
+    assert own["below"].all()  # covariates are nearly as good
+    assert own.loc[own["mark"] == "best", "choices"].item() == 3
+
+
+def test_an_advantage_over_the_baselines_is_a_test_not_a_larger_mean(results):
+    scored = show_runs(read_scores(results), {"strategy": ["lora", "full", "shortcut"]})
+    shortcut = scored.runs["strategy"].isin(["lora", "full", "shortcut"])
+    cells = aggregate(
+        type(scored)(scored.runs[shortcut], scored.scores, scored.folders, is_shown=True),
+        Selection(("mcc",)),
+    )
+    own = cells[(cells["k"] == 0) & ~cells["baseline"] & (cells["model"] != "chance")]
+    below = {(row["model"], row["strategy"]): row["below"] for _, row in own.iterrows()}
+    assert below == {("vit", "lora"): False, ("vit", "full"): False, ("cnn", "full"): True}
+    assert (own.loc[own["model"] == "vit", "p_baseline"] < 0.05).all()
+
+
+def test_the_limits_count_events_and_name_what_could_be_detected(results):
+    limits = " ".join(judge(results)[0].limits)
+    train = re.search(r"A training part has 240 patients, (\d+) of them with the outcome", limits)
+    assert 60 <= int(train.group(1)) <= 110
+    assert "Riley" in limits
+    assert re.search(r"in 4 of 5 studies is MCC 0\.\d\d \(10 folds, one comparison\)", limits)
+    assert "1 smaller training part is not judged" in limits
+
+
+def test_a_single_run_is_judged_against_chance(tmp_path):
+    make_run(tmp_path, "mortality", "vit", "lora", skill=1.0, risk=False)
+    [verdict] = judge(tmp_path)
+    assert "the only choice" in " ".join(verdict.says)
+    assert "It is better than chance (0.00)." in verdict.says
+    assert any("between it and chance" in limit for limit in verdict.limits)
+
+
+def test_what_is_not_defined_says_why(tmp_path):
+    make_run(tmp_path / "one", done=1, skill=1.0)
+    said = " ".join(judge(tmp_path / "one")[0].lines)
+    assert "not shown to be better than chance" in said
+    assert "unknown: that needs two choices with two folds in common" in said
+    make_run(tmp_path / "classes", classes=("mild", "severe", "dead"), skill=1.0)
+    assert "two classes only" in " ".join(judge(tmp_path / "classes")[0].limits)
+    make_run(tmp_path / "failed", done=0, failed=["r0-f0"])
+    assert (
+        "no choice has a score (1 failed: loss is not finite)"
+        in judge(tmp_path / "failed")[0].says[0]
+    )
+    make_run(tmp_path / "baselines", strategy="metadata")
+    assert "no choice that looks at images" in judge(tmp_path / "baselines")[0].says[0]
+
+
+def test_two_data_sets_have_a_verdict_each_and_another_metric_another_score(tmp_path):
+    for name in ("icu", "mortality"):
+        make_run(tmp_path, name, skill=0.9)
+    assert [verdict.context for verdict in judge(tmp_path)] == ["icu", "mortality"]
+    assert "PR-AUC" in judge(tmp_path, metric="average_precision")[0].says[0]
+    with pytest.raises(ConfigError, match="mcc"):
+        judge(tmp_path, metric="mccc")
+
+
+def test_commands_begin_with_the_verdict(results, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["prognobench", "compare", "--format", "csv", str(results)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    first = capsys.readouterr().out.splitlines()
+    assert first[0].startswith("# mortality: lora on vit scores MCC")
+    assert first[1].startswith("# What this cannot show: ")
+    assert first[2].startswith("# MCC, first minus second")
+
+
+# ------------------------------------------------------------------ baselines in comparisons
+
+
+def test_baselines_are_compared_with_choices_of_every_model(results):
+    table = compare(results, Question(by="strategy"), {"regime": ["full"]})
+    rows = table[table["second"] == "shortcut"].set_index(["model", "first"])
+    assert set(rows.index) == {("vit", "full"), ("vit", "lora"), ("cnn", "full")}
+    assert (rows["seeds"] == 2).all()
+    assert rows.loc[("vit", "lora"), "fold_p_holm"] < 0.05
+    assert len(table[(table["model"] == "cnn") & (table["second"] == "metadata")]) == 1
+    by_model = compare(results, Question(by="model"), {"regime": ["full"]})
+    assert {"shortcut", "metadata"} <= set(by_model["second"])
+    against = compare(results, Question(against="shortcut"), {"regime": ["full"]})
+    assert set(against["second"]) == {"shortcut"}
+
+
+def test_a_comparison_marks_what_is_not_shown_better_than_the_baselines(results):
+    made = make_comparison(results, Question(), {"regime": ["full"]}, formats=())
+    names = {name for names, _ in made.tables[0].rows for name in names}
+    assert "lora †" in names
+    assert any(note.startswith("†") for note in made.tables[0].notes)
+
+
+# ------------------------------------------------------------------ the best of many
+
+
+def test_the_best_has_its_optimism_beside_it(tmp_path):
+    for number in range(8):
+        make_run(tmp_path, strategy=f"s{number}", skill=0.5, patients=80)
+    scored = show_runs(read_scores(tmp_path))
+    cells = add_optimism(aggregate(scored, Selection(("mcc", "roc_auc"))), scored)
+    best = cells[cells["mark"] == "best"]
+    assert set(best["choices"]) == {8}
+    assert best["optimism"].between(0.01, 0.2).all()
+    assert cells.loc[cells["mark"] != "best", "optimism"].isna().all()
+
+
+# ------------------------------------------------------------------ sample sizes
+
+
+def test_rileys_criteria_of_published_examples():
+    # Riley 2020 (pre-eclampsia): 30 parameters, prevalence 0.05, R squared 0.05.
+    prevalence = 0.05
+    largest = 1 - (prevalence**prevalence * (1 - prevalence) ** (1 - prevalence)) ** 2
+    found = list_criteria(prevalence, 30, explained=0.05 / largest)
+    assert found["overall"] == 73
+    assert found["individual"] == 544
+    assert found["shrinkage"] == 5249
+    # The example of the R package pmsampsize: 24 parameters, prevalence 0.174, R squared 0.288.
+    prevalence = 0.174
+    largest = 1 - (prevalence**prevalence * (1 - prevalence) ** (1 - prevalence)) ** 2
+    found = list_criteria(prevalence, 24, explained=0.288 / largest)
+    assert (found["shrinkage"], found["optimism"], found["overall"]) == (623, 662, 221)
+    assert count_patients_needed(0.2, 10) == max(list_criteria(0.2, 10).values())
+
+
+def test_the_detectable_difference_is_detected_in_four_of_five_studies():
+    folds, share, spread = 10, 1 / 4, 0.1
+    correlation = share / (1 + share)
+    within = spread * math.sqrt(1 - correlation)
+    least = find_detectable_difference(within * math.sqrt(1 / folds + share), folds)
+    rng = np.random.default_rng(1)
+    noise = math.sqrt(1 - correlation) * rng.normal(size=(folds, 20_000))
+    shared = math.sqrt(correlation) * rng.normal(size=20_000)
+    studies = least + spread * (noise + shared)
+    assert (corrected_p(studies, share) < 0.05).mean() == pytest.approx(0.8, abs=0.02)
+    assert math.isnan(find_detectable_difference(0.1, 1))
+    assert math.isnan(find_detectable_difference(math.nan, 5))
