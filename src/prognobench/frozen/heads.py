@@ -165,7 +165,7 @@ class Heads:
         if not decays.any():
             return None
         spread = self._spread(decays.expand(1, len(self.sizes), -1))
-        spread[..., np.cumsum(self.sizes) - 1] = 0
+        spread[..., np.cumsum(self.sizes) - 1] = 0  # the last input of each layer is its bias
         return spread
 
     # -------------------------------------------------------------- one step
@@ -181,6 +181,7 @@ class Heads:
             # The shared vector w gives the logits (-w x, w x), so its slope adds up those of both
             # classes' vectors. Halved, it is what the vector of one class would have.
             slope /= self.classes
+        # Every layer has as many columns of products, one for each vector of its heads.
         gradients: list[Tensor] = []
         # The products are x w + bias: the gradient of w sums slope times x over the images, that
         # of the bias sums the slope.
@@ -264,6 +265,7 @@ class Heads:
         else:
             loss, value = torch.zeros_like(train_loss), torch.full_like(train_loss, epoch)
             told = torch.full_like(train_loss, torch.nan)
+        # A head that has stopped has no entry, although it is still computed.
         row = torch.stack([train_loss, told, self.rates])
         self.history.append((epoch, row.masked_fill(~self.stopping.running, torch.nan)))
         better = self.stopping.watch(epoch, value, loss)
