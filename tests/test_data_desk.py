@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from made_cohorts import (
 )
 from pydicom import dcmread
 
+from prognobench.cli import main
 from prognobench.cli.compose import compose
 from prognobench.errors import ConfigError
 from prognobench.runs.execute import run
@@ -252,7 +255,7 @@ def test_an_external_test_of_a_cohort_that_shares_images(tmp_path: Path) -> None
         chosen = {"builder": "table", "table": table, "images": root, "label": "outcome"}
         chosen |= {"positive": "b"}
         given += [f"+dataset.parts.{part}.{key}={value}" for key, value in chosen.items()]
-    with pytest.raises(ConfigError, match=r"different parts of a fold: 3 .*"):
+    with pytest.raises(ConfigError, match=r"fold: 3 \(old: table.csv row 5 = new: table.csv row 2"):
         run(compose(given))
     (outcome,) = run(compose([*given, "checks.leaks=drop"]))
     (lost,) = outcome.folder.meta["left_out"]
@@ -294,3 +297,24 @@ def test_few_shot_runs_without_a_validation_part(tmp_path: Path) -> None:
         assert len(outcome.computed) == 3
         assert not outcome.failed
         assert set(outcome.folder.predictions("r0-f0-d0")["part"]) == {"test"}
+
+
+def test_a_run_says_how_numbers_were_read_and_who_was_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [*small_table(tmp_path / "images"), *QUICK[:-1], "strategy=metadata"]
+    table = tmp_path / "images" / "table.csv"
+    rows = pd.read_csv(table).assign(lab=[f"{70 + n},5 %" for n in range(12)])
+    rows.to_csv(table, index=False)
+    given += [f"paths.cache={tmp_path / 'cache'}", f"paths.results={tmp_path / 'results'}"]
+    given += ["checks.leaks=drop", "dataset.covariates=[lab]"]
+    monkeypatch.setattr(sys, "argv", ["prognobench", "run", *given])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    said = capsys.readouterr().err
+    rule = "column 'lab': numbers with a decimal comma and the unit '%': '70,5 %' is 70.5"
+    assert said.count(f"table: {rule}") == 1
+    assert "table: checks.leaks=drop left patients out of training" in said
+    (meta,) = (tmp_path / "results").rglob("run.json")
+    assert json.loads(meta.read_text())["notes"] == [rule]

@@ -39,11 +39,25 @@ def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
     configs = compose_configs(**composing)
     with console.progress_bars() as progress:
         outcomes = run_all(configs, progress)
+    _say_remarks(outcomes)
     _say_outcomes(outcomes)
     if not no_table:
         _print_scores(outcomes)
     if any(outcome.failed for outcome in outcomes):
         context.exit(FAILED_CELLS)
+
+
+def _say_remarks(outcomes: Sequence[Outcome]) -> None:
+    """Say on stderr, once for all runs, how tables were read and who was left out."""
+    from prognobench.runs.workspace import describe_left_out
+
+    remarks: list[str] = []
+    for outcome in outcomes:
+        name, meta = outcome.config.dataset.name, outcome.folder.meta
+        remarks += [f"{name}: {note}" for note in meta.get("notes", ())]
+        remarks += describe_left_out(name, meta.get("left_out", ()))
+    for remark in dict.fromkeys(remarks):
+        console.say(remark)
 
 
 def _say_outcomes(outcomes: Sequence[Outcome]) -> None:

@@ -196,6 +196,8 @@ def _prefix(part: str, cohort: Cohort, *, nameless: bool) -> pd.DataFrame:
     """
     table = cohort.table
     centre = part + ":" + table["centre"]
+    if "where" in table:  # the tables of two parts may have one name
+        table = table.assign(where=(part + ": " + table["where"]).where(table["where"] != "", ""))
     return table.assign(
         patient_id=part + ":" + table["patient_id"],
         source=table["source"].map(

@@ -43,6 +43,7 @@ def describe_run(run: Prepared) -> dict[str, Any]:
         "cells": [fold.name for fold in run.folds],
         "weights": run.source.origin,
         "warnings": list(run.warnings),
+        "notes": list(run.cohort.notes),
         "left_out": list(run.left_out),
         "not_applicable": None,
         "fingerprints": run.fingerprints,
