@@ -11,7 +11,7 @@ from made_dicom import dicom, write_dicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import ExplicitVRBigEndian, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, RLELossless
 
 from prognobench.errors import DataError
 from prognobench.imaging.decode import read_image
@@ -56,6 +56,8 @@ def test_stored_bits_at_the_top_of_their_words(
         ({"RescaleSlope": None, "RescaleIntercept": None}, RAMP),
         ({"RescaleIntercept": -1024}, RAMP.astype(int) - 1024),
         ({"RescaleSlope": 2, "RescaleIntercept": None}, 2 * RAMP.astype(int)),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, RAMP),
+        ({"RescaleSlope": -10, "RescaleIntercept": 3000}, 3000 - 10 * RAMP.astype(int)),
     ],
 )
 def test_empty_and_single_rescale_elements(
@@ -190,3 +192,32 @@ def test_bare_big_endian_data_sets(tmp_path: Path) -> None:
     whole = (tmp_path / "image.dcm").read_bytes()
     (tmp_path / "bare.dcm").write_bytes(whole[whole.index(b"\x00\x08\x00\x16UI") :])
     assert shows(tmp_path / "bare.dcm", GREY)
+
+
+@pytest.mark.parametrize("syntax", [None, RLELossless, JPEG2000Lossless])
+def test_overlays_above_the_stored_bits_are_not_shown(tmp_path: Path, syntax: str | None) -> None:
+    overlay = np.random.default_rng(0).integers(0, 16, RAMP.shape).astype(np.uint16) << 12
+    dataset = dicom(RAMP | overlay, bits=16, **WHOLE)
+    dataset.add_new((0x6000, 0x0102), "US", 12)
+    if syntax:  # as tools do that leave no bit out
+        dataset.compress(syntax, generate_instance_uid=False)
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    dataset.save_as(tmp_path / "image.dcm", enforce_file_format=True)
+    assert shows(tmp_path / "image.dcm", GREY)
+
+
+@pytest.mark.parametrize("lacking", ["SamplesPerPixel", "BitsStored", "HighBit"])
+def test_what_can_only_be_one_thing_may_be_missing(tmp_path: Path, lacking: str) -> None:
+    dataset = dicom(RAMP, bits=16, **WHOLE)
+    delattr(dataset, lacking)
+    dataset.save_as(tmp_path / "image.dcm", enforce_file_format=True)
+    assert shows(tmp_path / "image.dcm", GREY)
+
+
+@pytest.mark.parametrize("lacking", ["PhotometricInterpretation", "PixelRepresentation"])
+def test_a_header_that_says_too_little_is_named(tmp_path: Path, lacking: str) -> None:
+    dataset = dicom(RAMP, bits=16, **WHOLE)
+    delattr(dataset, lacking)
+    dataset.save_as(tmp_path / "image.dcm", enforce_file_format=True)
+    with pytest.raises(DataError, match=f"header lacks {lacking}, without which"):
+        read_image(tmp_path / "image.dcm")

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 # They name no file; what keeps an image from being read is said with its name.
 warnings.filterwarnings("ignore", module="pydicom")
 
+REQUIRED = (
+    *("PhotometricInterpretation", "SamplesPerPixel", "BitsAllocated", "BitsStored"),
+    "PixelRepresentation",
+)
+"""What a header must say for its pixels to be understood."""
+
 FRAME_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
 """Functional groups of enhanced objects that say how a frame is shown."""
 
@@ -49,6 +55,7 @@ def read_dicom(path: Path, channels: int) -> NDArray[np.uint8]:
     refuse_frames(path, int(dataset.get("NumberOfFrames") or 1))
     if "TransferSyntaxUID" not in dataset.file_meta:
         dataset.file_meta.TransferSyntaxUID = _guess_syntax(dataset)
+    _complete_header(path, dataset)
     _refuse_bombs(path, dataset)
     _refuse_excess(path, dataset)
     from pydicom.pixels.processing import apply_color_lut
@@ -58,12 +65,37 @@ def read_dicom(path: Path, channels: int) -> NDArray[np.uint8]:
     pixels = pixel_array(dataset)
     if unused:
         pixels = pixels >> unused
+    if _holds_overlays(dataset) and pixels.dtype.kind == "u":
+        pixels = pixels & (2**dataset.BitsStored - 1)
     if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)
     if pixels.ndim == 3:
         return convert_channels(pixels if pixels.dtype == np.uint8 else stretch(pixels), channels)
     _lift_frame_groups(dataset)
     return convert_channels(apply_grey_pipeline(pixels, dataset), channels)
+
+
+def _complete_header(path: Path, dataset: Any) -> None:
+    """Fill in what can only be one thing; name what an image cannot be shown without."""
+    grey = str(dataset.get("PhotometricInterpretation") or "").startswith("MONOCHROME")
+    if grey and not dataset.get("SamplesPerPixel"):
+        dataset.SamplesPerPixel = 1
+    if dataset.get("BitsAllocated") and not dataset.get("BitsStored"):
+        dataset.BitsStored = dataset.BitsAllocated
+    lacking = [name for name in REQUIRED if dataset.get(name) in (None, "")]
+    if pixel_keyword(dataset) != "PixelData":  # floating-point pixels have no sign of their own
+        lacking = [name for name in lacking if name not in ("PixelRepresentation", "BitsStored")]
+    if lacking:
+        raise DataError(
+            f"{path}: its DICOM header lacks {', '.join(lacking)}, without which its pixels "
+            "cannot be understood; replace the file, or leave it out with dataset.exclude"
+        )
+
+
+def _holds_overlays(dataset: Any) -> bool:
+    """Whether bits above the stored ones are overlays, which lossless compression keeps."""
+    positions = [dataset.get((group, 0x0102)) for group in range(0x6000, 0x6020, 2)]
+    return any(each is not None and (each.value or 0) >= dataset.BitsStored for each in positions)
 
 
 def _guess_syntax(dataset: Any) -> Any:

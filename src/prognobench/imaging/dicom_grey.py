@@ -66,8 +66,9 @@ def _apply_modality(stored: NDArray[Any], dataset: Any) -> NDArray[Any]:
     slope, intercept = (_first_number(dataset, f"Rescale{name}") for name in ("Slope", "Intercept"))
     if slope is None and intercept is None:
         return stored
-    # Empty elements mean that nothing is changed.
-    values: NDArray[Any] = stored.astype(np.float64) * (1 if slope is None else slope)
+    # Empty elements mean that nothing is changed, and so does a slope of 0, which would leave one
+    # grey value of any image.
+    values: NDArray[Any] = stored.astype(np.float64) * (slope or 1)
     values += 0 if intercept is None else intercept
     return values
 
