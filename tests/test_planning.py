@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prognobench.cli.compose import compose
 from prognobench.runs import plan as planning
+from prognobench.runs.baselines import add_baselines
 from prognobench.runs.execute import run
 from prognobench.runs.measure import Rates
 from prognobench.runs.plan import plan
+from prognobench.runs.prepare import prepare
+from prognobench.runs.workspace import Workspace
 
 SMALL = (
     "dataset=severity",
@@ -107,3 +111,36 @@ def test_a_pair_that_cannot_be_is_said_with_its_reason(here):
 
     assert table["remark"].iloc[0].startswith("not applicable: ")
     assert table["seconds"].iloc[0] == 0
+
+
+# ------------------------------------------------------------------ baselines that join a sweep
+
+
+def test_a_sweep_gets_the_covariates_baseline_once_for_each_of_its_folds(here, tmp_path):
+    swept = [*SMALL, "model=vit,cnn", "strategy=linear_probe", "seed=1,2", *here]
+    first = run(compose(swept, multirun=True), sweep=True)
+    names = [(one.config.model.name, one.config.strategy.name) for one in first]
+    probes = [(model, "linear_probe") for model in ("vit", "vit", "cnn", "cnn")]
+    assert names == [*probes, ("vit", "metadata"), ("vit", "metadata")]
+    assert all(len(one.computed) == 3 and not one.failed for one in first)
+    assert (first[-1].config.seed, first[-2].config.seed) == (2, 1)
+
+    # A later sweep over another model finds them, and one by itself gets none.
+    again = run(compose([*SMALL, "model=cnn", "strategy=knn", "seed=1", *here]), sweep=True)
+    assert [one.config.strategy.name for one in again] == ["knn"]
+    folders = sorted((tmp_path / "results" / "runs").glob("*/*/metadata/*"))
+    assert len(folders) == 2
+
+
+@pytest.mark.parametrize("without", ["baselines=false", "strategy=linear_probe,metadata"])
+def test_where_a_baseline_is_not_wanted_or_there_already_none_is_added(here, without):
+    asked = compose([*SMALL, "strategy=linear_probe", without, *here], multirun=True)
+    assert len(plan(asked, sweep=True).table) == len(asked)
+    assert len(plan(asked).table) == len(asked)
+
+
+def test_without_covariates_there_is_no_such_baseline(here):
+    prepared = prepare(compose([*SMALL, "strategy=linear_probe", *here]), Workspace())
+    bare = [replace(one, cohort=replace(one.cohort, covariates=())) for one in prepared]
+    assert len(add_baselines(prepared)) == 2
+    assert add_baselines(bare) == bare

@@ -176,6 +176,12 @@ def _plain_settings() -> list[list[str]]:
     return [
         ["seed", "`42`", "Of folds, draws, initial heads, augmentation: of everything random."],
         ["device", "`auto`", "`auto`, `cpu`, `cuda`, `cuda:1` or `mps`."],
+        [
+            "baselines",
+            "`true`",
+            "Whether a sweep (`-m`) also runs `strategy=metadata` on cohorts with covariates, once "
+            "for each of their folds.",
+        ],
         ["lora", "`null`", "`true` is short for `strategy=lora`."],
     ]
 

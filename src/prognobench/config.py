@@ -182,7 +182,7 @@ class Schema:
         return create_model("Settings", __config__=options, **fields)
 
 
-_PLAIN = Schema({"seed": (int, 42), "device": (str, "auto")})
+_PLAIN = Schema({"seed": (int, 42), "device": (str, "auto"), "baselines": (bool, True)})
 _PATHS = Schema({"results": (str, "results"), "cache": (str | None, None)})
 
 

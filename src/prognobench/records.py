@@ -475,7 +475,10 @@ class Checks:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One fully resolved choice of everything that a run depends on."""
+    """One fully resolved choice of everything that a run depends on.
+
+    ``baselines`` says whether a sweep gets the baselines that join sweeps; it changes no number.
+    """
 
     dataset: Component
     model: Component
@@ -489,6 +492,7 @@ class RunConfig:
     checks: Checks = Checks()
     seed: int = 42
     device: str = "auto"
+    baselines: bool = True
 
     @property
     def training_seed(self) -> int:

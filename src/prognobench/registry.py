@@ -171,8 +171,11 @@ class Registry(Mapping[str, Part]):
 
 DATASETS = Registry("dataset", "prognobench.datasets")
 MODELS = Registry("model", "prognobench.models")
-STRATEGIES = Registry("strategy", "prognobench.strategies", facts={"shorthand": False})
-"""``shorthand``: ``NAME=true`` on the command line stands for ``strategy=NAME``."""
+STRATEGIES = Registry(
+    "strategy", "prognobench.strategies", facts={"shorthand": False, "joins_sweeps": False}
+)
+"""``shorthand``: ``NAME=true`` on the command line stands for ``strategy=NAME``. ``joins_sweeps``:
+a baseline that every sweep gets, with its defaults, where the cohort has what it reads."""
 LOSSES = Registry("loss", "prognobench.losses", facts={"usual": False})
 """``usual``: the loss of the builder's own name is not added to the names of strategies."""
 METRICS = Registry("metric", "prognobench.metrics")

@@ -21,7 +21,7 @@ SECTION_GROUPS = ("dataset", "model", "strategy", "regime", "cv", "train", "loss
 CONFIG_GROUPS = (*SECTION_GROUPS, "experiment")
 SECTIONS = (*SECTION_GROUPS, "checks", "paths")
 
-PLAIN_KEYS = ("seed", "device")
+PLAIN_KEYS = ("seed", "device", "baselines")
 """Settings without a section."""
 
 # ${model.name} reads another value. ${oc.env:HOME} calls a function of OmegaConf: anything with a

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
     """Train and evaluate a model on a dataset, fold by fold, and print its table.
 
-    With -m every combination of the given values is run. Cells that are done already are skipped,
+    With -m every combination of the given values is run, and the baseline 'metadata' where the
+    cohort has covariates (baselines=false leaves it out). Cells that are done already are skipped,
     so the same command goes on where it stopped. Several processes can share the work: start the
     command again in another terminal or on another machine with the same results folder.
 
@@ -38,7 +39,7 @@ def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
 
     configs = compose_configs(**composing)
     with console.progress_bars() as progress:
-        outcomes = run_all(configs, progress)
+        outcomes = run_all(configs, progress, sweep=composing["multirun"])
     _say_remarks(outcomes)
     _say_outcomes(outcomes)
     if not no_table:
@@ -107,7 +108,7 @@ def plan(**composing: Any) -> None:
 
     configs = compose_configs(**composing)
     with console.progress_bars() as progress:
-        planned = plan_all(configs, progress)
+        planned = plan_all(configs, progress, sweep=composing["multirun"])
     console.print_frame(planned.table)
     usual = float(planned.table["seconds_usual"].sum())
     console.say(

@@ -41,6 +41,9 @@ class Metric:
         The value of a forecast without skill, where there is one.
     of_risk
         Whether it asks that probabilities are right, not only their order or the decisions.
+    overlap
+        How much more strongly two splits of the same patients agree than by the patients that both
+        test: factor on the correlation that the test of strategies assumes.
     """
 
     function: Callable[[Sample], Floats] = field(repr=False)
@@ -52,6 +55,7 @@ class Metric:
     undefined: str
     chance: Chance | None = field(repr=False)
     of_risk: bool = False
+    overlap: float = 1.0
 
     def __call__(self, sample: Sample) -> Floats:
         """Return ``(batch,)`` values; NaN where a class or a denominator is missing."""
@@ -75,6 +79,7 @@ def metric(
     undefined: str = "",
     chance: Chance | None = None,
     of_risk: bool = False,
+    overlap: float = 1.0,
 ) -> Callable[[Callable[[Sample], Floats]], Metric]:
     """Register a function of a :class:`Sample` as a metric.
 
@@ -82,7 +87,9 @@ def metric(
     """
 
     def register(function: Callable[[Sample], Floats]) -> Metric:
-        new = Metric(function, name, title, best, bounds, needs, undefined, chance, of_risk)
+        new = Metric(
+            function, name, title, best, bounds, needs, undefined, chance, of_risk, overlap
+        )
         update_wrapper(new, function)
         METRICS.register(name)(new)
         return new

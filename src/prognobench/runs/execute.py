@@ -10,6 +10,7 @@ from functools import partial
 
 from prognobench.errors import ConfigError, PrognobenchError, StoreError
 from prognobench.records import Progress, RunConfig
+from prognobench.runs.baselines import add_baselines
 from prognobench.runs.dispatch import WORK
 from prognobench.runs.prepare import Prepared, prepare
 from prognobench.runs.recording import describe_environment, describe_run, tabulate_run
@@ -39,10 +40,17 @@ class Outcome:
     not_applicable: str | None
 
 
-def run(configs: Sequence[RunConfig], progress: Progress | None = None) -> list[Outcome]:
+def run(
+    configs: Sequence[RunConfig], progress: Progress | None = None, *, sweep: bool = False
+) -> list[Outcome]:
     """Compute and store the cells of these runs that are not done yet.
 
     A cell that fails is recorded, and the others are still computed.
+
+    Parameters
+    ----------
+    sweep
+        Also compute the baselines that join sweeps: see :func:`.baselines.add_baselines`.
 
     Raises
     ------
@@ -51,6 +59,8 @@ def run(configs: Sequence[RunConfig], progress: Progress | None = None) -> list[
     """
     workspace = Workspace(progress)
     runs = prepare(configs, workspace, look=True)
+    if sweep:
+        runs = add_baselines(runs)
     left = {str(run.folder.path): {fold.name for fold in run.list_unfinished()} for run in runs}
     if todo := [run for run in runs if left[str(run.folder.path)] or not run.folder.is_described]:
         _compute(todo, workspace)

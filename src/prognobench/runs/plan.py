@@ -10,6 +10,7 @@ import pandas as pd
 
 from prognobench.errors import NotApplicableError
 from prognobench.records import Fold, Progress, RunConfig
+from prognobench.runs.baselines import add_baselines
 from prognobench.runs.dispatch import WORK
 from prognobench.runs.execute import check_strategies
 from prognobench.runs.measure import Passes, Rates
@@ -49,10 +50,17 @@ class Plan:
         return float(self.table["seconds"].sum())
 
 
-def plan(configs: Sequence[RunConfig], progress: Progress | None = None) -> Plan:
+def plan(
+    configs: Sequence[RunConfig], progress: Progress | None = None, *, sweep: bool = False
+) -> Plan:
     """Return what these runs would do and cost; no result is written.
 
     Each pair of backbone and strategy that has cells left is measured for a few batches.
+
+    Parameters
+    ----------
+    sweep
+        As in :func:`.execute.run`.
 
     Raises
     ------
@@ -61,6 +69,8 @@ def plan(configs: Sequence[RunConfig], progress: Progress | None = None) -> Plan
     """
     workspace = Workspace(progress)
     runs = prepare(configs, workspace)
+    if sweep:
+        runs = add_baselines(runs)
     check_strategies([run for run in runs if run.list_unfinished()], workspace)
     measured: dict[str, Rates | str] = {}
     counted: set[tuple[str, str]] = set()

@@ -53,7 +53,7 @@ def _covariate_logistic(strength: float, class_weight: ClassWeight, seed: int) -
     return make_pipeline(imputer, _logistic(strength, class_weight, seed))
 
 
-@STRATEGIES.register("metadata")
+@STRATEGIES.register("metadata", joins_sweeps=True)
 def metadata(
     *,
     strengths: Annotated[tuple[PositiveNumber, ...], MinLen(1)] = (1e-2, 1e-1, 1.0, 10.0),

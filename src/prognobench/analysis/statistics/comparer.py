@@ -26,6 +26,7 @@ from prognobench.analysis.statistics.resampling import (
 from prognobench.analysis.statistics.retraining import (
     average_trainings,
     compare_retrained,
+    scale_share,
     weigh_retrained,
 )
 from prognobench.analysis.thresholds import HALF
@@ -142,13 +143,16 @@ class Comparer:
 
     def _matches(self, first: Side, second: Side) -> Iterator[tuple[int, int]]:
         """Yield runs on the same folds, the n-th training of one with that of the other."""
-        left = list(second)
+        left, found = list(second), False
         for run in first:
             same = [each for each in left if self.runs[each]["folds"] == self.runs[run]["folds"]]
             if same:
-                left.remove(same[0])
+                # A baseline is trained once, and stands beside every training of a choice.
+                if not self.runs[same[0]]["baseline"]:
+                    left.remove(same[0])
+                found = True
                 yield run, same[0]
-        if len(left) == len(second):  # no folds are shared: which differ, a refusal says
+        if not found:  # no folds are shared: which differ, a refusal says
             yield first[0], second[0]
 
     def explain_refusal(self, first: int, second: int) -> str:
@@ -199,6 +203,7 @@ class Comparer:
         run = pairs[0][0]
         share = self.panels[run].test_size / self.trainable_patients(run)
         values, names = np.concatenate(differences), np.array(units)
+        share = scale_share(share, self.metric, self._count_splits(pairs))
         folds = compare_retrained(values, names, share)
         return {
             "folds": len(average_trainings(values, names)),
@@ -209,6 +214,11 @@ class Comparer:
             "effect": folds.effect,
             **self._beliefs(np.concatenate(better), names, share),
         }
+
+    def _count_splits(self, pairs: Sequence[tuple[int, int]]) -> int:
+        """How often the patients are split anew: repetitions of each different set of folds."""
+        runs = {str(self.runs[first]["folds"]): first for first, _ in pairs}
+        return sum(len({at.repeat for at in self.panels[run].repetitions}) for run in runs.values())
 
     def trainable_patients(self, run: int) -> float:
         """How many patients a fold may learn from: see :func:`.share_tested`."""

@@ -11,7 +11,8 @@ from prognobench.analysis.catalogue import CHOICES
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE
 from prognobench.analysis.statistics.paired_tests import CONFIDENCE, corrected_p, holm
-from prognobench.metrics.metric import Metric
+from prognobench.analysis.statistics.retraining import scale_share
+from prognobench.metrics.metric import Metric, find_metric
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,9 +102,15 @@ def find_advantage(
 
 
 def average_draws(scores: pd.DataFrame) -> tuple[pd.DataFrame, float]:
-    """Return the scores with a column per choice and a row per fold; and :func:`share_tested`."""
+    """Return the scores with a column per choice and a row per fold; and :func:`share_assumed`."""
     table = scores.groupby([*FOLD, *CHOICES])["value"].mean().unstack(list(CHOICES))
-    return table, share_tested(scores)
+    return table, share_assumed(scores)
+
+
+def share_assumed(scores: pd.DataFrame) -> float:
+    """Return the share of test patients that the test of one metric's scores assumes."""
+    splits = len(scores[["folds", "repeat"]].drop_duplicates())
+    return scale_share(share_tested(scores), find_metric(scores["metric"].iloc[0]), splits)
 
 
 def share_tested(scores: pd.DataFrame) -> float:

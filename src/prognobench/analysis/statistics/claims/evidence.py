@@ -15,7 +15,7 @@ from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored
 from prognobench.analysis.shown import show_runs
 from prognobench.analysis.statistics.claims.reading import ClaimFile, Statement, Where
-from prognobench.analysis.statistics.marks import FOLD, share_tested
+from prognobench.analysis.statistics.marks import FOLD, share_assumed
 from prognobench.analysis.statistics.paired_tests import (
     Difference,
     corrected_error,
@@ -135,7 +135,7 @@ class Evidence:
         scores: pd.DataFrame,
         compared: str,
     ) -> Effect:
-        share = share_tested(scores)
+        share = share_assumed(scores)
         k = f", k={named['k']}" if named["k"] else ""
         return Effect(
             f"{named['dataset']} ({named['regime']}{k}, {named['cv']})",
