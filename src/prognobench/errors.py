@@ -62,6 +62,26 @@ class TrainingError(PrognobenchError):
     """Training of one cell cannot go on (a non-finite loss, say); names fold, epoch and step."""
 
 
+class WorkerDiedError(PrognobenchError):
+    """Processes ended without a word while they computed a cell: killed, or out of memory.
+
+    Parameters
+    ----------
+    times
+        How many did, one after the other.
+    """
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+        super().__init__(
+            f"{times} workers died while they computed this cell; the machine may have too little "
+            "memory for it. Try it by itself, with a smaller train.batch_size"
+        )
+
+    def __reduce__(self) -> tuple[type[WorkerDiedError], tuple[int]]:
+        return type(self), (self.times,)
+
+
 class StoreError(PrognobenchError):
     """A run folder cannot be read or written."""
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -280,6 +280,13 @@ class RunFolder:
         except OSError:  # another process may just have removed it
             return b""
 
+    def failed_at(self, cell: str) -> int:
+        """When a cell's failure was stored, by the file system's clock; 0 if it has none."""
+        try:
+            return (self.path / "cells" / cell / "failure.json").stat().st_mtime_ns
+        except OSError:
+            return 0
+
     def failures(self) -> dict[str, dict[str, Any]]:
         """Cell -> what went wrong (``type``, ``message``, ``traceback``)."""
         failures = {}
@@ -369,40 +376,6 @@ class RunFolder:
         return environment
 
     # -------------------------------------------------------------- writing
-
-    @contextmanager
-    def leased(self, cell: str, *, wait: bool) -> Iterator[bool]:
-        """Keep other processes from computing a cell; gives false while one of them does.
-
-        A lease ends with its process, however that ends. Where the file system has no locks, or
-        denies one to this account, every process may compute every cell.
-
-        Parameters
-        ----------
-        wait
-            Wait until no other process has the cell.
-        """
-        from filelock import FileLock, Timeout
-
-        file = self.path / "cells" / cell / ".lock"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # The mode lets other accounts open the file. A soft lock would outlive its process.
-        lock = FileLock(file, -1 if wait else 0, mode=0o666, fallback_to_soft=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            yield False
-            return
-        except (OSError, NotImplementedError):
-            yield True
-            return
-        try:
-            yield True
-        finally:
-            if self.is_done(cell):  # nobody needs the lock of a complete cell
-                with suppress(OSError):
-                    file.unlink()
-            lock.release()
 
     def create(
         self,

@@ -1,4 +1,5 @@
-"""Work on several processors: processes that end with this one, and the memory that they keep.
+"""Work on several processors and machines: processes that end with this one, leases by which
+processes share work, and the memory that they keep.
 
 By default the C library of Linux gives large blocks back to the system at once, which then makes
 every page anew a moment later. That costs a fifth of a transformer's forward pass, and three
@@ -9,13 +10,19 @@ memory.
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import json
 import os
+import platform
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
-from functools import cache
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -188,6 +195,273 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(LOOK)
     os._exit(1)
+
+
+# ------------------------------------------------------------------ leases
+
+EXPIRY = float(os.environ.get("PROGNOBENCH_LEASE_SECONDS", "60"))
+"""Seconds after which a lease that its process does not renew belongs to nobody."""
+
+LINUX = Path("/proc/self/stat").exists()
+"""Whether the system tells of its processes as Linux does."""
+
+BEATS = 6
+"""How often a lease is renewed within that time: some renewals may be late."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has a lease.
+
+    Attributes
+    ----------
+    host, pid
+        Of the process.
+    since
+        When it took the lease, in seconds since 1970 by its own clock.
+    session, attempt
+        How many processes of one session, this one included, had the lease and died over it.
+    released
+        Whether it was given back unfinished.
+    """
+
+    host: str = ""
+    machine: str = ""
+    pid: int = 0
+    started: str = ""
+    since: float = 0.0
+    session: str = ""
+    attempt: int = 1
+    released: bool = False
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether the process is known to have ended: only this machine's processes are."""
+        return self.machine == _machine() and self.pid > 0 and _started(self.pid) != self.started
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is known to run, and not to be stopped for a debugger, say."""
+        return (
+            self.machine == _machine()
+            and _started(self.pid) == self.started
+            and _state(self.pid) not in ("", "T", "t")
+        )
+
+
+class Lease:
+    """This process's hold on a piece of work, by a file that every process and machine sees.
+
+    The lease number ``n`` of a name is the file ``.<name>-<n>``, and the highest number holds.
+    Creating a file that must not exist yet is the one thing that every shared file system does for
+    one process only. So a lease is taken, and an expired one taken over, by creating the next
+    number; none is ever deleted while the work is unfinished. Locks of the system are not used:
+    some mounts of NFS and Lustre refuse them, others grant them to everybody. A thread renews the
+    file's time; a lease that is not renewed for :data:`EXPIRY` seconds, by the clock of the file
+    system alone, has expired, and one whose process on this machine has ended does so at once.
+    """
+
+    def __init__(self, folder: Path, name: str, number: int, holder: Holder) -> None:
+        self.folder, self.name, self.number, self.holder = folder, name, number, holder
+
+    @cached_property
+    def path(self) -> Path:
+        return self.folder / f".{self.name}-{self.number}"
+
+    @classmethod
+    def take(cls, folder: Path, name: str, session: str = "") -> Lease | None:
+        """Take a lease if no other process holds it; ``None`` where one does.
+
+        Raises
+        ------
+        OSError
+            If nothing can be written in the folder.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        number = max(_numbers(folder, name), default=0)
+        attempt = 1
+        if number:
+            before = _read_holder(folder / f".{name}-{number}")
+            if before is None:  # finished and cleared just now
+                return None
+            if not _is_free(folder / f".{name}-{number}", before):
+                return None
+            if before.session == session and session and not before.released:
+                attempt = before.attempt + 1
+        now = os.getpid()
+        holder = Holder(
+            platform.node(), _machine(), now, _started(now), time.time(), session, attempt
+        )
+        lease = cls(folder, name, number + 1, holder)
+        try:
+            with open(lease.path, "x", encoding="utf-8") as file:
+                json.dump(vars(holder), file)
+        except FileExistsError:
+            return None
+        _renewed.add(lease)
+        return lease
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether nobody has taken this lease over, as happens to a process that is stopped."""
+        return max(_numbers(self.folder, self.name), default=0) == self.number
+
+    def clear(self) -> None:
+        """Delete all that is left of the lease, when its work is finished."""
+        _renewed.discard(self)
+        # The highest number goes last: it is the one that others look at.
+        for number in sorted(_numbers(self.folder, self.name)):
+            (self.folder / f".{self.name}-{number}").unlink(missing_ok=True)
+
+    def give_back(self) -> None:
+        """Let others do the work, which is not finished."""
+        _renewed.discard(self)
+        if self.is_ours:
+            draft = self.folder / f".{self.name}.{os.getpid()}.{threading.get_ident()}"
+            draft.write_text(json.dumps({**vars(self.holder), "released": True}), encoding="utf-8")
+            draft.replace(self.path)
+
+
+@contextmanager
+def hold(folder: Path, name: str, *, wait: bool = True) -> Iterator[Lease | None]:
+    """Hold a lease on work that is short or can be done twice, such as filling a cache.
+
+    Yields ``None`` if another process has it and ``wait`` is false.
+    """
+    lease, pause = Lease.take(folder, name), 0.01
+    while lease is None and wait:
+        time.sleep(pause)
+        pause = min(1.0, 1.5 * pause)
+        lease = Lease.take(folder, name)
+    try:
+        yield lease
+    finally:
+        if lease is not None:
+            with suppress(OSError):
+                lease.clear()
+
+
+def find_holder(folder: Path, name: str) -> Holder | None:
+    """Return who holds a lease now, if anybody does."""
+    number = max(_numbers(folder, name), default=0)
+    file = folder / f".{name}-{number}"
+    holder = _read_holder(file) if number else None
+    return None if holder is None or _is_free(file, holder) else holder
+
+
+def _numbers(folder: Path, name: str) -> list[int]:
+    start = f".{name}-"
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    ends = (each[len(start) :] for each in names if each.startswith(start))
+    return [int(end) for end in ends if end.isdigit()]
+
+
+def _read_holder(file: Path) -> Holder | None:
+    """Return who wrote a lease; nobody known while it is being written, ``None`` once deleted."""
+    try:
+        return Holder(**json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError):
+        return Holder()
+
+
+def _is_free(file: Path, holder: Holder) -> bool:
+    if holder.released or holder.is_dead:
+        return True
+    if holder.is_running:
+        return False
+    try:
+        renewed = file.stat().st_mtime
+    except OSError:
+        return False
+    return _clock(file.parent) - renewed > EXPIRY
+
+
+_clocks: dict[int, tuple[float, float]] = {}
+
+
+def _clock(folder: Path) -> float:
+    """Return the time by the clock of the file system, which may differ from this machine's."""
+    device = folder.stat().st_dev
+    asked, ahead = _clocks.get(device, (-1e9, 0.0))
+    if time.monotonic() - asked > EXPIRY:
+        probe = folder / f".clock.{os.getpid()}.{threading.get_ident()}"
+        try:
+            probe.write_bytes(b"")
+            asked = time.monotonic()
+            ahead = probe.stat().st_mtime - asked
+        finally:
+            probe.unlink(missing_ok=True)
+        _clocks[device] = asked, ahead
+    return time.monotonic() + ahead
+
+
+class _Renewed:
+    """The leases of this process, which a thread renews."""
+
+    def __init__(self) -> None:
+        self._leases: set[Lease] = set()
+        self._thread: threading.Thread | None = None
+
+    def add(self, lease: Lease) -> None:
+        self._leases.add(lease)
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._renew, daemon=True, name="leases")
+            self._thread.start()
+
+    def discard(self, lease: Lease) -> None:
+        self._leases.discard(lease)
+
+    def _renew(self) -> None:
+        while True:
+            time.sleep(EXPIRY / BEATS)
+            for lease in tuple(self._leases):
+                with suppress(OSError):  # it was taken over and cleared, or the next beat does it
+                    os.utime(lease.path)
+
+
+_renewed = _Renewed()
+
+
+@cache
+def _machine() -> str:
+    """Return what is the same for all processes that can see each other by their ids."""
+    seen = [platform.node()]
+    for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with suppress(OSError):
+            link = os.path.islink(file)
+            seen.append(os.readlink(file) if link else Path(file).read_text(encoding="ascii"))
+    return hashlib.sha256("|".join(seen).encode()).hexdigest()[:16]
+
+
+def _stat(pid: int) -> Sequence[str]:
+    """Return what Linux says of a process, from its state on; nothing if there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ()
+    return text.rpartition(")")[2].split()  # the name before may hold any character
+
+
+def _started(pid: int) -> str:
+    """Return when a process started, as its system says it; numbers of processes are used again."""
+    if LINUX:
+        fields = _stat(pid)
+        return fields[19] if fields and fields[0] not in "ZX" else ""
+    try:
+        os.kill(pid, 0)
+    except (OSError, OverflowError):
+        return ""
+    return "runs"
+
+
+def _state(pid: int) -> str:
+    fields = _stat(pid)
+    return fields[0] if fields else ("" if LINUX else "R")
 
 
 # ------------------------------------------------------------------ memory

@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 @click.command(short_help="Train and evaluate models, fold by fold.")
 @takes_overrides
 @click.option("--no-table", is_flag=True, help="Only compute and store; print no table.")
+@click.option(
+    "--no-wait",
+    is_flag=True,
+    help="End when no cell is free, without waiting for those that other processes compute.",
+)
 @click.pass_context
-def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
+def run(context: click.Context, /, no_table: bool, no_wait: bool, **composing: Any) -> None:
     """Train and evaluate a model on a dataset, fold by fold, and print its table.
 
     With -m every combination of the given values is run, and the baseline 'metadata' where the
@@ -39,9 +44,14 @@ def run(context: click.Context, /, no_table: bool, **composing: Any) -> None:
 
     configs = compose_configs(**composing)
     with console.progress_bars() as progress:
-        outcomes = run_all(configs, progress, sweep=composing["multirun"])
+        outcomes = run_all(configs, progress, sweep=composing["multirun"], wait=not no_wait)
     _say_remarks(outcomes)
     _say_outcomes(outcomes)
+    if elsewhere := sum(outcome.elsewhere for outcome in outcomes):
+        console.say(
+            f"other processes still compute {elsewhere:,} of these cells; the same command shows "
+            "their scores when they are done"
+        )
     if not no_table:
         _print_scores(outcomes)
     if any(outcome.failed for outcome in outcomes):
@@ -70,6 +80,7 @@ def _say_outcomes(outcomes: Sequence[Outcome]) -> None:
             "computed": len(outcome.computed),
             "done before": len(outcome.found),
             "failed": len(outcome.failed),
+            "computed elsewhere": outcome.elsewhere,
         }
         counts = ", ".join(f"{number:,} {what}" for what, number in cells.items() if number)
         reason = outcome.not_applicable

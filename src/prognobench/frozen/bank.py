@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from prognobench.errors import StoreError
 from prognobench.files import read_json, write_bytes, write_json
@@ -36,6 +35,7 @@ from prognobench.training.hardware import (
     resolve_precision,
 )
 from prognobench.training.loader import Loader
+from prognobench.workers import hold
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -294,8 +294,8 @@ def _lock_store(store: Path) -> Iterator[bool]:
     with ExitStack() as held:
         try:
             store.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(store / "lock"))
-            for draft in store.glob(".*"):
+            held.enter_context(hold(store, "lease"))
+            for draft in set(store.glob(".*")) - set(store.glob(".lease-*")):
                 draft.unlink(missing_ok=True)
         except OSError as error:
             writable = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Generator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from prognobench.imaging.decode import read_image
 from prognobench.imaging.draft import Draft, stored_rows
 from prognobench.imaging.square import to_square
 from prognobench.records import Cohort, Files, ImageOptions, Preprocessing, Progress, Rendered
-from prognobench.workers import shared_out
+from prognobench.workers import hold, shared_out
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -136,14 +136,12 @@ def readable_pixels(
     # Looked at twice: without the lock, which a finished array does not need, and again with it,
     # since another process may have finished meanwhile.
     if _mapped(path) is None:
-        from filelock import FileLock
-
         draft = Draft(
             path, (len(cohort), recipe.image_size, recipe.image_size, recipe.options.channels)
         )
         try:
             home.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")):
+            with hold(home, path.stem):
                 if _mapped(path) is None:
                     if broken := _build(draft, cohort, recipe, digests, progress):
                         return Pixels(np.load(draft.part, mmap_mode="r"), digests), broken
@@ -219,11 +217,10 @@ def _place(cohort: Cohort, row: int) -> str:
 
 def _clear(home: Path) -> None:
     """Remove drafts that nobody writes: of files as they were before they were replaced."""
-    from filelock import FileLock, Timeout
-
     for part in home.glob("*.part"):
-        with suppress(Timeout), FileLock(part.with_suffix(".lock"), blocking=False):
-            Draft(part.with_suffix(".npy"), ()).discard()
+        with hold(home, part.stem, wait=False) as ours:
+            if ours is not None:
+                Draft(part.with_suffix(".npy"), ()).discard()
 
 
 def _decode_all(

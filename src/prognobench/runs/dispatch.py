@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prognobench.runs.measure import Passes, Rates
     from prognobench.runs.prepare import Prepared
     from prognobench.runs.stored_models import Models, StoredRun
+    from prognobench.runs.turns import Turns
     from prognobench.runs.workspace import Workspace
 
 
@@ -33,9 +34,13 @@ class Work(ABC):
 
     @abstractmethod
     def compute(
-        self, runs: Sequence[Prepared], workspace: Workspace, devices: Mapping[str, torch.device]
+        self,
+        runs: Sequence[Prepared],
+        workspace: Workspace,
+        devices: Mapping[str, torch.device],
+        turns: Turns,
     ) -> None:
-        """Compute and store the unfinished cells of runs; a cell that fails costs no other."""
+        """Compute and store the cells of runs that are free now; a failing one costs no other."""
 
     @abstractmethod
     def identify_costs(self, run: Prepared) -> str:
@@ -71,11 +76,15 @@ class Training(Work):
         try_on_shapes(run, workspace)
 
     def compute(
-        self, runs: Sequence[Prepared], workspace: Workspace, devices: Mapping[str, torch.device]
+        self,
+        runs: Sequence[Prepared],
+        workspace: Workspace,
+        devices: Mapping[str, torch.device],
+        turns: Turns,
     ) -> None:
         from prognobench.runs.trained_cells import train_cells
 
-        train_cells(runs, workspace, devices)
+        train_cells(runs, workspace, devices, turns)
 
     def identify_costs(self, run: Prepared) -> str:
         # What a step costs does not depend on how many epochs there will be.
@@ -104,11 +113,15 @@ class Fitting(Work):
         check_layers(run)
 
     def compute(
-        self, runs: Sequence[Prepared], workspace: Workspace, devices: Mapping[str, torch.device]
+        self,
+        runs: Sequence[Prepared],
+        workspace: Workspace,
+        devices: Mapping[str, torch.device],
+        turns: Turns,
     ) -> None:
         from prognobench.runs.frozen_cells import fit_cells
 
-        fit_cells(runs, workspace, devices)
+        fit_cells(runs, workspace, devices, turns)
 
     def identify_costs(self, run: Prepared) -> str:
         config = run.config

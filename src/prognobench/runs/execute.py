@@ -15,6 +15,7 @@ from prognobench.runs.dispatch import WORK
 from prognobench.runs.prepare import Prepared, prepare
 from prognobench.runs.recording import describe_environment, describe_run, tabulate_run
 from prognobench.runs.shortcut import store_shortcuts
+from prognobench.runs.turns import Turns, find_computing, wait_for_others
 from prognobench.runs.workspace import Workspace
 from prognobench.store import RunFolder
 from prognobench.workers import keep_freed_memory
@@ -30,6 +31,8 @@ class Outcome:
         Cells finished now, here or by a process on the same sweep, and those complete before.
     failed
         Cell -> what went wrong.
+    elsewhere
+        How many cells other processes still compute.
     """
 
     config: RunConfig
@@ -38,10 +41,15 @@ class Outcome:
     found: tuple[str, ...]
     failed: Mapping[str, str]
     not_applicable: str | None
+    elsewhere: int = 0
 
 
 def run(
-    configs: Sequence[RunConfig], progress: Progress | None = None, *, sweep: bool = False
+    configs: Sequence[RunConfig],
+    progress: Progress | None = None,
+    *,
+    sweep: bool = False,
+    wait: bool = True,
 ) -> list[Outcome]:
     """Compute and store the cells of these runs that are not done yet.
 
@@ -51,6 +59,8 @@ def run(
     ----------
     sweep
         Also compute the baselines that join sweeps: see :func:`.baselines.add_baselines`.
+    wait
+        Also wait for the cells that other processes compute, and compute those that they leave.
 
     Raises
     ------
@@ -63,11 +73,11 @@ def run(
         runs = add_baselines(runs)
     left = {str(run.folder.path): {fold.name for fold in run.list_unfinished()} for run in runs}
     if todo := [run for run in runs if left[str(run.folder.path)] or not run.folder.is_described]:
-        _compute(todo, workspace)
+        _compute(todo, workspace, wait)
     return [_outcome(run, left[str(run.folder.path)]) for run in runs]
 
 
-def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
+def _compute(runs: Sequence[Prepared], workspace: Workspace, wait: bool) -> None:
     # Imported here since torch takes seconds, and a finished sweep needs none of it.
     from prognobench.training.hardware import require_compiler, resolve_device, resolve_precision
 
@@ -84,8 +94,13 @@ def _compute(runs: Sequence[Prepared], workspace: Workspace) -> None:
         environment = describe_environment(str(devices[run.config.device]))
         run.folder.create(describe_run(run), {**environment, "weights": weights}, tabulate_run(run))
     store_shortcuts(runs, workspace)
-    for kind, work in WORK.items():
-        work.compute([run for run in runs if run.kind is kind], workspace, devices)
+    turns = Turns(runs)
+
+    def compute() -> None:
+        for kind, work in WORK.items():
+            work.compute([run for run in runs if run.kind is kind], workspace, devices, turns)
+
+    wait_for_others(compute, runs, turns, wait=wait)
 
 
 def check_strategies(runs: Sequence[Prepared], workspace: Workspace) -> None:
@@ -148,4 +163,7 @@ def _outcome(run: Prepared, left: set[str]) -> Outcome:
             if cell not in done
         },
         not_applicable=run.folder.not_applicable,
+        elsewhere=sum(
+            find_computing(run.folder, fold.name) is not None for fold in run.list_unfinished()
+        ),
     )

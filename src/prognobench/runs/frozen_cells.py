@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,9 +26,16 @@ from prognobench.losses.correction import (
 from prognobench.records import Fold, Probe
 from prognobench.runs.prepare import Prepared, name_axes
 from prognobench.runs.recording import tabulate_predictions
-from prognobench.runs.shared_features import Embedded, embed_group, share_features
+from prognobench.runs.shared_features import (
+    Embedded,
+    embed_group,
+    images_to_embed,
+    share_features,
+)
+from prognobench.runs.turns import Turns
 from prognobench.runs.workspace import Workspace
 from prognobench.seeds import derive
+from prognobench.workers import Lease, hold
 
 Task = ProbeTask | EstimatorTask
 Made = TypeVar("Made")
@@ -65,23 +72,75 @@ def check_layers(run: Prepared) -> None:
 
 
 def fit_cells(
-    runs: Sequence[Prepared], workspace: Workspace, devices: Mapping[str, torch.device]
+    runs: Sequence[Prepared],
+    workspace: Workspace,
+    devices: Mapping[str, torch.device],
+    turns: Turns,
 ) -> None:
-    """Compute the unfinished cells of runs, those that share features together."""
-    for group in share_features(runs):
-        _fit_group(group, workspace, devices[group[0].config.device])
+    """Compute the cells of runs that are free, those that share features together."""
+    for group in share_features([run for run in runs if turns.list_open(run)]):
+        with _embedding(group) as ours:
+            if ours:
+                _fit_group(group, workspace, devices[group[0].config.device], turns)
 
 
-def _fit_group(runs: Sequence[Prepared], workspace: Workspace, device: torch.device) -> None:
-    """Compute all unfinished cells of runs that share a cohort and a frozen backbone.
+@contextmanager
+def _embedding(runs: Sequence[Prepared]) -> Iterator[bool]:
+    """Keep other processes from embedding the same images; gives false while one of them does.
+
+    Meanwhile this process has something else to do. Nobody is kept from features that are there.
+    """
+    reading = [run for run in runs if "image" in run.reads]
+    # The runs differ in nothing else that features depend on.
+    most = max(reading, key=lambda run: getattr(run.classifier, "views", 0), default=None)
+    if most is None or not images_to_embed(most):
+        yield True
+        return
+    prints, cache = most.fingerprints, most.config.paths.cache
+    name = f"embedding-{prints['cohort'][:8]}-{prints['weights'][:8]}"
+    with ExitStack() as held:
+        free = True
+        with suppress(OSError):  # a cache that cannot be written is not shared
+            free = held.enter_context(hold(cache, name, wait=False)) is not None
+        yield free
+
+
+def _fit_group(
+    runs: Sequence[Prepared], workspace: Workspace, device: torch.device, turns: Turns
+) -> None:
+    """Compute the free cells of runs that share a cohort and a frozen backbone.
 
     The images pass through the backbone once; a cell that fails costs no other cell.
     """
-    cells = [(run, fold) for run in runs for fold in _applicable(run)]
+    embedded: list[Embedded] = []
+
+    def embed() -> Embedded:
+        if not embedded:
+            embedded.append(embed_group(runs, workspace, device))
+        return embedded[0]
+
+    probes = [run for run in runs if isinstance(run.classifier, Probe)]
+    # Heads are fitted together, whatever their runs. Other classifiers are fitted one by one, so
+    # that several processes can share them.
+    for batch in filter(None, [probes, *([run] for run in runs if run not in probes)]):
+        with ExitStack() as held:
+            leases = {run.key: held.enter_context(turns.take_run(run)) for run in batch}
+            ours = [run for run in batch if leases[run.key] is not None]
+            _fit_runs(ours, embed, turns, leases)
+
+
+def _fit_runs(
+    runs: Sequence[Prepared],
+    embed: Callable[[], Embedded],
+    turns: Turns,
+    leases: Mapping[str, Lease | None],
+) -> None:
+    """Compute the open cells of runs that this process has leased."""
+    cells = [(run, fold) for run in runs for fold in _applicable(run, turns)]
     embedded = Embedded()
     if reading := [(run, fold) for run, fold in cells if "image" in run.reads]:
         try:
-            embedded = embed_group(runs, workspace, device)
+            embedded = embed()
         except Exception as error:
             if refusal(error):  # the disk is full, say
                 raise
@@ -90,16 +149,19 @@ def _fit_group(runs: Sequence[Prepared], workspace: Workspace, device: torch.dev
             cells = [(run, fold) for run, fold in cells if "image" not in run.reads]
     tasks = [_task(run, fold, embedded.features) for run, fold in cells]
     with ThreadPoolExecutor(WRITERS) as writers:
-        for fitted in _fit(tasks):
+        for found in _fit(tasks):
+            # A process that was stopped for so long that another fits a run stores none of it.
+            kept = {key: lease is not None and lease.is_ours for key, lease in leases.items()}
+            fitted = {i: result for i, result in found.items() if kept[cells[i][0].key]}
             stores = [partial(_store, *cells[i], result, embedded) for i, result in fitted.items()]
             for i, fault in zip(fitted, writers.map(_attempt, stores), strict=True):
                 if fault is not None:
                     _record(*cells[i], fault)
 
 
-def _applicable(run: Prepared) -> Sequence[Fold]:
+def _applicable(run: Prepared, turns: Turns) -> Sequence[Fold]:
     """Return the folds to do; none where the loss asks for what the classifier cannot do."""
-    folds = run.list_unfinished()
+    folds = turns.list_open(run)
     try:
         require_batches(run, folds)
     except NotApplicableError as reason:

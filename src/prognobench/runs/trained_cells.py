@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import partial
@@ -19,11 +18,13 @@ from prognobench.losses.correction import describe_shift
 from prognobench.records import Adapted, Backbone, BackboneSource, Fold, Preprocessing
 from prognobench.runs.prepare import Prepared, name_axes
 from prognobench.runs.recording import tabulate_predictions
+from prognobench.runs.turns import Turns
 from prognobench.runs.workspace import Workspace
 from prognobench.seeds import derive
 from prognobench.strategies.costs import parameter_counts, step_flops, stored_bytes
 from prognobench.training.loader import Loader
 from prognobench.training.loop import fit, predict
+from prognobench.workers import Lease
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,48 +57,30 @@ def _shapes(source: BackboneSource) -> Backbone:
 
 
 def train_cells(
-    runs: Sequence[Prepared], workspace: Workspace, devices: Mapping[str, torch.device]
+    runs: Sequence[Prepared],
+    workspace: Workspace,
+    devices: Mapping[str, torch.device],
+    turns: Turns,
 ) -> None:
-    """Compute the unfinished cells of runs, one after the other, each leased meanwhile."""
-    for run, fold in _unleased(runs):
-        try:
-            _train_cell(run, fold, workspace, devices[run.config.device])
-        except NotApplicableError as reason:
-            run.folder.mark_not_applicable(reason)
-        except Exception as error:
-            if refusal(error):  # the disk is full, say: no other cell could be stored either
-                raise
-            run.folder.write_failure(fold.name, error)
-
-
-def _unleased(runs: Sequence[Prepared]) -> Iterator[tuple[Prepared, Fold]]:
-    """Yield the cells that no other process computes, each leased while it is computed.
-
-    The second pass waits for the cells that others compute, and yields those that a dead process
-    left.
-    """
-    cells = [(r, fold, r.folder.failure(fold.name)) for r in runs for fold in r.list_unfinished()]
-    for wait in (False, True):
-        for run, fold, failure in cells:
-            if not _is_open(run, fold, failure):
+    """Compute the cells of runs that are free, one after the other, each leased meanwhile."""
+    cells = [(run, fold) for run in runs for fold in turns.list_open(run)]
+    for run, fold in cells:
+        with turns.take_cell(run, fold) as lease:
+            if lease is None:
                 continue
-            with run.folder.leased(fold.name, wait=wait) as ours:
-                if ours and _is_open(run, fold, failure):  # now that nobody else can end it
-                    yield run, fold
-        elsewhere = sum(_is_open(*cell) for cell in cells)
-        if elsewhere and not wait:
-            warnings.warn(
-                f"other processes compute {elsewhere} of these cells; waiting for them",
-                stacklevel=2,
-            )
+            try:
+                _train_cell(run, fold, workspace, devices[run.config.device], lease)
+            except NotApplicableError as reason:
+                run.folder.mark_not_applicable(reason)
+            except Exception as error:
+                if refusal(error):  # the disk is full, say: no other cell could be stored either
+                    raise
+                run.folder.write_failure(fold.name, error)
 
 
-def _is_open(run: Prepared, fold: Fold, failure: bytes) -> bool:
-    """Whether a cell is unfinished, and has not failed since ``failure`` was all that it had."""
-    return run.is_unfinished(fold) and run.folder.failure(fold.name) == failure
-
-
-def _train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.device) -> None:
+def _train_cell(
+    run: Prepared, fold: Fold, workspace: Workspace, device: torch.device, lease: Lease
+) -> None:
     """Adapt the run's backbone on one fold, and store predictions, history and cost.
 
     Raises
@@ -165,6 +148,8 @@ def _train_cell(run: Prepared, fold: Fold, workspace: Workspace, device: torch.d
         "strategy_notes": list(adapted.notes),
     }
     save = adapted.save if recipe.save != "none" else None
+    if not lease.is_ours:  # this process was stopped for so long that another computes the cell
+        return
     predictions = tabulate_predictions(run, fold, np.concatenate([fitted.validation, tested]))
     run.folder.write_cell(fold.name, predictions, fitted.history, cost, save)
 

@@ -1,0 +1,161 @@
+"""Which cells this process may compute: those that are open, and that no other process computes.
+
+The store is the scheduler. Any number of processes on any machines take the next cell that is
+neither done nor leased. A cell that failed since this work began is not tried again by another.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from prognobench.errors import StoreError, WorkerDiedError
+from prognobench.records import Fold
+from prognobench.runs.prepare import Prepared
+from prognobench.store import RunFolder
+from prognobench.workers import Holder, Lease, find_holder
+
+LEASE = "lease"
+"""Name of the leases on cells, and on runs whose cells are computed together."""
+
+MOST_ATTEMPTS = 3
+"""Workers of one sweep that may die over a cell before it is recorded as failed."""
+
+POLL = 0.5
+"""Shortest time, in seconds, between two looks at what other processes compute."""
+
+
+class Turns:
+    """The open cells of some runs, and this process's turn to compute them.
+
+    Parameters
+    ----------
+    session
+        Names the workers of one sweep, among which deaths over a cell are counted.
+    since
+        Of that sweep: a failure that is recorded later than this file stands; without it, one that
+        is recorded from now on.
+    """
+
+    def __init__(
+        self, runs: Sequence[Prepared], session: str = "", since: Path | None = None
+    ) -> None:
+        self._session = session
+        self._since = since.stat().st_mtime_ns if since else None
+        self._failures = {
+            (run.folder.path, fold.name): self._failure(run, fold)
+            for run in runs
+            for fold in run.list_unfinished()
+        }
+
+    def is_open(self, run: Prepared, fold: Fold) -> bool:
+        """Whether a cell is unfinished, and has not failed since this work began."""
+        before = self._failures.get((run.folder.path, fold.name))
+        return before is not None and run.is_unfinished(fold) and self._failure(run, fold) == before
+
+    def list_open(self, run: Prepared) -> list[Fold]:
+        """The open cells of a run, whoever computes them."""
+        return [fold for fold in run.folds if self.is_open(run, fold)]
+
+    @contextmanager
+    def take_cell(self, run: Prepared, fold: Fold) -> Iterator[Lease | None]:
+        """Lease an open cell while it is computed; ``None`` where another process has it."""
+        folder = run.folder.path / "cells" / fold.name
+        with self._take(folder, lambda: [fold] if self.is_open(run, fold) else [], run) as lease:
+            yield lease
+
+    @contextmanager
+    def take_run(self, run: Prepared) -> Iterator[Lease | None]:
+        """Lease a run, whose cells are computed together; ``None`` where another process has it."""
+        with self._take(run.folder.path, lambda: self.list_open(run), run) as lease:
+            yield lease
+
+    @contextmanager
+    def _take(
+        self, folder: Path, open_folds: Callable[[], list[Fold]], run: Prepared
+    ) -> Iterator[Lease | None]:
+        try:
+            lease = Lease.take(folder, LEASE, self._session) if open_folds() else None
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be written: {error.strerror or error}") from error
+        if lease is None:
+            yield None
+            return
+        try:
+            # Looked at again, now that nobody else can end them.
+            left = open_folds()
+            if left and lease.holder.attempt > MOST_ATTEMPTS:
+                for fold in left:
+                    run.folder.write_failure(fold.name, WorkerDiedError(MOST_ATTEMPTS))
+            yield lease if left and lease.holder.attempt <= MOST_ATTEMPTS else None
+        finally:
+            if open_folds():
+                lease.give_back()
+            else:
+                lease.clear()
+
+    def _failure(self, run: Prepared, fold: Fold) -> object:
+        """Return what changes when a cell fails anew; of a sweep, whether it failed since."""
+        if self._since is None:
+            return run.folder.failure(fold.name)
+        return run.folder.failed_at(fold.name) > self._since
+
+
+def wait_for_others(
+    compute: Callable[[], None], runs: Sequence[Prepared], turns: Turns, *, wait: bool
+) -> int:
+    """Compute what is free, again and again, until no cell is open.
+
+    Cells that other processes compute are looked at in turn, and what a dead one left is computed.
+
+    Parameters
+    ----------
+    wait
+        Return as soon as nothing is free instead.
+
+    Returns
+    -------
+    How many cells other processes still compute.
+    """
+    told = False
+    while True:
+        before = _count(runs, turns)
+        compute()
+        start = time.monotonic()
+        left = _count(runs, turns)
+        if not left:
+            return 0
+        if left < before:  # what was free took a while, and more may be free by now
+            continue
+        if not wait:
+            return left
+        if not told:
+            told = True
+            warnings.warn(
+                f"other processes compute {left} of these cells ({_describe(runs, turns)}); "
+                "waiting for them",
+                stacklevel=2,
+            )
+        time.sleep(max(POLL, 5 * (time.monotonic() - start)))
+
+
+def find_computing(folder: RunFolder, cell: str) -> Holder | None:
+    """Return the process that computes a cell, by itself or with all of its run, if one does."""
+    return find_holder(folder.path / "cells" / cell, LEASE) or find_holder(folder.path, LEASE)
+
+
+def _count(runs: Sequence[Prepared], turns: Turns) -> int:
+    return sum(len(turns.list_open(run)) for run in runs)
+
+
+def _describe(runs: Sequence[Prepared], turns: Turns) -> str:
+    """Say which processes compute the open cells."""
+    holders: dict[str, None] = {}
+    for run in runs:
+        for fold in turns.list_open(run):
+            if (holder := find_computing(run.folder, fold.name)) is not None:
+                holders[f"process {holder.pid} on {holder.host}"] = None
+    return ", ".join([*holders][:3]) + (" and others" if len(holders) > 3 else "") or "unknown"

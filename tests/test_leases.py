@@ -1,0 +1,247 @@
+"""Leases: each piece of work is held by one process only, and comes free when that one ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from prognobench import workers
+from prognobench.workers import EXPIRY, Lease, find_holder, hold
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from prognobench.workers import Lease
+lease = Lease.take(Path(sys.argv[1]), "lease", "session")
+print(lease is not None, flush=True)
+sys.stdin.readline()
+print(lease.is_ours, flush=True)
+"""
+
+TAKES_ALL = """
+import sys
+from pathlib import Path
+from prognobench.workers import Lease
+for number in range(40):
+    folder = Path(sys.argv[1]) / str(number)
+    lease = Lease.take(folder, "lease")
+    if lease is not None and not (folder / "done").exists():
+        with open(folder / "log", "a") as log:
+            print("computed", file=log)
+        (folder / "done").touch()
+    if lease is not None:
+        lease.clear()
+"""
+
+
+@contextmanager
+def other_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lease of a folder."""
+    command = [sys.executable, "-c", HOLDS, str(folder)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def pass_time(folder: Path, seconds: float) -> None:
+    """Let a lease look as if it had been renewed so long ago."""
+    for file in folder.glob(".lease-*"):
+        before = file.stat().st_mtime - seconds
+        os.utime(file, (before, before))
+
+
+def move_elsewhere(folder: Path) -> None:
+    """Let a lease look as if a process of another machine held it."""
+    for file in folder.glob(".lease-*"):
+        holder = json.loads(file.read_text())
+        file.write_text(json.dumps({**holder, "machine": "another", "host": "node7"}))
+
+
+def test_one_process_has_it_at_a_time(tmp_path: Path) -> None:
+    first = Lease.take(tmp_path, "lease")
+    assert first is not None
+    assert Lease.take(tmp_path, "lease") is None
+    holder = find_holder(tmp_path, "lease")
+    assert holder is not None
+    assert holder.pid == os.getpid()
+    first.give_back()
+    assert find_holder(tmp_path, "lease") is None
+    second = Lease.take(tmp_path, "lease")
+    assert second is not None
+    second.clear()
+    assert not os.listdir(tmp_path)
+
+
+def test_processes_that_start_at_once_do_each_work_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TAKES_ALL, str(tmp_path)]
+    processes = [subprocess.Popen(command) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    logs = [file.read_text() for file in tmp_path.glob("*/log")]
+    assert logs == ["computed\n"] * 40
+    assert not list(tmp_path.glob("*/.lease-*"))
+
+
+def test_a_killed_process_of_this_machine_holds_nothing(tmp_path: Path) -> None:
+    with other_process(tmp_path) as process:
+        assert Lease.take(tmp_path, "lease", "session") is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert find_holder(tmp_path, "lease") is None
+        lease = Lease.take(tmp_path, "lease", "session")
+        assert lease is not None
+        lease.clear()
+
+
+def test_deaths_are_counted_within_a_session(tmp_path: Path) -> None:
+    for _ in range(2):
+        with other_process(tmp_path):
+            pass
+    lease = Lease.take(tmp_path, "lease", "session")
+    assert lease is not None
+    assert lease.holder.attempt == 3
+    lease.give_back()
+    lease = Lease.take(tmp_path, "lease", "another")
+    assert lease is not None
+    assert lease.holder.attempt == 1
+    lease.clear()
+
+
+def test_a_process_of_another_machine_holds_it_until_it_expires(tmp_path: Path) -> None:
+    with other_process(tmp_path):
+        move_elsewhere(tmp_path)
+        assert Lease.take(tmp_path, "lease") is None
+        holder = find_holder(tmp_path, "lease")
+        assert holder is not None
+        assert holder.host == "node7"
+        pass_time(tmp_path, EXPIRY + 5)
+        assert find_holder(tmp_path, "lease") is None
+        lease = Lease.take(tmp_path, "lease")
+        assert lease is not None
+        assert lease.number == 2
+        lease.clear()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the state of processes")
+def test_a_stopped_process_loses_it_and_notices(tmp_path: Path) -> None:
+    with other_process(tmp_path) as process:
+        pass_time(tmp_path, EXPIRY + 5)
+        assert Lease.take(tmp_path, "lease") is None, "it runs, so it holds"
+        process.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 10
+        while (lease := Lease.take(tmp_path, "lease")) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert lease is not None
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate("\n")[0] == "False\n"
+        assert lease.is_ours
+        lease.clear()
+
+
+def test_a_lease_is_renewed_while_its_process_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "EXPIRY", 0.3)
+    monkeypatch.setattr(workers, "_renewed", workers._Renewed())
+    lease = Lease.take(tmp_path, "lease")
+    assert lease is not None
+    move_elsewhere(tmp_path)
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        assert Lease.take(tmp_path, "lease") is None
+        time.sleep(0.02)
+    lease.clear()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"unknown": 1}'])
+def test_a_lease_that_cannot_be_read_holds_until_it_expires(tmp_path: Path, content: str) -> None:
+    (tmp_path / ".lease-1").write_text(content)
+    assert Lease.take(tmp_path, "lease") is None
+    pass_time(tmp_path, EXPIRY + 5)
+    lease = Lease.take(tmp_path, "lease")
+    assert lease is not None
+    lease.clear()
+
+
+def test_what_is_held_briefly_is_waited_for(tmp_path: Path) -> None:
+    with hold(tmp_path, "cache") as first:
+        assert first is not None
+        with hold(tmp_path, "cache", wait=False) as second:
+            assert second is None
+    with hold(tmp_path, "cache") as third:
+        assert third is not None
+    assert not os.listdir(tmp_path)
+
+
+# ------------------------------------------------------------------ whole commands
+
+LOGGED = """
+import time
+from functools import partial
+from prognobench.records import Estimator
+from prognobench.registry import STRATEGIES
+
+@STRATEGIES.register("logged_forest")
+def logged_forest(*, log: str) -> Estimator:
+    "A forest that leaves a line for each fit."
+    return Estimator("features", {"one": partial(make, log)})
+
+def make(log, seed):
+    from sklearn.ensemble import RandomForestClassifier
+    with open(log, "a") as file:
+        print("fitted", file=file)
+    time.sleep(0.05)
+    return RandomForestClassifier(5, random_state=seed % 2**32)
+"""
+
+NO_LOCKS = """
+import errno, fcntl
+def flock(*_):
+    raise OSError(errno.ENOSYS, "Function not implemented")
+fcntl.flock = fcntl.lockf = flock
+"""
+
+
+def test_processes_share_frozen_cells_without_locks_of_the_system(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for file, text in (
+        ("components/logged.py", LOGGED),
+        ("configs/strategy/logged.yaml", f"name: logged\nbuilder: logged_forest\nlog: {log}\n"),
+        ("site/sitecustomize.py", NO_LOCKS),
+    ):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).write_text(text)
+    command = [
+        *(sys.executable, "-m", "prognobench", "run", "-m", "--no-table"),
+        *(f"--config-dir={tmp_path / 'configs'}", f"--components={tmp_path / 'components'}"),
+        *("dataset=severity", "dataset.patients=40", "dataset.image_size=64", "device=cpu"),
+        *("model=cnn", "model.weights=random", "strategy=logged", "cv.folds=3", "seed=1,2,3,4"),
+        *(f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}"),
+    ]
+    path = os.pathsep.join([str(tmp_path / "site"), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    all_of_them = [
+        subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) for _ in range(3)
+    ]
+    deadline = time.monotonic() + 120
+    while not log.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    all_of_them[0].send_signal(signal.SIGKILL)
+    assert [process.wait() for process in all_of_them][1:] == [0, 0]
+
+    assert len(list(tmp_path.glob("results/runs/*/*/*/*/cells/*/done.json"))) == 12
+    assert 12 <= len(log.read_text().split()) <= 15, "the killed one's run may be fitted again"
+    assert not list(tmp_path.glob("results/runs/**/.lease-*"))
