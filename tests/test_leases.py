@@ -229,6 +229,7 @@ def test_processes_share_frozen_cells_without_locks_of_the_system(tmp_path: Path
         *(f"--config-dir={tmp_path / 'configs'}", f"--components={tmp_path / 'components'}"),
         *("dataset=severity", "dataset.patients=40", "dataset.image_size=64", "device=cpu"),
         *("model=cnn", "model.weights=random", "strategy=logged", "cv.folds=3", "seed=1,2,3,4"),
+        "baselines=false",
         *(f"paths.results={tmp_path / 'results'}", f"paths.cache={tmp_path / 'cache'}"),
     ]
     path = os.pathsep.join([str(tmp_path / "site"), *filter(None, sys.path)])
