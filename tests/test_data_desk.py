@@ -313,7 +313,7 @@ def test_a_run_says_how_numbers_were_read_and_who_was_left_out(
         main()
     assert not end.value.code
     said = capsys.readouterr().err
-    rule = "column 'lab': numbers with a decimal comma and the unit '%': '70,5 %' is 70.5"
+    rule = "column 'lab': numbers with a decimal comma and the unit '%': '1,5%' is read as 1.5"
     assert said.count(f"table: {rule}") == 1
     assert "table: checks.leaks=drop left patients out of training" in said
     (meta,) = (tmp_path / "results").rglob("run.json")

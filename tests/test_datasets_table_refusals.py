@@ -246,7 +246,7 @@ def test_a_number_of_covariates_is_no_name(tmp_path: Path, cells: list[str], wor
     [
         ("X-001", "X-1"),
         ("1,000", "1000"),
-        ("X1", "X1\u200b"),
+        ("X1", "X\u200b1"),
         ("X 1", "X  1"),
         ("p7", "P7"),
         ("'12", "12"),

@@ -323,6 +323,18 @@ def test_another_architecture_lists_differences(tmp_path: Path) -> None:
     assert "only in the file (1): novel.weight" in message
 
 
+def test_weights_for_grey_images_and_quantised_ones(
+    tmp_path: Path, state: dict[str, Tensor]
+) -> None:
+    grey = state | {"patch_embed.proj.weight": state["patch_embed.proj.weight"][:, :1].clone()}
+    save_file(grey, tmp_path / "grey.safetensors")
+    with pytest.raises(WeightsError, match="images of 1 channels, the network of 3; set model"):
+        source(tmp_path / "grey.safetensors").load()
+    save_file({k: v.mul(9).to(torch.int8) for k, v in state.items()}, tmp_path / "q.safetensors")
+    with pytest.raises(WeightsError, match="tensors hold whole numbers, as quantised models do"):
+        source(tmp_path / "q.safetensors").load()
+
+
 def test_tensors_that_no_conversion_fits(tmp_path: Path, state: dict[str, Tensor]) -> None:
     save_file(state | {"pos_embed": torch.zeros(1, 7, 16)}, tmp_path / "vit.safetensors")
     with pytest.raises(WeightsError, match="another architecture"):

@@ -27,20 +27,29 @@ from prognobench.registry import DATASETS
 @pytest.mark.parametrize(
     ("cells", "values", "rule"),
     [
-        ("1.734,5|1.201,5|950,5", [1734.5, 1201.5, 950.5], "decimal comma and '.' between thou"),
-        ("1,734.5|1,201.5|1,890", [1734.5, 1201.5, 1890], "',' between thousands: '1,734.5' is"),
+        (
+            "1.734,5|1.201,5|950,5",
+            [1734.5, 1201.5, 950.5],
+            "'.' between thousands and a decimal comma: '1.234,5' is",
+        ),
+        (
+            "1,734.5|1,201.5|1,890",
+            [1734.5, 1201.5, 1890],
+            "',' between thousands: '1,234' is read as 1234",
+        ),
         ("1.734.567|950|1.201", [1734567, 950, 1201], "'.' between thousands"),
-        ("1 734|1 201|950", [1734, 1201, 950], "' ' between thousands: '1 734' is 1734"),
+        ("1 734|1 201|950", [1734, 1201, 950], "' ' between thousands: '1 234' is read as 1234"),
         ("1'734.5|1\u2019201.5|950", [1734.5, 1201.5, 950], "between thousands"),
-        ("36,6|38,1|0,950", [36.6, 38.1, 0.95], "a decimal comma: '36,6' is 36.6"),
-        ("71.0%|94.5 %|88%", [71, 94.5, 88], "the unit '%': '71.0%' is 71"),
+        ("36,6|38,1|0,950", [36.6, 38.1, 0.95], "a decimal comma: '1,5' is read as 1.5"),
+        ("71.0%|94.5 %|88%", [71, 94.5, 88], "the unit '%': '1%' is read as 1"),
         ("80.0 years|71 Years|6  years", [80, 71, 6], "the unit 'years'"),
         ("80y|71y|59y", [80, 71, 59], "the unit 'y'"),
-        ("080Y|006M|365D", [80, 0.5, 365 / 365.25], "in years: '080Y' is 80"),
+        ("080Y|006M|365D", [80, 0.5, 365 / 365.25], "in years: '006M' is read as 0.5"),
         ("5,5 mg/dl|7 mg/dl|12 mg/dl", [5.5, 7, 12], "a decimal comma and the unit 'mg/dl'"),
         ("36,6 \u00b0C|-0,5 \u00b0C|37 \u00b0C", [36.6, -0.5, 37], "the unit '\u00b0c'"),
-        ("\u22121.5|\u22120.5|2", [-1.5, -0.5, 2], "other signs: '\u22121.5' is -1.5"),
-        ("1,5E-3|2,5e3|1", [0.0015, 2500, 1], "a decimal comma: '1,5E-3' is 0.0015"),
+        ("\u22121.5|\u22120.5|2", [-1.5, -0.5, 2], "an unusual notation"),
+        ("1.2D+03|2.5D-01|1", [1200, 0.25, 1], "an unusual notation (1.5D+03"),
+        ("1,5E-3|2,5e3|1", [0.0015, 2500, 1], "a decimal comma: '1,5' is read"),
         (".5 l|,5 l|2 l", None, ""),
         ("1.734,5|1,201.5|950,5", None, "'1,201.5' in table.csv row 3 is no"),
         ("36,6|38.1|37,5", None, "lab': '38.1' in table.csv row 3 is no"),
@@ -66,6 +75,7 @@ def test_written_numbers_are_read_by_one_convention_or_refused(
         assert cohort.table["lab"].tolist()[:3] == pytest.approx(values)
         assert cohort.table["lab"].isna().tolist() == [False, False, False, True]
         assert rule in cohort.notes[0]
+        assert texts[0] not in cohort.notes[0]
         assert audit(cohort).notes[0] == f"table: {cohort.notes[0]}"
     named = read(tmp_path / "named", rows, covariates=("lab",), codes=("lab",))
     assert named.table["lab"].tolist() == texts
@@ -163,7 +173,7 @@ def test_a_title_above_the_header(tmp_path: Path) -> None:
     rows = rows_of()
     text = "Export of 2024-03-31\npatient,image,outcome\n"
     text += "".join(",".join(row.values()) + "\n" for row in rows)
-    fails(tmp_path, rows, "row 1 seems to be a title", "dataset.header_row=2", text=text)
+    fails(tmp_path, rows, "seems to be a title", "dataset.header_row=2", text=text)
     assert len(read(tmp_path, rows, text=text, header_row=2)) == 6
 
 
@@ -257,3 +267,58 @@ def test_thousands_that_look_like_decimals(tmp_path: Path) -> None:
     for number, cells in enumerate([("1.734", "9.5", "", "120"), ("0.734", "950", "", "0.201")]):
         lab = read(tmp_path / str(number), rows(*cells), covariates=("lab",)).table["lab"]
         assert lab[0] == float(cells[0])
+
+
+def test_what_cannot_be_seen_is_no_part_of_a_cell(tmp_path: Path) -> None:
+    rows = rows_of()
+    text = "\ufeff\u200bpatient,image\u200b,\u00a0outcome\n"
+    text += "".join(f"{r['patient']},\u200e{r['image']},{r['outcome']}\u200b\n" for r in rows)
+    plain = read(tmp_path / "plain", rows)
+    assert read(tmp_path, rows, text=text).table.equals(plain.table)
+
+
+def test_names_that_differ_in_case_are_noted(tmp_path: Path) -> None:
+    rows = [{**row, "sex": sex} for row, sex in zip(rows_of(4), "FMmF", strict=True)]
+    (note,) = read(tmp_path, rows, covariates=("sex",)).notes
+    assert "1 of 3 names differ from another one only in case" in note
+
+
+def test_a_day_and_a_time_are_no_number(tmp_path: Path) -> None:
+    rows = [{**row, "stay": f"{at} days 02:00:00"} for at, row in enumerate(rows_of(4))]
+    assert read(tmp_path, rows, covariates=("stay",)).table["stay"][1] == "1 days 02:00:00"
+
+
+def test_what_a_workbook_hides(tmp_path: Path) -> None:
+    rows = rows_of()
+    book = Workbook()
+    book.active.title = "old"
+    book.active.append(["patient"])
+    book.active.sheet_state = "hidden"
+    sheet = book.create_sheet("now & here")
+    for row in [list(rows[0]), *(list(row.values()) for row in rows)]:
+        sheet.append(row)
+    sheet.row_dimensions[3].hidden = sheet.row_dimensions[9].hidden = True
+    book.active = 1
+    book.save(tmp_path / "t.xlsx")
+    chosen = {"images": folder_of(tmp_path, rows), "label": "outcome", "positive": "dead"}
+    cohort = DATASETS["table"](table=tmp_path / "t.xlsx", **chosen)
+    assert len(cohort) == 6
+    assert cohort.notes == ("t.xlsx: 1 rows that the workbook hides are read too",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("t.xls", "<html><table><tr><td>patient</td></tr></table></html>", "is a web page"),
+        ("t.xlsx", "patient,image,outcome\n1,1.png,dead\n", "is text under the name of a wo"),
+        ("t.csv", "patient,image\n1,p1,1.png\n2,p2,2.png\n", "name the first column too (R lea"),
+        ("t.csv", "# by X\n# units mg\npatient,image,n\np1,1.png,1\n", "dataset.header_row=3"),
+    ],
+)
+def test_files_that_are_not_what_they_are_called(
+    tmp_path: Path, name: str, content: str, reason: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError) as caught:
+        read_sheet(tmp_path / name)
+    assert reason in str(caught.value)

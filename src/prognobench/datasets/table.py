@@ -117,7 +117,7 @@ def table(
     columns |= {name: column for name, column in optional.items() if column}
     rows, carried = _select_columns(source, columns, (*covariates, *keep), faults)
     faults += _carried_faults(carried.columns.drop("where"), label)
-    notes = _read_covariates(carried, covariates, codes, missing, faults)
+    notes = [*source.notes, *_read_covariates(carried, covariates, codes, missing, faults)]
     place = f"{source.path}, column"
     found: tuple[str, ...] = ()
     with collecting(faults):

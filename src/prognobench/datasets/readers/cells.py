@@ -13,6 +13,9 @@ from prognobench.datasets.readers.spelling import composed
 Row = tuple[int, list[str]]
 """Number of the row as a spreadsheet shows it, and its cells."""
 
+INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+"""Characters without width, which web pages and office programs leave beside copied text."""
+
 ROUNDED_FROM = 2.0**53
 """Whole numbers that floats hold exactly are smaller."""
 
@@ -27,11 +30,14 @@ class Contents:
         Names of a workbook's sheets, the one that was read first.
     uncomputed
         Place of each column whose formulas all lack their values -> row of the first.
+    hidden
+        Numbers of the rows that a workbook hides.
     """
 
     rows: list[Row]
     sheets: tuple[str, ...] = ()
     uncomputed: Mapping[int, int] = field(default_factory=dict)
+    hidden: frozenset[int] = frozenset()
 
 
 def text_of(value: Any) -> str:
@@ -53,4 +59,9 @@ def text_of(value: Any) -> str:
         if abs(value) >= ROUNDED_FROM:
             return f"{value:.15e}"
         return str(int(value)) if value.is_integer() else repr(value)
-    return composed(str(value)).strip()
+    return strip(str(value))
+
+
+def strip(text: str) -> str:
+    """Return text composed, without what cannot be seen at its ends."""
+    return composed(text).strip().strip(INVISIBLE).strip()

@@ -72,7 +72,7 @@ def covariate(
     if words.any() or infinite.any():
         _refuse_words_among_numbers(cells, places, infinite, words, blank)
         known = as_names(cells)
-        said += _note_many_names(known)
+        said += (*_note_many_names(known), *_note_case(known))
     else:
         if missing is None:
             _refuse_sentinels(cells, numbers, places)
@@ -170,6 +170,18 @@ def _note_many_names(names: pd.Series[str]) -> list[str]:
         # Without an example, which the report would show: it may name a patient.
         f"{different} different names in {len(filled)} rows; a name that occurs once says nothing. "
         "If these are numbers, write them as numbers"
+    ]
+
+
+def _note_case(names: pd.Series[str]) -> list[str]:
+    """Ask about names that differ only in case, which are different ones here."""
+    different = names[names != ""].drop_duplicates()
+    alike = int(different.str.casefold().duplicated().sum())
+    if not alike:
+        return []
+    return [
+        f"{alike} of {len(different)} names differ from another one only in case, and are taken "
+        "for different ones; write them alike"
     ]
 
 

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 WRITTEN_NUMBER = re.compile(
     r"(?P<sign>[+\u2212-]?)"
-    r"(?P<body>(?:\d|[.,](?=\d))(?:[\d.,'\u2019]|\s(?=\d))*(?:[eE][+-]?\d+(?![^\W_]))?)"
-    r"(?P<unit>\s*(?:[%\u2030\u00b0]|[^\W\d_])\S*(?:\s\S+)?)?"  # 71%, 80 years, 5 mg/dl
+    r"(?P<body>(?:\d|[.,](?=\d))(?:[\d.,'\u2019]|\s(?=\d))*(?:[eEdD][+-]?\d+(?![^\W_]))?)"
+    # 71%, 80 years, 5 mg/dl; not a second number, as in 3 days 02:00
+    r"(?P<unit>\s*(?:[%\u2030\u00b0]|(?![dDeE][+-]?\d)[^\W\d_])[^\s:]*(?:\s[^\W\d_][^\s:]*)?)?"
 )
 """A number as people write it; the body is what a convention has to explain."""
 
-EXPONENT = re.compile(r"[eE][+-]?\d+")
+EXPONENT = re.compile(r"[eEdD][+-]?\d+")
+"""Fortran and SAS write 1.5D+03."""
 
 ONE_LETTER_UNITS = frozenset("ydhgls%\u2030\u00b0")
 """Single characters that are units; others behind numbers (1A, 2A) make names of them."""
@@ -45,7 +47,8 @@ class Convention(NamedTuple):
         return bool(re.fullmatch(rf"{whole}{fraction}(?:{EXPONENT.pattern})?", body))
 
     def value(self, body: str) -> float:
-        return float(re.sub(f"[{self.thousands}]", "", body).replace(self.decimal, "."))
+        plain = re.sub(f"[{self.thousands}]", "", body).replace(self.decimal, ".")
+        return float(plain.casefold().replace("d", "e"))
 
 
 CONVENTIONS = (
@@ -63,7 +66,7 @@ class Written:
     values
         The numbers, under the rows of their cells.
     rule
-        What a reader of the results should know of it.
+        What a reader of the results should know of it, without a value of the table.
     """
 
     values: pd.Series[float]
@@ -134,7 +137,7 @@ def read_written_numbers(cells: pd.Series[str], places: pd.Series[str]) -> Writt
     (values, convention), *_ = readings.items()
     signed = [-v if m["sign"] in ("-", "\u2212") else v for v, m in zip(values, found, strict=True)]
     read = cells.index.to_series().map(dict(zip(cells.index, signed, strict=True))).astype(float)
-    return Written(read, _describe(convention, bodies, unit, str(cells.iloc[0]), signed[0]))
+    return Written(read, _describe(convention, bodies, unit))
 
 
 def _unit(match: re.Match[str]) -> str:
@@ -144,11 +147,7 @@ def _unit(match: re.Match[str]) -> str:
 def _read_ages(cells: pd.Series[str]) -> Written:
     parts = cells.str.extract(DICOM_AGE.pattern)
     years = parts[0].astype(float) * parts[1].map(IN_YEARS)
-    return Written(years, f"ages as DICOM writes them, in years: {_example(cells, years)}")
-
-
-def _example(cells: pd.Series[str], values: pd.Series[float]) -> str:
-    return f"{cells.iloc[0]!r} is {values.iloc[0]:.10g}"
+    return Written(years, "ages as DICOM writes them, in years: '006M' is read as 0.5")
 
 
 def _is_unproven(convention: Convention, bodies: Sequence[str]) -> bool:
@@ -173,15 +172,20 @@ def _refuse_ambiguous(cells: pd.Series[str], places: pd.Series[str], bodies: Seq
     )
 
 
-def _describe(
-    convention: Convention, bodies: Sequence[str], unit: str, first: str, value: float
-) -> str:
+def _describe(convention: Convention, bodies: Sequence[str], unit: str) -> str:
+    """Say how numbers are written, with an example that is none of them."""
     used = "".join(bodies)
-    parts = []
-    if convention.decimal == "," and "," in used:
-        parts.append("a decimal comma")
+    parts, example, value = [], "1", "1"
     if marks := re.findall(f"[{convention.thousands}]", used):
         parts.append(f"{marks[0]!r} between thousands")
+        example, value = f"1{marks[0]}234", "1234"
+    if convention.decimal == "," and "," in used:
+        parts.append("a decimal comma")
+        example, value = f"{example},5", f"{value}.5"
     if unit:
         parts.append(f"the unit {unit!r}")
-    return f"numbers with {' and '.join(parts) or 'other signs'}: {first!r} is {value:.10g}"
+        example += "" if unit in ONE_LETTER_UNITS else " "
+        example += unit
+    if not parts:
+        return "numbers in an unusual notation (1.5D+03, other minus signs or digits)"
+    return f"numbers with {' and '.join(parts)}: {example!r} is read as {value}"

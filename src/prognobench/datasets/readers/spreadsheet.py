@@ -41,6 +41,8 @@ class Sheet:
         Columns of formulas without any value -> row of the first.
     below
         The first rows below the header, as they are.
+    notes
+        What is not plain to see in the file.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class Sheet:
     others: tuple[str, ...] = ()
     uncomputed: Mapping[str, int] = field(default_factory=dict)
     below: Sequence[Row] = ()
+    notes: tuple[str, ...] = ()
 
     def where(self, row: int) -> str:
         return f"{self.path.name} row {row}"
@@ -192,7 +195,9 @@ def read_sheet(path: Path, header_row: int = 1, sheet: str = "") -> Sheet:
     frame = pd.DataFrame(data, index=index, columns=[names[at] for at in kept], dtype=object)
     uncomputed = {names[at]: row for at, row in contents.uncomputed.items() if at in kept}
     below = tuple(body[:HEADERS])
-    return Sheet(path, frame, header_row, contents.sheets[1:], uncomputed, below)
+    hidden = len(contents.hidden.intersection(index))
+    notes = (f"{path.name}: {hidden} rows that the workbook hides are read too",) if hidden else ()
+    return Sheet(path, frame, header_row, contents.sheets[1:], uncomputed, below, notes)
 
 
 def _refuse_wide_rows(path: Path, header_row: int, width: int, body: Sequence[Row]) -> None:
@@ -200,10 +205,17 @@ def _refuse_wide_rows(path: Path, header_row: int, width: int, body: Sequence[Ro
     if not wide:
         return
     where = f"{path}: more cells than column names in row {listed(wide)}"
-    if len(wide) == len(body):
+    if width > 1 and all(len(cells) == width + 1 for _, cells in body):
         raise DataError(
-            f"{where}; row {header_row} seems to be a title: if the columns' names stand in row "
-            f"{body[0][0]}, set dataset.header_row={body[0][0]}"
+            f"{path}: every row has one cell more than row {header_row} has names; name the first "
+            "column too (R leaves out the name of its row names), or quote texts with the "
+            "separator in them"
+        )
+    first, cells = body[len(body) - len(wide)]
+    if str(first) == wide[0] and 2 * width <= len(cells):  # titles stand above all rows from there
+        raise DataError(
+            f"{where}; what stands above seems to be a title: if the columns' names stand in row "
+            f"{wide[0]}, set dataset.header_row={wide[0]}"
         )
     raise DataError(
         f"{where}; is a text with the separator in it not quoted, or the header in another row "

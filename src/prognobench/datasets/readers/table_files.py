@@ -13,8 +13,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from prognobench.datasets.readers.cells import Contents, Row, text_of
-from prognobench.datasets.readers.spelling import composed
+from prognobench.datasets.readers.cells import Contents, Row, strip, text_of
 from prognobench.datasets.readers.workbooks import WORKBOOKS, read_workbook
 from prognobench.errors import DataError, MissingExtraError
 
@@ -64,7 +63,24 @@ def read_contents(path: Path, header_row: int, sheet: str = "") -> Contents:
     except (DataError, MissingExtraError):
         raise
     except Exception as error:  # readers of spreadsheets raise anything on broken input
-        raise DataError(f"{path}: cannot be read as a table ({error})") from error
+        raise DataError(
+            f"{path}: {_guess_kind(path) or f'cannot be read as a table ({error})'}"
+        ) from error
+
+
+def _guess_kind(path: Path) -> str:
+    """Say what a file is that has the name of a workbook; nothing if that cannot be told."""
+    with path.open("rb") as file:
+        start = file.read(4096).lstrip(codecs.BOM_UTF8).lstrip()
+    if start[:9].lower().startswith((b"<html", b"<!doctype", b"<table")):
+        return (
+            "is a web page under the name of a workbook, as web systems export; open it in a "
+            "spreadsheet program and save it as .xlsx"
+        )
+    is_text = not re.search(rb"^PK|[\x00-\x08\x0e-\x1f]", start)
+    if start and is_text and path.suffix.lower() in WORKBOOKS:
+        return "is text under the name of a workbook; rename it to .csv"
+    return ""
 
 
 def _read_text(path: Path, header_row: int) -> Iterator[Row]:
@@ -85,7 +101,7 @@ def _read_text(path: Path, header_row: int) -> Iterator[Row]:
     number = 0
     try:
         for number, cells in enumerate(lines, 1):
-            yield number, [composed(cell).strip() for cell in cells]
+            yield number, [strip(cell) for cell in cells]
     except csv.Error as error:
         raise DataError(
             f"{path}, row {number + 1}: {error}; a quotation mark that opens a cell closes it, "
@@ -153,7 +169,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     except ImportError as error:
         raise MissingExtraError("tables", f"reading {path}") from error
     table = parquet.read_table(path)
-    yield 1, [str(name).strip() for name in table.column_names]
+    yield 1, [strip(str(name)) for name in table.column_names]
     columns = [column.to_pylist() for column in table.columns]
     for number, cells in enumerate(zip(*columns, strict=True), 2):
         yield number, [text_of(value) for value in cells]

@@ -12,6 +12,7 @@ from prognobench.datasets.readers.cells import Contents, text_of
 from prognobench.errors import DataError
 from prognobench.registry import near
 
+OPEN_XML = (".xlsx", ".xlsm")
 WORKBOOKS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 
 
@@ -21,11 +22,13 @@ def read_workbook(path: Path, sheet: str) -> Contents:
     It is eight times as quick as openpyxl, but does not say how a number is shown, nor what is a
     formula: of workbooks that may have such, openpyxl reads this.
     """
-    from python_calamine import SheetTypeEnum, load_workbook
+    from python_calamine import SheetTypeEnum, SheetVisibleEnum, load_workbook
 
     with load_workbook(path) as book:
-        sheets = [each.name for each in book.sheets_metadata if each.typ == SheetTypeEnum.WorkSheet]
-        chosen = sheet or sheets[0]
+        known = [each for each in book.sheets_metadata if each.typ == SheetTypeEnum.WorkSheet]
+        sheets = [each.name for each in known]
+        seen = [each.name for each in known if each.visible == SheetVisibleEnum.Visible]
+        chosen = sheet or (seen or sheets)[0]
         if chosen not in sheets:
             raise DataError(
                 f"{path}: has no sheet {sheet!r}{near(sheet, sheets)} (its sheets: "
@@ -36,7 +39,8 @@ def read_workbook(path: Path, sheet: str) -> Contents:
     rows = [[_workbook_text(cell) for cell in row] for row in cells]
     uncomputed = _read_formats(path, chosen, rows) if _needs_formats(path) else {}
     others = [name for name in sheets if name != chosen]
-    return Contents(list(enumerate(rows, 1)), (chosen, *others), uncomputed)
+    hidden = _find_hidden_rows(path, chosen) if path.suffix.lower() in OPEN_XML else frozenset()
+    return Contents(list(enumerate(rows, 1)), (chosen, *others), uncomputed, hidden)
 
 
 def _workbook_text(cell: Any) -> str:
@@ -48,7 +52,7 @@ def _workbook_text(cell: Any) -> str:
 
 def _needs_formats(path: Path) -> bool:
     """Whether the workbook may have formulas, or numbers in a format such as ``00000``."""
-    if path.suffix.lower() not in (".xlsx", ".xlsm"):
+    if path.suffix.lower() not in OPEN_XML:
         return False
     with ZipFile(path) as parts:
         names = parts.namelist()
@@ -56,6 +60,32 @@ def _needs_formats(path: Path) -> bool:
             return True
         sheets = [name for name in names if name.startswith("xl/worksheets/")]
         return any(re.search(rb"<f[ >/]", parts.read(name)) for name in sheets)
+
+
+def _find_hidden_rows(path: Path, sheet: str) -> frozenset[int]:
+    """Numbers of the rows that a filter or a person has hidden; neither reader tells them."""
+    with ZipFile(path) as parts:
+        relations = _attributes(parts, "xl/_rels/workbook.xml.rels", "Relationship")
+        targets = {each["Id"]: each["Target"] for each in relations}
+        for each in _attributes(parts, "xl/workbook.xml", "sheet"):
+            if each["name"] == sheet:
+                target = targets[each["id"]].removeprefix("/xl/")
+                rows = re.findall(rb"<row [^>]*>", parts.read(f"xl/{target}"))
+                hidden = [row for row in rows if b' hidden="1"' in row or b' hidden="true"' in row]
+                numbers = [re.search(rb' r="(\d+)"', row) for row in hidden]
+                return frozenset(int(number[1]) for number in numbers if number)
+    return frozenset()
+
+
+def _attributes(parts: ZipFile, name: str, tag: str) -> list[dict[str, str]]:
+    """The attributes of all elements of a kind, without their namespaces."""
+    from xml.etree import ElementTree
+
+    return [
+        {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
+        for element in ElementTree.fromstring(parts.read(name)).iter()
+        if element.tag.rpartition("}")[2] == tag
+    ]
 
 
 def _read_formats(path: Path, sheet: str, rows: list[list[str]]) -> dict[int, int]:

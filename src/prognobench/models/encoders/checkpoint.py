@@ -168,7 +168,15 @@ def fill(network: nn.Module, state: State) -> tuple[str, ...]:
         if key in state and state[key].shape != value.shape
     ]
     if missing or shapes:
-        raise WeightsError(_differences(wanted, state, missing, shapes))
+        raise WeightsError(
+            _other_channels(wanted, state, missing) or _differences(wanted, state, missing, shapes)
+        )
+    whole = [k for k, v in wanted.items() if v.is_floating_point() and not _is_real(state, k)]
+    if whole:
+        raise WeightsError(
+            f"{len(whole)} tensors hold whole numbers, as quantised models do, without the scales "
+            f"that belong to them ({listed(whole, SHOWN)}); take the weights before quantisation"
+        )
     used = {key: state[key] for key in wanted if key in state}
     network.load_state_dict(used, strict=False)
     left_out = sorted(key for key in state if key not in wanted)
@@ -178,6 +186,22 @@ def fill(network: nn.Module, state: State) -> tuple[str, ...]:
     if left_out:
         report.append(f"left out: {listed(left_out, SHOWN)}")
     return tuple(report)
+
+
+def _is_real(state: State, key: str) -> bool:
+    return key not in state or state[key].is_floating_point()
+
+
+def _other_channels(wanted: State, state: State, missing: list[str]) -> str:
+    """Say that nothing but the number of the images' channels differs; nothing if more does."""
+    apart = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
+    if missing or len(apart) != 1 or wanted[apart[0]].ndim != 4:
+        return ""
+    found, expected = state[apart[0]].shape, wanted[apart[0]].shape
+    if (found[0], *found[2:]) != (expected[0], *expected[2:]):
+        return ""
+    advice = "; set model.channels=sum" if (found[1], expected[1]) == (1, 3) else ""
+    return f"the weights read images of {found[1]} channels, the network of {expected[1]}{advice}"
 
 
 def _differences(wanted: State, state: State, missing: list[str], shapes: list[str]) -> str:
