@@ -9,12 +9,21 @@ import numpy as np
 import pytest
 from made_runs import make_run
 
+from prognobench.analysis.report.closeups import choose_closeups
+from prognobench.analysis.report.sections import make_headline
 from prognobench.analysis.scores import read_scores
 from prognobench.analysis.shown import show_runs
 from prognobench.analysis.statistics.aggregate import Selection, aggregate
 from prognobench.analysis.statistics.comparer import Question
 from prognobench.analysis.statistics.comparisons import compare, make_comparison
+from prognobench.analysis.statistics.curves import (
+    calibration_curve,
+    net_benefit_curve,
+    precision_recall_curve,
+    roc_curve,
+)
 from prognobench.analysis.statistics.paired_tests import corrected_p
+from prognobench.analysis.statistics.panels import load_panels, merge_panels
 from prognobench.analysis.statistics.sample_size import (
     count_patients_needed,
     find_detectable_difference,
@@ -24,6 +33,7 @@ from prognobench.analysis.statistics.selection import add_optimism
 from prognobench.analysis.statistics.verdict import reach_verdicts
 from prognobench.cli import main
 from prognobench.errors import ConfigError
+from prognobench.metrics.metric import find_metric
 
 FILES = {"reads": ["files"]}
 
@@ -205,3 +215,39 @@ def test_the_detectable_difference_is_detected_in_four_of_five_studies():
     assert (corrected_p(studies, share) < 0.05).mean() == pytest.approx(0.8, abs=0.02)
     assert math.isnan(find_detectable_difference(0.1, 1))
     assert math.isnan(find_detectable_difference(math.nan, 5))
+
+
+# ------------------------------------------------------------------ seeds are pooled
+
+
+def test_curves_are_the_mean_over_all_seeds_not_the_first(tmp_path):
+    for seed in (1, 2):
+        make_run(tmp_path, skill=0.8, seed=seed, patients=120)
+    scored = show_runs(read_scores(tmp_path))
+    real = scored.runs[scored.runs["model"] == "cnn"]
+    panels = list(load_panels(real, scored, "patient").values())
+    both = merge_panels(panels)
+    assert len(both.repetitions) == 2
+    for curve in (roc_curve, precision_recall_curve, net_benefit_curve):
+        mean = np.mean([curve(panel)["y"] for panel in panels], axis=0)
+        np.testing.assert_allclose(curve(both)["y"], mean)
+        once = curve(panels[0])
+        twice = curve(merge_panels([panels[0], panels[0]]))
+        for name in ("y", "low", "high"):
+            np.testing.assert_allclose(twice[name], once[name])
+    calibrated = calibration_curve(both)
+    assert calibrated["n"].sum() == 120  # two forecasts of a patient are no two patients
+
+
+def test_the_report_pools_seeds(tmp_path):
+    for seed in (1, 2):
+        make_run(tmp_path, skill=0.8, seed=seed, patients=120)
+        make_run(tmp_path, strategy="lora", skill=0.2, seed=seed, patients=120)
+    cells = aggregate(read_scores(tmp_path), Selection(("mcc",)))
+    scored = show_runs(read_scores(tmp_path))
+    [closeup], missing = choose_closeups(cells, scored, find_metric("mcc"))
+    assert missing == []
+    assert [len(one.rows) for one in closeup.series] == [2, 2]
+    [verdict] = reach_verdicts(scored)
+    headline = make_headline(cells, [verdict], find_metric("mcc"))
+    assert f"{verdict.pooled.value:.3f} [" in headline.rows[0][1][3].text

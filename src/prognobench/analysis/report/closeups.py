@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.catalogue import CHOICES, CONTEXT
+from prognobench.analysis.catalogue import CHOICES
 from prognobench.analysis.evaluation import Cells, Measure, make_cells
 from prognobench.analysis.predictions import Predictions, load_predictions
 from prognobench.analysis.report.drawing import (
@@ -39,6 +39,7 @@ from prognobench.analysis.statistics.curves import (
     roc_curve,
     treat_all,
 )
+from prognobench.analysis.statistics.panels import merge_panels
 from prognobench.analysis.statistics.resampling import (
     Intervals,
     Panel,
@@ -49,6 +50,7 @@ from prognobench.analysis.statistics.resampling import (
     within,
 )
 from prognobench.analysis.statistics.score_tables import reference_label
+from prognobench.analysis.statistics.selection import find_runs_of
 from prognobench.analysis.subgroups import find_subgroups, groupable_columns
 from prognobench.analysis.tables import make_slug
 from prognobench.analysis.thresholds import HALF, VALIDATION
@@ -69,10 +71,10 @@ MOST_COLUMNS = 6
 
 @dataclass(frozen=True)
 class Series:
-    """One choice that is drawn: its label, row of the table of runs, and kind of line."""
+    """One choice that is drawn: its label, rows of the table of runs (its seeds), kind of line."""
 
     label: str
-    row: int
+    rows: tuple[int, ...]
     kind: str = CHOICE
 
 
@@ -90,7 +92,12 @@ class Closeup:
 
     @cached_property
     def panels(self) -> dict[str, Panel]:
-        return {one.label: make_panel(self.predictions, self.cells, one.row) for one in self.series}
+        return {
+            one.label: merge_panels(
+                [make_panel(self.predictions, self.cells, row) for row in one.rows]
+            )
+            for one in self.series
+        }
 
     @property
     def best(self) -> str:
@@ -188,14 +195,13 @@ def _why_missing(number: int) -> str:
 
 
 def _find_series(chosen: Sequence[pd.Series[Any]], runs: pd.DataFrame) -> Iterator[Series]:
-    """Yield the first run of each choice that has a complete cell."""
+    """Yield each choice with its runs (one for each seed) that have a complete cell."""
     for cell in chosen:
-        same = (runs[[*CONTEXT, *CHOICES]] == cell[[*CONTEXT, *CHOICES]]).all(axis=1)
-        for row in runs.index[same & (runs["done"] > 0)][:1]:
-            if cell["baseline"]:
-                yield Series(reference_label(cell["strategy"]), int(row), BASELINE)
-            else:
-                yield Series(", ".join(str(cell[name]) for name in CHOICES), int(row))
+        rows = tuple(find_runs_of(runs[runs["done"] > 0], cell))
+        if rows and cell["baseline"]:
+            yield Series(reference_label(cell["strategy"]), rows, BASELINE)
+        elif rows:
+            yield Series(", ".join(str(cell[name]) for name in CHOICES), rows)
 
 
 def _load(
@@ -203,12 +209,12 @@ def _load(
     scored: Scored,
     metric: Metric,
 ) -> Iterator[Closeup]:
-    rows = sorted({one.row for _, series, _ in wanted for one in series})
+    rows = sorted({row for _, series, _ in wanted for one in series for row in one.rows})
     for predictions in load_predictions(scored.runs.loc[rows], scored.folders):
         cells = make_cells(predictions, "patient", scored.scaling)
         here = set(predictions.cells["run"])
         for named, series, synthetic in wanted:
-            if here.issuperset(one.row for one in series):
+            if here.issuperset(row for one in series for row in one.rows):
                 yield Closeup(named, series, predictions, cells, scored, metric, synthetic)
 
 
@@ -292,24 +298,26 @@ def confusion_matrix(closeup: Closeup) -> Figure:
     import pandas as pd
 
     best, classes = closeup.best, closeup.predictions.classes
-    first = closeup.panels[best].repetitions[0]
+    panel = closeup.panels[best]
     rule = VALIDATION if closeup.is_binary else HALF
-    decided = first.decisions(rule)
     counts = np.zeros((len(classes), len(classes)))
-    np.add.at(counts, (first.labels, decided), 1)
+    for at in panel.repetitions:  # several repetitions decide on each patient: a mean
+        np.add.at(counts, (at.labels, at.decisions(rule)), 1 / len(panel.repetitions))
+    tested = round(float(counts.sum()))
     totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
     rows = [
         (classes[i], classes[j], counts[i, j], counts[i, j] / totals[i, 0])
         for i in range(len(classes))
         for j in range(len(classes))
     ]
-    right = int(np.trace(counts))
+    right = float(np.trace(counts))
+    mean = f", mean of {len(panel.repetitions)} repetitions" if len(panel.repetitions) > 1 else ""
     how = "the threshold chosen on validation" if closeup.is_binary else "the most probable class"
     return closeup.figure(
         "confusion",
         f"Decisions of {best}",
-        f"Confusion matrix of {best} at {how}: {right} of {len(decided)} patients are classified "
-        "correctly.",
+        f"Confusion matrix of {best} at {how}: {right:.0f} of {tested} patients are classified "
+        f"correctly{mean}.",
         pd.DataFrame(rows, columns=["label", "decision", "n", "share"]),
         confusion,
         size=(3.4, 3.0),
@@ -354,13 +362,13 @@ def by_subgroup(closeup: Closeup) -> Iterator[Figure]:
     import pandas as pd
 
     metric, best = closeup.metric, closeup.best
-    row, panel = closeup.series[0].row, closeup.panels[best]
+    row, panel = closeup.series[0].rows[0], closeup.panels[best]
     folders = closeup.scored.folders
     try:
         columns = groupable_columns(folders[row].cohort())[:MOST_COLUMNS]
     except StoreError:
         return
-    runs = closeup.scored.runs.loc[[one.row for one in closeup.series]]
+    runs = closeup.scored.runs.loc[[row for one in closeup.series for row in one.rows]]
     masks = find_subgroups(
         closeup.predictions, runs, folders, "patient", {name: () for name in columns}
     )

@@ -164,8 +164,9 @@ class _Page:
     # -------------------------------------------------------------- sections
 
     def _headline(self) -> Iterator[Block]:
-        yield Block("verdicts", reach_verdicts(self.scored, self.metric.name))
-        table = make_headline(self.cells, self.scored, self.metric)
+        verdicts = reach_verdicts(self.scored, self.metric.name)
+        yield Block("verdicts", verdicts)
+        table = make_headline(self.cells, verdicts, self.metric)
         yield self._tables([table]) if table else Block("text", "No run has a score yet.")
 
     def _scores(self) -> Iterator[Block]:

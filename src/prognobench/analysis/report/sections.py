@@ -14,9 +14,9 @@ from prognobench.analysis.catalogue import SIZES
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored
 from prognobench.analysis.statistics.aggregate import Context, best_baseline, iter_main_contexts
-from prognobench.analysis.statistics.intervals import Wanted, count_events, pooled_scores
 from prognobench.analysis.statistics.resampling import warn_few_events
 from prognobench.analysis.statistics.score_tables import describe_optimism
+from prognobench.analysis.statistics.verdict import Pooled, Verdict
 from prognobench.analysis.tables import Entry, Row, Table, make_number
 from prognobench.metrics.metric import Metric
 from prognobench.store import RunFolder
@@ -49,28 +49,30 @@ def sort_rows(table: Table, metric: Metric) -> Table:
 # ------------------------------------------------------------------ the answer
 
 
-def make_headline(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Table | None:
+def make_headline(cells: pd.DataFrame, verdicts: Sequence[Verdict], metric: Metric) -> Table | None:
     """Return the best choice on each dataset (under its regime and cv), or ``None`` without one.
 
     Parameters
     ----------
     cells
         Of :func:`.aggregate`, with this metric.
+    verdicts
+        Of the same metric.
     """
-    found = [
-        context
-        for context in iter_main_contexts(cells[cells["metric"] == metric.name])
-        if (context[1]["mark"] == "best").any()
+    contexts = list(iter_main_contexts(cells[cells["metric"] == metric.name]))
+    judged = [
+        (context, verdict.pooled)
+        for context, verdict in zip(contexts, verdicts, strict=False)
+        if verdict.pooled is not None
     ]
-    if not found:
+    if not judged:
         return None
+    found = [context for context, _ in judged]
     best = [own[own["mark"] == "best"].iloc[0].to_dict() for _, own, _ in found]
-    pooled = _pool(best, scored, metric)
-    over_patients = {str(row["key"]): row for row in pooled.to_dict("records")}
     shared, differing = _settings_of([named for named, _, _ in found])
     rows = [
-        _headline_row(context, row, over_patients.get(row["keys"]), differing, metric)
-        for context, row in zip(found, best, strict=True)
+        _headline_row(context, row, pooled, differing, metric)
+        for (context, pooled), row in zip(judged, best, strict=True)
     ]
     title = metric.title
     return Table(
@@ -91,7 +93,12 @@ def make_headline(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Table 
             "no image: the best baseline, for example what age and sex predict; ceiling: the true "
             "risk, which a generator knows; synthetic: generated images, no clinical data",
             "†: not shown to be better than every baseline, which sees no image (the same test)",
-            *warn_few_events(count_events(pooled)),
+            *warn_few_events(
+                {
+                    str(context[0]["dataset"]): (pooled.patients, pooled.positives)
+                    for context, pooled in judged
+                }
+            ),
         ),
     )
 
@@ -99,7 +106,7 @@ def make_headline(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Table 
 def _headline_row(
     context: Context,
     best: Mapping[Any, Any],
-    pooled: Mapping[Any, Any] | None,
+    pooled: Pooled,
     differing: Sequence[str],
     metric: Metric,
 ) -> Row:
@@ -132,19 +139,9 @@ def _describe_settings(named: Mapping[str, Any], names: Sequence[str]) -> list[s
     return [str(texts[name]) for name in names if texts[name]]
 
 
-def _pool(best: Sequence[Mapping[Any, Any]], scored: Scored, metric: Metric) -> pd.DataFrame:
-    """Pooled score of each best choice that is one run."""
-    keys = [str(row["keys"]) for row in best]
-    runs = scored.runs[scored.runs["key"].isin(keys)]
-    wanted = Wanted((metric.name,))
-    return pooled_scores(runs, scored, wanted, wanted.measures)
-
-
-def _interval(pooled: Mapping[Any, Any] | None) -> Entry:
-    if pooled is None:
-        return Entry("")
-    text = f"{pooled['value']:.3f} [{pooled['low']:.3f}, {pooled['high']:.3f}]"
-    return Entry(text, value=float(pooled["value"]))
+def _interval(pooled: Pooled) -> Entry:
+    text = f"{pooled.value:.3f} [{pooled.low:.3f}, {pooled.high:.3f}]"
+    return Entry(text, value=pooled.value)
 
 
 def _reference(references: pd.DataFrame, strategy: str) -> Entry:
@@ -159,10 +156,8 @@ def _baseline(references: pd.DataFrame, metric: Metric) -> Entry:
     return Entry(f"{found['mean']:.3f} ({found['strategy']})", value=float(found["mean"]))
 
 
-def _patients(pooled: Mapping[Any, Any] | None) -> Entry:
-    if pooled is None:
-        return Entry("")
-    n, positives = pooled["n"], pooled["positives"]
+def _patients(pooled: Pooled) -> Entry:
+    n, positives = pooled.patients, pooled.positives
     share = "" if math.isnan(positives) else f", {100 * positives / n:.0f} % positive"
     return Entry(f"{n}{share}", value=float(n))
 

@@ -1,7 +1,7 @@
-"""Curves of one run, all folds pooled: ROC, precision-recall, calibration and net benefit.
+"""Curves of one choice, all folds pooled: ROC, precision-recall, calibration and net benefit.
 
-Curves take the first repetition, in which every patient is tested once; their bands come from a
-bootstrap over patients.
+A curve is the mean over repetitions (and seeds, and draws), each of which tests every patient once;
+its band comes from a bootstrap over patients, who are drawn for all repetitions together.
 """
 
 from __future__ import annotations
@@ -57,11 +57,13 @@ def precision_recall_curve(panel: Panel) -> Curve:
 
 
 def _with_band(panel: Panel, line: Callable[[Ranking], Floats]) -> Curve:
-    first = panel.repetitions[0]
     # Row 0 has weight 1 for everybody: the curve itself is computed as one more resample.
     weights = np.concatenate([np.ones((1, len(panel.strata))), _draw(panel)])
-    sample = Sample.of(first.labels, first.scores, weights=weights[:, first.patient])
-    drawn = line(sample.ranking(1))
+    total = np.zeros((len(weights), len(GRID)))
+    for at in panel.repetitions:
+        sample = Sample.of(at.labels, at.scores, weights=weights[:, at.patient])
+        total += line(sample.ranking(1))
+    drawn = total / len(panel.repetitions)
     low, high = interval_ends(drawn[0], drawn[1:])
     return {"x": GRID, "y": drawn[0], "low": low, "high": high}
 
@@ -76,28 +78,33 @@ def _draw(panel: Panel) -> Floats:
 def calibration_curve(panel: Panel) -> Curve:
     """Return the observed rate (y) over the mean forecast (x) in bins of equally many patients.
 
-    ``low`` and ``high`` are Wilson's; ``n`` counts the patients of a bin.
+    ``low`` and ``high`` are Wilson's; ``n`` counts the patients of a bin. Several repetitions
+    forecast each patient several times, and are no more patients: counts are their means.
     """
-    first = panel.repetitions[0]
-    order = np.argsort(first.scores[:, 1], kind="stable")
-    bins = np.array_split(order, min(BINS, max(1, len(order) // FEWEST_IN_BIN)))
-    n = np.array([len(part) for part in bins])
-    events = np.array([(first.labels[part] == 1).sum() for part in bins])
+    times = len(panel.repetitions)
+    scores = np.concatenate([at.scores[:, 1] for at in panel.repetitions])
+    labels = np.concatenate([at.labels for at in panel.repetitions])
+    order = np.argsort(scores, kind="stable")
+    bins = np.array_split(order, min(BINS, max(1, len(order) // times // FEWEST_IN_BIN)))
+    n = np.array([len(part) for part in bins]) / times
+    events = np.array([(labels[part] == 1).sum() for part in bins]) / times
     low, high = wilson(events, n)
-    forecast = np.array([first.scores[part, 1].mean() for part in bins])
+    forecast = np.array([scores[part].mean() for part in bins])
     return {"x": forecast, "y": events / n, "low": low, "high": high, "n": n}
 
 
 def net_benefit_curve(panel: Panel) -> Curve:
     """Return the net benefit per patient (y) over the threshold probability (x; Vickers 2006)."""
-    first = panel.repetitions[0]
-    positive = (first.labels == 1)[:, None]
-    decided = first.scores[:, 1][:, None] >= THRESHOLDS
-    # What each patient adds at each threshold; a resample is then one product of matrices.
-    worth = decided * np.where(positive, 1.0, -THRESHOLDS / (1 - THRESHOLDS))
-    weights = _draw(panel)[:, first.patient]
-    drawn = weights @ worth / weights.sum(axis=1, keepdims=True)
-    mean = worth.mean(axis=0)
+    weights = _draw(panel)
+    mean, drawn = np.zeros(len(THRESHOLDS)), np.zeros((len(weights), len(THRESHOLDS)))
+    for at in panel.repetitions:
+        positive = (at.labels == 1)[:, None]
+        decided = at.scores[:, 1][:, None] >= THRESHOLDS
+        # What each patient adds at each threshold; a resample is then one product of matrices.
+        worth = decided * np.where(positive, 1.0, -THRESHOLDS / (1 - THRESHOLDS))
+        own = weights[:, at.patient]
+        drawn += own @ worth / own.sum(axis=1, keepdims=True) / len(panel.repetitions)
+        mean += worth.mean(axis=0) / len(panel.repetitions)
     low, high = interval_ends(mean, drawn)
     return {"x": THRESHOLDS, "y": mean, "low": low, "high": high}
 

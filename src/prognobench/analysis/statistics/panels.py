@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +36,16 @@ def share_patients(panels: Sequence[Panel]) -> bool:
     """Whether all panels are of the same patients, so that weights mean the same in each."""
     first = panels[0].patients
     return all(np.array_equal(panel.patients, first) for panel in panels)
+
+
+def merge_panels(panels: Sequence[Panel]) -> Panel:
+    """Return the repetitions of all runs of one choice (its seeds) as those of one.
+
+    Runs that predict other patients than the first (unfinished ones) are left out.
+    """
+    same = [panel for panel in panels if share_patients([panels[0], panel])]
+    repetitions = tuple(at for panel in same for at in panel.repetitions)
+    return replace(panels[0], repetitions=repetitions)
 
 
 def average_statistic(panels: Sequence[Panel], measures: Sequence[Measure]) -> Statistic:

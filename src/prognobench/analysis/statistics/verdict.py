@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,6 @@ from prognobench.analysis.statistics.marks import (
 from prognobench.analysis.statistics.paired_tests import corrected_error
 from prognobench.analysis.statistics.panels import average_statistic, load_panels
 from prognobench.analysis.statistics.resampling import (
-    Intervals,
     Panel,
     bootstrap,
     warn_few_events,
@@ -61,6 +60,17 @@ WITHOUT_IMAGE = {
 
 
 @dataclass(frozen=True)
+class Pooled:
+    """The score of a choice, all folds pooled, mean over seeds, with its interval over patients."""
+
+    value: float
+    low: float
+    high: float
+    patients: int
+    positives: float
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the results of one data set show under one regime and cross-validation.
 
@@ -72,11 +82,14 @@ class Verdict:
         Sentences: the score of the best choice, the other choices, what needs no image.
     limits
         Sentences: what these data cannot show.
+    pooled
+        The score of the best choice, if there is one.
     """
 
     context: str
     says: tuple[str, ...]
     limits: tuple[str, ...] = ()
+    pooled: Pooled | None = None
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -134,15 +147,14 @@ def _name_contexts(
     for verdict, (named, _, _), dataset in zip(judged, contexts, datasets, strict=True):
         is_clear = datasets.count(dataset) == 1 and not named["k"]
         name = dataset if is_clear else describe_context(named)
-        verdicts.append(Verdict(name, verdict.says, verdict.limits))
+        verdicts.append(replace(verdict, context=name))
     if left_out:
         parts = "part is" if left_out == 1 else "parts are"
         more = (
             f"{left_out} smaller training {parts} not judged here: 'prognobench compare --regime "
             "few_shot' judges them."
         )
-        last = verdicts[-1]
-        verdicts[-1] = Verdict(last.context, last.says, (*last.limits, more))
+        verdicts[-1] = replace(verdicts[-1], limits=(*verdicts[-1].limits, more))
     return verdicts
 
 
@@ -170,8 +182,9 @@ class _Judge:
         panels = list(load_panels(asked, self.scored, self.level, (measure.rule,)).values())
         beside = pd.concat([known, references[references["mean"].notna()]])
         folds, share = average_draws(pick_scores(self.scored.scores, beside))
+        pooled = self._pool(runs[0], panels, measure)
         says = (
-            self._say_score(best, panels, measure),
+            self._say_score(best, pooled, panels[0]),
             *self._say_others(best, known),
             *self._say_optimism(best),
             *self._say_baselines(best, known, references, folds, share),
@@ -182,18 +195,16 @@ class _Judge:
             self._say_difference(best, known, references, folds, share),
             *self._warn(panels[0]),
         )
-        return Verdict("", says, limits)
+        return Verdict("", says, limits, pooled)
 
     # -------------------------------------------------------------- what is shown
 
-    def _say_score(self, best: pd.Series[Any], panels: Sequence[Panel], measure: Measure) -> str:
-        found = self._resample(panels, measure)
-        first = panels[0]
-        value = f"{self.metric.title} {found.value[0]:.2f}"
+    def _say_score(self, best: pd.Series[Any], pooled: Pooled, first: Panel) -> str:
+        value = f"{self.metric.title} {pooled.value:.2f}"
         ends = (
             "no interval, because resamples have no value"
-            if math.isnan(found.low[0])
-            else f"95 % interval {found.low[0]:.2f} to {found.high[0]:.2f}"
+            if math.isnan(pooled.low)
+            else f"95 % interval {pooled.low:.2f} to {pooled.high:.2f}"
         )
         who = f"{len(first.strata):,} patients"
         if first.is_binary:
@@ -201,12 +212,14 @@ class _Judge:
         kind = f" ({SYNTHETIC})" if best["synthetic"] else ""
         return f"{_name(best)} scores {value} ({ends}) on {who}{kind}."
 
-    @staticmethod
-    def _resample(panels: Sequence[Panel], measure: Measure) -> Intervals:
+    def _pool(self, run: int, panels: Sequence[Panel], measure: Measure) -> Pooled:
+        """Resample as the tables of intervals do, so that a single run has the same interval."""
         strata = panels[0].strata
-        return bootstrap(
-            average_statistic(panels, [measure]), strata, axes=("verdict", len(strata))
-        )
+        axes = (str(self.scored.runs.at[run, "cohort"]), len(strata))
+        found = bootstrap(average_statistic(panels, [measure]), strata, axes=axes)
+        ends = float(found.value[0]), float(found.low[0]), float(found.high[0])
+        positives = float((strata == 1).sum()) if panels[0].is_binary else math.nan
+        return Pooled(*ends, len(strata), positives)
 
     @staticmethod
     def _say_others(best: pd.Series[Any], known: pd.DataFrame) -> Iterator[str]:
