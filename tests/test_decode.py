@@ -512,6 +512,14 @@ def test_bigtiff(tmp_path: Path) -> None:
     assert "is not a TIFF image that can be read" in find_fault(path)
 
 
+@pytest.mark.parametrize("kind", ["f8", "f2", "i8"])
+def test_a_tiff_of_unusual_pixels_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, np.arange(600).reshape(30, 20).astype(kind))
+    with pytest.raises(DataError, match="a TIFF whose kind of pixels is not read"):
+        read_image(path)
+
+
 def test_a_tiff_of_several_pages(tmp_path: Path) -> None:
     page = Image.fromarray(GREY)
     page.save(tmp_path / "pages.tif", save_all=True, append_images=[page])

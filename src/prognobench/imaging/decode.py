@@ -14,6 +14,7 @@ from prognobench.errors import DataError, PrognobenchError
 from prognobench.imaging.dicom_files import is_dicom
 from prognobench.imaging.pixels import (
     FORMATS,
+    TIFF_MARKS,
     convert_channels,
     refuse_bomb,
     refuse_frames,
@@ -91,7 +92,7 @@ def naming_errors(path: Path) -> Iterator[None]:
 
 
 def _read_with_pillow(path: Path, channels: int) -> NDArray[np.uint8]:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         image = Image.open(path, formats=FORMATS)
@@ -99,6 +100,15 @@ def _read_with_pillow(path: Path, channels: int) -> NDArray[np.uint8]:
         raise DataError(
             f"{path}: {error} Scale the image down, or leave it out with dataset.exclude"
         ) from error
+    except UnidentifiedImageError:
+        with path.open("rb") as file:
+            if file.read(4) not in TIFF_MARKS:
+                raise
+        raise DataError(
+            f"{path}: is a TIFF whose kind of pixels is not read (such as 64 bits, floats of 16 "
+            "bits, or grey of 16 bits with transparency); save it with 8, 16 or 32 bits, or leave "
+            "it out with dataset.exclude"
+        ) from None
     with image:
         refuse_bomb(path, *image.size)
         if image.format != "MPO":  # a JPEG with a preview behind it

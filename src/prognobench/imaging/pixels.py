@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "JPEG2000", "WEBP", "PPM")
 """Image files that are read, beside DICOM, as Pillow calls them."""
 
+TIFF_MARKS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+"""First bytes of TIFF files, in either order; the last two are those of BigTIFF."""
+
 MAX_PIXELS = 80_000_000
 """The largest image that is decoded; a mammogram at full resolution has 25 million pixels."""
 

@@ -14,14 +14,12 @@ from typing import Any, BinaryIO
 
 from prognobench.errors import DataError, MissingExtraError
 from prognobench.imaging.dicom_files import DEFLATED_LIMIT, DICOM_SUFFIXES, DicomFile, read_dataset
-from prognobench.imaging.pixels import FORMATS, MAX_PIXELS
+from prognobench.imaging.pixels import FORMATS, MAX_PIXELS, TIFF_MARKS
 
 # They name no file; what keeps an image from being read is said with its name.
 warnings.filterwarnings("ignore", module="pydicom")
 warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
 
-TIFF_MARKS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-"""Of either order of bytes; the last two are those of BigTIFF."""
 
 # BMP, WebP, JPEG 2000 (bare and in its box), PGM and PPM.
 OTHER_MARKS = (b"BM", b"RIFF", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ", b"P2", b"P5", b"P6")
