@@ -10,6 +10,7 @@ import pytest
 from made_runs import make_run
 
 from prognobench.analysis.report.closeups import choose_closeups
+from prognobench.analysis.report.figures import say_left_out
 from prognobench.analysis.report.sections import make_headline
 from prognobench.analysis.scores import read_scores
 from prognobench.analysis.shown import show_runs
@@ -29,6 +30,7 @@ from prognobench.analysis.statistics.sample_size import (
     find_detectable_difference,
     list_criteria,
 )
+from prognobench.analysis.statistics.score_tables import make_table
 from prognobench.analysis.statistics.selection import add_optimism
 from prognobench.analysis.statistics.verdict import reach_verdicts
 from prognobench.cli import main
@@ -165,8 +167,9 @@ def test_baselines_are_compared_with_choices_of_every_model(results):
 
 def test_a_comparison_marks_what_is_not_shown_better_than_the_baselines(results):
     made = make_comparison(results, Question(), {"regime": ["full"]}, formats=())
-    names = {name for names, _ in made.tables[0].rows for name in names}
-    assert "lora †" in names
+    rows = {names[-2:]: entries[-1].text for names, entries in made.tables[0].rows}
+    assert rows["full", "lora"] == "first, second"
+    assert rows["lora", "shortcut"] == "first"
     assert any(note.startswith("†") for note in made.tables[0].notes)
 
 
@@ -251,3 +254,32 @@ def test_the_report_pools_seeds(tmp_path):
     [verdict] = reach_verdicts(scored)
     headline = make_headline(cells, [verdict], find_metric("mcc"))
     assert f"{verdict.pooled.value:.3f} [" in headline.rows[0][1][3].text
+
+
+# ------------------------------------------------------------------ nothing left out uncounted
+
+
+def test_choices_without_a_partner_are_counted(tmp_path):
+    make_run(tmp_path, model="cnn", strategy="full")
+    make_run(tmp_path, model="cnn", strategy="lora")
+    make_run(tmp_path, model="vit", strategy="full")
+    notes = make_comparison(tmp_path, Question(by="strategy"), formats=()).tables[0].notes
+    assert next(n for n in notes if n.startswith("1 of the choices")).endswith("--by model")
+    notes = make_comparison(tmp_path, Question(by="model"), formats=()).tables[0].notes
+    assert any(note.startswith("1 of the choices") for note in notes)
+    make_run(tmp_path, model="vit", strategy="lora")
+    notes = make_comparison(tmp_path, Question(by="model"), formats=()).tables[0].notes
+    assert not any("are in no row" in note for note in notes)
+
+
+def test_figures_count_the_choices_that_they_leave_out(tmp_path):
+    for number in range(8):
+        make_run(tmp_path, model=f"m{number}", strategy=f"s{number % 5}", skill=0.5, patients=60)
+    scored = show_runs(read_scores(tmp_path))
+    cells = aggregate(scored, Selection(("mcc",)))
+    _, remarks = choose_closeups(cells, scored, find_metric("mcc"))
+    assert ["4 of 8 choices are not drawn" in remark for remark in remarks] == [True]
+    assert say_left_out(0, "x") == ""
+    assert "1 more is not drawn" in say_left_out(1, "x")
+    rows = make_table(tmp_path, rows=("dataset", "model"), metrics=("mcc",), formats=()).tables[0]
+    assert rows.rows[-1][0][0] == "toy"

@@ -25,6 +25,7 @@ from prognobench.analysis.report.drawing import (
 from prognobench.analysis.report.figures import Figure, report_command
 from prognobench.analysis.scores import Scored
 from prognobench.analysis.statistics.aggregate import (
+    Context,
     best_baseline,
     describe_context,
     iter_contexts,
@@ -89,6 +90,7 @@ class Closeup:
     scored: Scored
     metric: Metric
     synthetic: bool
+    left_out: int = 0
 
     @cached_property
     def panels(self) -> dict[str, Panel]:
@@ -155,7 +157,8 @@ def choose_closeups(
 ) -> tuple[list[Closeup], list[str]]:
     """Pick the best choice of each of the best strategies, in the largest contexts.
 
-    Also returns a sentence for each context without a close-up, which says why.
+    Also returns a sentence for each context without a close-up, which says why, and for each that
+    leaves choices out.
 
     Parameters
     ----------
@@ -181,7 +184,21 @@ def choose_closeups(
         for number, context in enumerate(describe_context(named) for named, _, _ in found)
         if context not in drawn
     ]
-    return closeups, missing
+    return closeups, [*missing, *_count_undrawn(closeups, found)]
+
+
+def _count_undrawn(closeups: Sequence[Closeup], found: Sequence[Context]) -> Iterator[str]:
+    """Say how many choices a close-up leaves out, and what shows them."""
+    choices = {describe_context(named): len(own) for named, own, _ in found}
+    for closeup in closeups:
+        context = describe_context(closeup.named)
+        drawn = sum(one.kind == CHOICE for one in closeup.series)
+        if left := choices[context] - drawn:
+            yield (
+                f"{context}: the close-up draws the best choice of each of the best strategies; "
+                f"{left} of {choices[context]} choices are not drawn. 'prognobench table "
+                "--intervals' has the scores of all"
+            )
 
 
 def _why_missing(number: int) -> str:

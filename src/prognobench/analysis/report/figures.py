@@ -190,6 +190,13 @@ def table_command(rows: str, columns: str, named: Mapping[str, Any], metric: Met
     return f"prognobench table --rows {rows} --columns {columns} {choice}"
 
 
+def say_left_out(number: int, command: str) -> str:
+    """Return a sentence that counts what a figure leaves out; empty if that is nothing."""
+    if number <= 0:
+        return ""
+    return f" {number} more {'is' if number == 1 else 'are'} not drawn: see '{command}'."
+
+
 def report_command(metric: Metric) -> str:
     """Return the command that writes a figure and its data to files."""
     return f"prognobench report --metric {metric.name} --figures"
@@ -245,6 +252,7 @@ def few_shot(cells: pd.DataFrame, metric: Metric) -> Iterator[Figure]:
         real = group[~is_reference(group)]
         last = real[real["k"] == real["k"].max()]
         ranked = last.iloc[np.argsort(metric.distance(last["mean"].to_numpy(float)))]
+        command = table_command("model,strategy", "k", named, metric)
         chosen = ranked[list(CHOICES)].head(MOST_SERIES).agg(", ".join, axis=1).tolist()
         labels = group[list(CHOICES)].agg(", ".join, axis=1)
         # References have one name as model and as strategy.
@@ -268,9 +276,10 @@ def few_shot(cells: pd.DataFrame, metric: Metric) -> Iterator[Figure]:
             make_slug("few-shot", metric.name, dataset, cv),
             f"{metric.title} over k, {dataset} · {cv}",
             f"{metric.title} against patients per class in training; best at the largest k: "
-            f"{chosen[0]}. The band is one standard deviation over folds and draws.",
+            f"{chosen[0]}. The band is one standard deviation over folds and draws."
+            + say_left_out(len(ranked) - MOST_SERIES, command),
             data,
-            table_command("model,strategy", "k", named, metric),
+            command,
             points_over_k(metric.title),
             synthetic=bool(group["synthetic"].any()),
         )
@@ -332,14 +341,16 @@ def differences(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Iterator
             [(name, test.value, test.low, test.high, test.p) for name, test in tests.items()],
             columns=["label", "value", "low", "high", "p"],
         ).dropna(subset="value")
-        data = data.iloc[np.argsort(np.abs(data["value"]), kind="stable")].head(MOST_ROWS)
+        data = data.iloc[np.argsort(np.abs(data["value"]), kind="stable")]
+        left = say_left_out(len(data) - MOST_ROWS, "prognobench compare")
+        data = data.head(MOST_ROWS)
         if data.empty:
             continue
         yield Figure(
             make_slug("difference", metric.name, *named.values()),
             f"Difference to {', '.join(winner)} in {metric.title}, {describe_context(named)}",
             f"Mean paired difference in {metric.title} over folds with 95 % intervals (corrected "
-            f"t-test), of the {len(data)} choices nearest to the best, {', '.join(winner)}.",
+            f"t-test), of the {len(data)} choices nearest to the best, {', '.join(winner)}.{left}",
             data,
             report_command(metric),
             forest(f"difference in {metric.title}", 0.0),
@@ -360,7 +371,8 @@ def rank_figure(ranks: Ranks, metric: Metric, synthetic: bool) -> Iterator[Figur
         make_slug("ranks", metric.name),
         f"Mean rank in {metric.title} over {len(ranks.scores)} datasets",
         f"Critical-difference diagram, Friedman p = {ranks.p:.3g}. Best mean ranks: {best}. "
-        "Choices under one bar do not differ significantly.",
+        "Choices under one bar do not differ significantly."
+        + say_left_out(len(ranks.mean_rank) - MOST_ROWS, "prognobench compare --ranks"),
         data.rename_axis("choice").reset_index(),
         report_command(metric),
         rank_diagram,

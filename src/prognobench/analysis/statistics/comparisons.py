@@ -19,7 +19,7 @@ from prognobench.analysis.catalogue import CHOICES, CONTEXT
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import Scored, read_scores
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics.aggregate import Selection, aggregate
+from prognobench.analysis.statistics.aggregate import Selection, aggregate, is_reference
 from prognobench.analysis.statistics.comparer import COMMON, Comparer, Named, Question
 from prognobench.analysis.statistics.paired_tests import holm
 from prognobench.analysis.tables import (
@@ -56,7 +56,7 @@ COLUMNS = (
 
 COMPARED = (
     *("trained again [95 %]", "p", "effect", "P(first / equal / second)", "seeds"),
-    *("these trained models [95 %]", "p (McNemar)", "p (DeLong)"),
+    *("these trained models [95 %]", "p (McNemar)", "p (DeLong)", BELOW),
 )
 """The columns of the table to read."""
 
@@ -192,12 +192,37 @@ def make_comparison(
     """
     compared = compare(results, question, where, scored)
     name = f"comparisons_{compared['metric'].iloc[0]}_by_{question.by}"
-    table = comparison_table(compared, question)
+    alone = _count_alone(compared, question, scored or read_scores(results), where)
+    table = comparison_table(compared, question, alone)
     return write_tables(results / "tables" / name, compared, [table], formats)
 
 
-def comparison_table(compared: pd.DataFrame, question: Question) -> Table:
-    """Return comparisons as a table to read; ``compared`` is of :func:`compare`."""
+def _count_alone(
+    compared: pd.DataFrame,
+    question: Question,
+    scored: Scored,
+    where: Mapping[str, Sequence[str]] | None,
+) -> int:
+    """Return how many choices are in no row: no other differs from them in that name alone."""
+    if question.by == "seed":
+        return 0
+    runs = show_runs(scored, where, question.everything).runs
+    real = runs[~is_reference(runs)].astype({name: str for name in COMMON})
+    asked = set(_list_names(real))
+    for side in ("first", "second"):
+        own = compared.assign(**{question.by: compared[side]}).astype(dict.fromkeys(COMMON, str))
+        asked -= set(_list_names(own))
+    return len(asked)
+
+
+def comparison_table(compared: pd.DataFrame, question: Question, alone: int = 0) -> Table:
+    """Return comparisons as a table to read; ``compared`` is of :func:`compare`.
+
+    Parameters
+    ----------
+    alone
+        How many choices are in no row; a note counts them.
+    """
     metric = find_metric(question.metric)
     fixed = [name for name in COMMON if name != question.by and compared[name].nunique() > 1]
     context = ", ".join(
@@ -208,15 +233,14 @@ def comparison_table(compared: pd.DataFrame, question: Question) -> Table:
         (*fixed, "first", "second"),
         COMPARED,
         tuple(_row(line, fixed) for line in compared.to_dict("records")),
-        notes=tuple(_explain(question, metric, compared)),
+        notes=(*_explain(question, metric, compared), *_say_alone(question, alone)),
     )
 
 
 def _row(line: Mapping[Any, Any], fixed: Sequence[str]) -> Row:
-    names = tuple(str(line[name]) for name in fixed)
-    names += tuple(_mark(line, side) for side in ("first", "second"))
+    names = tuple(str(line[name]) for name in (*fixed, "first", "second"))
     if isinstance(line["refused"], str):
-        blank = [Entry("")] * (len(COMPARED) - 1)
+        blank = [Entry("")] * (len(COMPARED) - 2) + [_list_below(line)]
         return names, (Entry(f"not compared: {line['refused']}"), *blank)
     beliefs = [line[f"p_{name}"] for name in ("first_better", "equal", "second_better")]
     return names, (
@@ -228,11 +252,23 @@ def _row(line: Mapping[Any, Any], fixed: Sequence[str]) -> Row:
         make_difference(line["patients_difference"], line["patients_low"], line["patients_high"]),
         make_number(line["mcnemar_p_holm"], "{:.3f}".format),
         make_number(line["delong_p_holm"], "{:.3f}".format),
+        _list_below(line),
     )
 
 
-def _mark(line: Mapping[Any, Any], side: str) -> str:
-    return f"{line[side]} {BELOW}" if line[f"below_{side}"] else str(line[side])
+def _list_below(line: Mapping[Any, Any]) -> Entry:
+    return Entry(", ".join(side for side in ("first", "second") if line[f"below_{side}"]))
+
+
+def _say_alone(question: Question, alone: int) -> Iterator[str]:
+    if not alone:
+        return
+    which = f"{question.by} alone" + (f", or from {question.against}" if question.against else "")
+    names = " or ".join(f"--by {name}" for name in CHOICES if name != question.by)
+    yield (
+        f"{alone} of the choices that are shown by 'prognobench table' are in no row: no other "
+        f"differs from them in {which}. Compare them with {names}"
+    )
 
 
 def _explain(question: Question, metric: Metric, compared: pd.DataFrame) -> Iterator[str]:
@@ -252,8 +288,8 @@ def _explain(question: Question, metric: Metric, compared: pd.DataFrame) -> Iter
     yield equal if find_spec("baycomp") else "P needs an extra: pip install 'prognobench[stats]'"
     if compared[["below_first", "below_second"]].any(axis=None):
         yield (
-            f"{BELOW}: not shown to be better than every baseline, which sees no image, when both "
-            "are trained again (Holm over the choices that compete)"
+            f"{BELOW}: which of the two is not shown to be better than every baseline, which sees "
+            "no image, when both are trained again (Holm over the choices that compete)"
         )
     if metric.needs == "decisions":
         yield f"decisions at threshold: {question.threshold}"

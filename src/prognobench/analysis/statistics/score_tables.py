@@ -258,7 +258,9 @@ def _references(
             known = dict(zip(where, names, strict=True))
             label = reference_label(kind)
             texts = [_write_name(name, known[name]) if name in known else "" for name in rows]
-            texts[next((i for i, name in enumerate(rows) if name not in known), 0)] = label
+            free = [place for place, name in enumerate(rows) if name not in known]
+            # Where every name is known, the kind stands beside the first: several rows have it.
+            texts[free[0] if free else 0] = label if free else f"{texts[0]} · {label}"
             by_head = {cell[columns]: _entry(cell) for cell in line.to_dict("records")}
             if columns in CHOICES:
                 entries = tuple(next(iter(by_head.values())) for _ in heads)
