@@ -356,7 +356,7 @@ def _read(results: Path, found: Sequence[RunFolder], files: Mapping[str, str]) -
     folds = dict(zip(runs["key"], runs["folds"], strict=True))
     folds |= {digest[:12]: digest for digest in runs["folds"]}
     scores["folds"] = scores["key"].map(folds)
-    if "risks" not in runs:  # an older version made them
+    if not {"risks", "notes"}.issubset(runs):  # an older version made them
         return None
     known = {str(folder.path.relative_to(results)): folder for folder in found}
     return Scored(runs, scores, tuple(known[path] for path in runs["path"]))
