@@ -323,7 +323,7 @@ def test_impossible_pairs_have_a_reason(
         adapt(name, backbone(), **settings)
 
 
-def test_adapters_that_the_backbone_goes_past_are_refused() -> None:
+def test_layers_that_the_backbone_goes_past_are_left_out() -> None:
     backbone = vit()
     attention = backbone.module.network.blocks[0].attn
 
@@ -332,8 +332,12 @@ def test_adapters_that_the_backbone_goes_past_are_refused() -> None:
         return (x @ weight.T)[..., :WIDTH]
 
     attention.forward = past
-    with pytest.raises(NotApplicableError, match=r"does not call .*qkv"):
-        adapt("lora", backbone, rank=2)
+    adapted = adapt("lora", backbone, rank=2)
+    (note,) = [note for note in adapted.notes if "does not call" in note]
+    assert note.startswith("LoRA: 1 layers are not adapted")
+    assert "blocks.0.attn.qkv" in note
+    assert not hasattr(adapted.model.encoder.network.blocks[0].attn.qkv, "lora_A")
+    assert hasattr(adapted.model.encoder.network.blocks[1].attn.qkv, "lora_A")
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,32 @@ def test_prompts_need_one_sequence_of_tokens() -> None:
         adapt("visual_prompts", two_branches)
 
 
+@pytest.mark.parametrize("separate", [False, True])
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("beit_base_patch16_224", {}),
+        ("eva02_tiny_patch14_224", {"qkv_fused": True}),
+    ],
+)
+def test_attention_that_only_reads_its_matrix_is_made_to_call_it(
+    architecture: str, changes: dict[str, Any], separate: bool
+) -> None:
+    small = {"img_size": IMAGE_SIZE, "embed_dim": 32, "num_heads": 2, "depth": 2, **changes}
+    backbone = made(architecture, patch_size=16, **small)
+    with torch.no_grad():
+        for parameter in backbone.module.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        before = backbone.module(images())
+        adapted = adapt("lora", backbone, separate_qkv=separate)
+        after = adapted.model.encoder.eval()(images())
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+    names = adapted_layers(adapted)
+    endings = ("qkv.query", "qkv.value") if separate else ("attn.qkv",)
+    assert all(any(name.endswith(end) for name in names) for end in endings)
+    assert "does not call" not in " ".join(adapted.notes)
+
+
 # ------------------------------------------------------------------ merging
 
 
@@ -247,6 +273,7 @@ def test_the_walk_knows_every_family() -> None:
         ("mobilevit", "lokr", "trained"),
         ("starnet", "dora", "trained"),
         ("coat", "oft", "trained"),
+        ("xcit", "ssf", "trained"),
         ("xcit", "adaptformer", "trained"),
         ("dla", "ssf", "trained"),
         ("pvt_v2", "ln_tuning", "trained"),

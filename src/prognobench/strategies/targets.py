@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from prognobench.errors import ConfigError, NotApplicableError, listed
 from prognobench.records import Backbone
+from prognobench.strategies.adapted import BUILD_ERRORS, black_image
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,20 +74,29 @@ def choose_layers(
     ConfigError
         If the rank is larger than that of every matrix in the blocks.
     """
+    from prognobench.models.encoders.projections import call_projections
+
+    names = select(backbone, targets, method)
+    call_projections(backbone.module, names)
     if separate_qkv and backbone.roles.get("attention_qkv"):
         backbone = separate_fused(backbone)
-    names = select(backbone, targets, method)
+        names = select(backbone, targets, method)
     notes = []
     if set(names) & {name for role in FUSED for name in backbone.roles.get(role, ())}:
         notes.append(f"{method}: one adapter on each fused query-key-value matrix")
     adaptable = _adaptable(backbone, names, method, convolutions)
     if convolutions == "plain" and (left := len(names) - len(adaptable)):
         notes.append(f"{method}: {left} grouped or dilated convolutions are not adapted")
-    names = adaptable
+    names = _called(backbone, adaptable)
+    if idle := [name for name in adaptable if name not in names]:
+        notes.append(
+            f"{method}: {len(idle)} layers are not adapted, since the network does not call them "
+            f"({listed(idle, SHOWN)})"
+        )
     if not any(map(_block_test(backbone), names)):
         raise NotApplicableError(
-            f"{method} adapts {', '.join(targets)}, and the blocks of this backbone have none; "
-            f"only its stem or head does ({listed(list(names), SHOWN)})"
+            f"{method} adapts {', '.join(targets)}, and the blocks of this backbone have none "
+            f"that is called; only its stem or head does ({listed(list(names), SHOWN) or 'none'})"
         )
     if rank is not None:
         large = _large_enough(backbone, names, rank, method)
@@ -108,6 +118,32 @@ def choose_layers(
             f"adapted ({listed(unknown, SHOWN)})"
         )
     return Chosen(backbone, names, tuple(notes))
+
+
+def _called(backbone: Backbone, names: Sequence[str]) -> tuple[str, ...]:
+    """Leave out layers whose weights the network reads without calling them, if it does.
+
+    An adapter on one would train nothing.
+    """
+    import torch
+
+    called: set[str] = set()
+    module = backbone.module
+    was_training = module.training
+    hooks = [
+        module.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: called.add(name))
+        for name in names
+    ]
+    try:
+        with torch.no_grad():
+            module.eval()(black_image(backbone))
+    except BUILD_ERRORS:  # who builds the classifier says what is wrong
+        return tuple(names)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        module.train().train(was_training)  # LeViT keeps attention biases until train()
+    return tuple(name for name in names if name in called)
 
 
 def _adaptable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,14 +63,30 @@ def separate_projections(module: nn.Module, names: Sequence[str]) -> None:
     """
     for name in names:
         layer, parent = (module.get_submodule(part) for part in (name, name.rpartition(".")[0]))
-        # A subclass may compute something else than a matrix product. BEiT and EVA, which keep
-        # q_bias beside the matrix, multiply by its weight themselves.
-        if type(layer) is not nn.Linear or getattr(parent, "q_bias", None) is not None:
+        # A subclass may compute something else than a matrix product.
+        if type(layer) is not nn.Linear or not _calls_projection(parent):
             raise NotApplicableError(
                 f"{name} cannot be separated into queries, keys and values: "
                 "it is not a plain linear layer"
             )
         module.set_submodule(name, SeparateProjections(layer))
+
+
+def call_projections(module: nn.Module, names: Sequence[str]) -> None:
+    """Let attention call its fused projections, in place, where it only reads their weights.
+
+    BEiT, EVA and Swin V2 keep the biases of queries and values beside the matrix, and add them to
+    its output if they are asked to; outputs are equal but for rounding.
+    """
+    for name in names:
+        parent: Any = module.get_submodule(name.rpartition(".")[0])
+        if getattr(parent, "qkv_bias_separate", None) is False:
+            parent.qkv_bias_separate = True
+
+
+def _calls_projection(attention: nn.Module) -> bool:
+    beside = getattr(attention, "q_bias", None) is not None
+    return not beside or bool(getattr(attention, "qkv_bias_separate", False))
 
 
 def fuse_projections(module: nn.Module) -> nn.Module:

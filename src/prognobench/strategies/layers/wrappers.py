@@ -122,6 +122,11 @@ class ScaledShifted(Wrapper):
         self.shift = nn.Parameter(std * torch.randn(channels))
         self.channels_first = channels_first
 
+    @property
+    def weight(self) -> Tensor:
+        """The layer's own weight: some networks ask where it lies."""
+        return self.base_layer.get_parameter("weight")
+
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         out: Tensor = self.base_layer(x, *args, **kwargs)
         shape = (-1, 1, 1) if self.channels_first else (-1,)
