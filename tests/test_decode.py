@@ -520,6 +520,13 @@ def test_a_tiff_of_unusual_pixels_is_named(tmp_path: Path, kind: str) -> None:
         read_image(path)
 
 
+def test_a_tiff_of_signed_bytes(tmp_path: Path) -> None:
+    values = np.arange(-120, 120, dtype=np.int8).reshape(12, 20)
+    tifffile.imwrite(tmp_path / "image.tif", values, photometric="minisblack")
+    expected = np.rint((values.astype(float) + 120) / 239 * 255)
+    assert np.abs(read_image(tmp_path / "image.tif") - expected).max() <= 1
+
+
 def test_a_tiff_of_several_pages(tmp_path: Path) -> None:
     page = Image.fromarray(GREY)
     page.save(tmp_path / "pages.tif", save_all=True, append_images=[page])

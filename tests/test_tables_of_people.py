@@ -151,7 +151,7 @@ def test_names_that_stand_once_are_noted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("positive", [None, True, 1, "TRUE"])
 def test_true_and_1_are_one_outcome(tmp_path: Path, positive: Any) -> None:
-    words = ["TRUE", "0", "1", "FALSE", "true", "0.0"]
+    words = ["TRUE", "0", "1,0", "FALSE", "true", "0.0"]
     rows = [{**row, "outcome": word} for row, word in zip(rows_of(), words, strict=True)]
     cohort = read(tmp_path, rows, positive=positive)
     assert cohort.classes == ("0", "1")

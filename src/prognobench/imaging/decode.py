@@ -34,7 +34,7 @@ DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 LUMINANCE = (19595, 38470, 7471)
 """Weights of red, green and blue, in parts of 65536: ITU-R 601, rounded as Pillow does."""
 
-BITS, PHOTOMETRIC, ORIENTATION, PLANES, EXTRA_SAMPLES = 258, 262, 274, 284, 338
+BITS, PHOTOMETRIC, ORIENTATION, PLANES, EXTRA_SAMPLES, SAMPLE_FORMAT = 258, 262, 274, 284, 338, 339
 """Tags of TIFF files; EXIF has the orientation, too."""
 
 NO_ALPHA = ((0,), (1,))
@@ -120,7 +120,7 @@ def _read_with_pillow(path: Path, channels: int) -> NDArray[np.uint8]:
         if image.mode in ("RGB", "RGBA") and _has_deep_colour(image):
             return _read_deep_colour(path, image, channels)
         ImageOps.exif_transpose(image, in_place=True)
-        if image.mode in DEEP_MODES:
+        if image.mode in DEEP_MODES or _is_signed(image):
             return convert_channels(_stretch_deep_grey(image), channels)
         opaque = _lay_over_black(image)
         mode = "RGB" if channels == 3 else "L"
@@ -129,7 +129,9 @@ def _read_with_pillow(path: Path, channels: int) -> NDArray[np.uint8]:
 
 def _stretch_deep_grey(image: Image) -> NDArray[np.uint8]:
     """Stretch a grey image of 16 or 32 bits; Pillow leaves white-is-zero TIFFs inverted."""
-    values = np.asarray(image)
+    values: NDArray[Any] = np.asarray(image)
+    if _is_signed(image):
+        values = values.view(np.int8)
     clear = image.info.get("transparency")  # the one value that a PNG of 16 bits shows as clear
     if isinstance(clear, int):
         values = np.where(values == clear, values.dtype.type(0), values)
@@ -137,6 +139,12 @@ def _stretch_deep_grey(image: Image) -> NDArray[np.uint8]:
     tags = getattr(image, "tag_v2", {})
     white_is_zero = tags.get(PHOTOMETRIC) == 0
     return 255 - pixels if white_is_zero else pixels
+
+
+def _is_signed(image: Image) -> bool:
+    """Whether a TIFF has signed bytes, which Pillow takes for others."""
+    tags = getattr(image, "tag_v2", {})
+    return image.mode == "L" and tags.get(SAMPLE_FORMAT) == (2,)
 
 
 def _has_deep_colour(image: ImageFile) -> bool:

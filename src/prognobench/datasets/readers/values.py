@@ -34,12 +34,12 @@ NAMELESS = BLANKS | {"none", "-", "--", "unknown"}
 
 
 def canonical(value: Label) -> str:
-    """Return a label as text such that ``1``, ``1.0`` and ``"1"`` are one, and ``True`` and
-    ``"TRUE"`` are.
+    """Return a label as text such that ``1``, ``1.0``, ``1,0`` and ``"1"`` are one, and ``True``
+    and ``"TRUE"`` are.
     """
     text = composed(str(value)).strip()
-    if re.fullmatch(r"[+-]?\d+\.0+", text):
-        return text.partition(".")[0]
+    if re.fullmatch(r"[+-]?\d+(\.0+|,00?)", text):
+        return re.split("[.,]", text)[0]
     return text.lower() if text.lower() in ("true", "false") else text
 
 
