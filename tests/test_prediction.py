@@ -320,7 +320,13 @@ def test_covariates_of_new_patients_are_asked_for(patients: Path, tmp_path: Path
     assert ["is a number" in fault for fault in error.value.faults] == [True, False]
     assert "the models know F, M; found 'male'" in error.value.faults[1]
     table.write_text("image,age,sex\n0.png,?,n/a\n1.png,50,F\n")
-    assert len(predict_images(folder.path, table, **given)) == 2
+    plain = predict_images(folder.path, table, **given)
+    assert len(plain) == 2
+    assert plain.attrs["notes"] == ()
+    table.write_text("image,age,sex\n0.png,,n/a\n1.png,050Y,F\n")
+    of_dicom = predict_images(folder.path, table, **given)
+    pd.testing.assert_frame_equal(of_dicom, plain)
+    assert "column 'age': ages as DICOM writes them, in years" in of_dicom.attrs["notes"][0]
 
 
 def test_classifiers_of_other_features_or_damaged_are_refused(
