@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -19,13 +19,20 @@ if TYPE_CHECKING:
 SECTIONS = ("dataset", "model", "strategy", "regime", "cv", "loss", "train", "checks", "paths")
 
 
-def from_mapping(composed: Mapping[str, Any]) -> RunConfig:
+Known = dict[tuple[str, str], Any]
+"""Name of a section and its text -> what it was checked to be."""
+
+
+def from_mapping(composed: Mapping[str, Any], known: Known | None = None) -> RunConfig:
     """Check a composed config as a whole and return its frozen form.
 
     Parameters
     ----------
     composed
         Plain values by group, as Hydra composes them from ``configs/``.
+    known
+        Sections that were checked already: the jobs of a sweep share most of theirs. What is
+        checked now is added.
 
     Raises
     ------
@@ -34,14 +41,32 @@ def from_mapping(composed: Mapping[str, Any]) -> RunConfig:
         of bounds, unknown builders.
     """
     faults: list[str] = []
-    known = {*SECTIONS, *_PLAIN.fields}
+    known = {} if known is None else known
+    keys = {*SECTIONS, *_PLAIN.fields}
     faults += [
-        f"unknown key '{key}'{near(key, sorted(known))}" for key in composed if key not in known
+        f"unknown key '{key}'{near(key, sorted(keys))}" for key in composed if key not in keys
     ]
-    components = {kind: _component(kind, composed.get(kind), faults) for kind in GROUPS}
+    components = {
+        kind: _once(known, kind, composed.get(kind), faults, partial(_component, kind))
+        for kind in GROUPS
+    }
     pixels = _pixels(composed.get("dataset"), faults)
     components["strategy"] = _named_with_loss(components["strategy"], components["loss"])
-    return _checked(components, pixels, composed, faults)
+    return _checked(components, pixels, composed, faults, known)
+
+
+def _once(
+    known: Known, where: str, value: Any, faults: list[str], check: Callable[[Any, list[str]], Any]
+) -> Any:
+    """Check a section, or return what the same text was checked to be; faults are not kept."""
+    text = where, repr(value)
+    if text not in known:
+        before = len(faults)
+        checked = check(value, faults)
+        if len(faults) > before:
+            return checked
+        known[text] = checked
+    return known[text]
 
 
 def read_config(described: Mapping[str, Any], built: Collection[str] = tuple(GROUPS)) -> RunConfig:
@@ -66,19 +91,26 @@ def read_config(described: Mapping[str, Any], built: Collection[str] = tuple(GRO
         stored = Component(**described[kind])
         whole = {**stored.settings, "name": stored.name, "builder": stored.builder}
         components[kind] = _component(kind, whole, faults) if kind in built else stored
-    return _checked(components, described["image"], described, faults)
+    return _checked(components, described["image"], described, faults, {})
 
 
 def _checked(
-    components: Mapping[str, Any], pixels: Any, rest: Mapping[str, Any], faults: list[str]
+    components: Mapping[str, Any],
+    pixels: Any,
+    rest: Mapping[str, Any],
+    faults: list[str],
+    known: Known,
 ) -> RunConfig:
     """Check everything but the components; raise an error for all faults found so far."""
     plain = _check("", _PLAIN, _pick(rest), faults)
+    given = {
+        "train": (rest.get("train", {}), partial(_record, "train", Train)),
+        "checks": (rest.get("checks", {}), partial(_record, "checks", Checks)),
+        "image": (pixels, partial(_record, "dataset.pixels", ImageOptions)),
+        "paths": (rest.get("paths", {}), _paths),
+    }
     sections: dict[str, Any] = {
-        "train": _record("train", Train, rest.get("train", {}), faults),
-        "checks": _record("checks", Checks, rest.get("checks", {}), faults),
-        "image": _record("dataset.pixels", ImageOptions, pixels, faults),
-        "paths": _paths(rest.get("paths", {}), faults),
+        name: _once(known, name, value, faults, check) for name, (value, check) in given.items()
     }
     if faults:
         raise ConfigError(faults)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
@@ -105,6 +106,15 @@ class Cohort:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @cached_property
+    def patients(self) -> tuple[NDArray[np.intp], NDArray[np.object_]]:
+        """The patient of each image as a number, and the sorted ids that are numbered so."""
+        import numpy as np
+        import pandas as pd
+
+        numbers, ids = pd.factorize(self.table["patient_id"], sort=True)
+        return np.asarray(numbers, dtype=np.intp), np.asarray(ids, dtype=object)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from prognobench.errors import DamagedError, NotApplicableError, PrognobenchError, StoreError
@@ -81,10 +82,9 @@ def run_key(config: RunConfig, cohort: str, folds: str, weights: str) -> str:
     cohort, folds, weights
         Digests of the cohort's content, of the folds, and of the loaded weights.
     """
-    plain = describe(config)
     # What is saved changes no number, and speed-ups change it by rounding alone.
     no_number = ("save", "speedups", "seed")
-    train = {name: value for name, value in plain["train"].items() if name not in no_number}
+    train = {name: value for name, value in asdict(config.train).items() if name not in no_number}
     if config.training_seed != config.seed:
         train["seed"] = config.training_seed
     identity = {
@@ -93,14 +93,15 @@ def run_key(config: RunConfig, cohort: str, folds: str, weights: str) -> str:
         "cohort": cohort,
         "folds": folds,
         "weights": weights,
-        "image": plain["image"],
+        "image": asdict(config.image),
         "train": train,
-        "seed": plain["seed"],
+        "seed": config.seed,
         **{
             group: _choice(group, getattr(config, group))
             for group in ("model", "strategy", "regime", "cv", "loss")
         },
     }
+    # Sorted once it is plain: keys become text first.
     text = json.dumps(json_form(identity), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -122,11 +123,26 @@ _marks: dict[Path, tuple[tuple[int, ...], dict[str, Any]]] = {}
 """Completion mark -> its stamp when it was read here, and its content."""
 
 
+class _Description:
+    """What describes a run, once, whichever thread comes first."""
+
+    def __init__(self, write: Callable[[], None]) -> None:
+        self._lock, self._write = Lock(), write
+        self._is_written = False
+
+    def write(self) -> None:
+        with self._lock:
+            if not self._is_written:
+                self._write()
+                self._is_written = True
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """One run's folder, ``results/runs/<dataset>/<model>/<strategy>/<key>``."""
 
     path: Path
+    _awaited: list[_Description] = field(default_factory=list, repr=False, compare=False)
 
     @cached_property
     def meta(self) -> dict[str, Any]:
@@ -406,8 +422,18 @@ class RunFolder:
         write_sealed(self.path / "run.json", {**json_form(described), "files": files})
         self.__dict__.pop("meta", None)
 
+    def describe_later(self, write: Callable[[], None]) -> None:
+        """Call ``write``, which creates the run, once there is something to store."""
+        self._awaited[:] = [_Description(write)]
+
+    def describe_now(self) -> None:
+        """Do what :meth:`describe_later` put off, if it was not done yet."""
+        for description in self._awaited:
+            description.write()
+
     def mark_not_applicable(self, reason: NotApplicableError) -> None:
         """Record why this strategy cannot be applied to this model."""
+        self.describe_now()
         write_sealed(self.path / "run.json", {**self.meta, "not_applicable": str(reason)})
         self.__dict__.pop("meta", None)
 
@@ -428,6 +454,7 @@ class RunFolder:
         """
         import numpy as np
 
+        self.describe_now()
         folder = self.path / "cells" / cell
         folder.mkdir(parents=True, exist_ok=True)
         # The mark of a cell that is computed again must not vouch for a mixture of both.
@@ -450,10 +477,12 @@ class RunFolder:
 
     def write_epoch(self, cell: str, epoch: int, save: Callable[[Path], None]) -> None:
         """Store the adapted part as it is after an epoch, while the cell is computed."""
+        self.describe_now()
         _write_folder(self.path / "cells" / cell / "epochs" / str(epoch), save)
 
     def write_failure(self, cell: str, error: BaseException) -> None:
         """Store why a cell failed; it stays unfinished and is tried again next time."""
+        self.describe_now()
         lines = [] if isinstance(error, PrognobenchError) else traceback.format_exception(error)
         write_sealed(
             self.path / "cells" / cell / "failure.json",

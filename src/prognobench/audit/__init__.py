@@ -4,7 +4,24 @@ Everything here is found before a model trains; what a table itself gets wrong i
 reader in ``datasets``.
 """
 
-from prognobench.audit.findings import STANDARD, Audit, audit, find_same_pictures
+from prognobench.audit.findings import (
+    STANDARD,
+    Audit,
+    Seen,
+    audit,
+    audit_folds,
+    find_same_pictures,
+    look_at_images,
+)
 from prognobench.audit.leaks import drop_leaks
 
-__all__ = ["STANDARD", "Audit", "audit", "drop_leaks", "find_same_pictures"]
+__all__ = [
+    "STANDARD",
+    "Audit",
+    "Seen",
+    "audit",
+    "audit_folds",
+    "drop_leaks",
+    "find_same_pictures",
+    "look_at_images",
+]

@@ -44,7 +44,7 @@ def count_by_part(cohort: Cohort, folds: Sequence[Fold]) -> pd.DataFrame:
     """Patients of each class in each part, one row per fold."""
     import pandas as pd
 
-    patient, label = cohort.table["patient_id"].factorize()[0], cohort.table["label"].to_numpy()
+    patient, label = cohort.patients[0], cohort.table["label"].to_numpy()
     rows = []
     for fold in folds:
         row: dict[str, object] = {"fold": fold.name}
@@ -59,10 +59,11 @@ def count_by_part(cohort: Cohort, folds: Sequence[Fold]) -> pd.DataFrame:
 
 def describe_folds(cohort: Cohort, folds: Sequence[Fold]) -> Iterator[str]:
     """Yield a sentence for each class that test parts lack, and for patients that no fold uses."""
-    patient, label = cohort.table["patient_id"].factorize()[0], cohort.table["label"].to_numpy()
+    patient, label = cohort.patients[0], cohort.table["label"].to_numpy()
     lacking: dict[str, list[str]] = {}
+    known = np.unique(label)
     for fold in folds:
-        for missing in sorted(set(label.tolist()) - set(label[fold.test].tolist())):
+        for missing in np.setdiff1d(known, label[fold.test]).tolist():
             lacking.setdefault(cohort.classes[missing], []).append(fold.name)
     for name, without in lacking.items():
         yield (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +94,57 @@ class Audit:
         }
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of a cohort's images, whatever its folds: see :func:`look_at_images`.
+
+    Attributes
+    ----------
+    images
+        What decoding them showed, if they were decoded.
+    same
+        The rows of the cohort's table whose picture comes several times.
+    faulty
+        The images that show little or nothing.
+    duplicates, notes
+        Of the :class:`Audit`: what does not depend on folds.
+    """
+
+    images: Inspection | None
+    same: pd.DataFrame
+    faulty: pd.DataFrame
+    duplicates: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def look_at_images(
+    cohort: Cohort, folder: Path | None, recipe: Recipe | None, progress: Progress | None = None
+) -> Seen:
+    """Compare a cohort's images; see :func:`audit` for the parameters."""
+    digests = None if folder is None else content_digests(cohort, folder)
+    images = None
+    if digests is not None and folder is not None and recipe is not None:
+        images = inspect_images(cohort, recipe, folder, _comparable(cohort, digests), progress)
+    same, faulty = _same_pictures(cohort, digests, images), _faulty(cohort, images)
+    copies = tuple(describe_copies(cohort, same))
+    return Seen(images, same, faulty, copies, tuple(_notes(cohort, faulty)))
+
+
+def audit_folds(cohort: Cohort, folds: Sequence[Fold], seen: Seen) -> Audit:
+    """Return what :func:`audit` says in sentences, without its tables: a sweep needs no more."""
+    return Audit(
+        cohort.name,
+        tables={},
+        leaks=(
+            *find_shared_patients(cohort, folds),
+            *find_shared_pictures(cohort, seen.same, folds),
+        ),
+        broken=() if seen.images is None else tuple(dict.fromkeys(seen.images.broken.values())),
+        duplicates=seen.duplicates,
+        notes=(*describe_folds(cohort, folds), *seen.notes),
+    )
+
+
 def audit(
     cohort: Cohort,
     folds: Sequence[Fold] = (),
@@ -125,24 +176,22 @@ def audit(
     DataError
         If files are missing; those that are broken are part of what is found.
     """
-    recipe = recipe or (STANDARD if thorough else None)
-    seen, same = _look(cohort, folder, recipe, progress)
+    seen = look_at_images(cohort, folder, recipe or (STANDARD if thorough else None), progress)
+    found = audit_folds(cohort, folds, seen)
     tables = {
         "patients and images": count_by_centre(cohort),
         "patients by part": count_by_part(cohort, folds),
         "left out": count_exclusions(cohort),
-        "faulty images": _faulty(cohort, seen),
-        "same picture": _shown(cohort, same),
+        "faulty images": seen.faulty,
+        "same picture": _shown(cohort, seen.same),
     }
-    if thorough:
-        tables["metadata-only baseline"] = score_metadata(cohort, read_image_metadata(cohort), seed)
-    return Audit(
-        cohort.name,
-        tables,
-        leaks=(*find_shared_patients(cohort, folds), *find_shared_pictures(cohort, same, folds)),
-        broken=() if seen is None else tuple(dict.fromkeys(seen.broken.values())),
-        duplicates=tuple(describe_copies(cohort, same)),
-        notes=(*describe_folds(cohort, folds), *_notes(cohort, tables)),
+    if not thorough:
+        return replace(found, tables=tables)
+    baseline = score_metadata(cohort, read_image_metadata(cohort), seed)
+    return replace(
+        found,
+        tables={**tables, "metadata-only baseline": baseline},
+        notes=(*found.notes, *_describe_metadata(cohort, baseline)),
     )
 
 
@@ -156,20 +205,7 @@ def find_same_pictures(
     recipe
         How images are decoded to be compared; None compares the content of files alone.
     """
-    return _look(cohort, folder, recipe, progress)[1]
-
-
-def _look(
-    cohort: Cohort, folder: Path | None, recipe: Recipe | None, progress: Progress | None
-) -> tuple[Inspection | None, pd.DataFrame]:
-    """What was seen on the images, where they are looked at, and those that show the same."""
-    if folder is None:
-        return None, _same_pictures(cohort, None, None)
-    digests = content_digests(cohort, folder)
-    seen = None
-    if recipe is not None:
-        seen = inspect_images(cohort, recipe, folder, _comparable(cohort, digests), progress)
-    return seen, _same_pictures(cohort, digests, seen)
+    return look_at_images(cohort, folder, recipe, progress).same
 
 
 def _comparable(cohort: Cohort, digests: Sequence[str]) -> NDArray[np.bool_]:
@@ -222,7 +258,7 @@ def _faulty(cohort: Cohort, seen: Inspection | None) -> pd.DataFrame:
     )
 
 
-def _notes(cohort: Cohort, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
+def _notes(cohort: Cohort, faulty: pd.DataFrame) -> Iterator[str]:
     yield from (f"{cohort.name}: {note}" for note in cohort.notes)
     if cohort.synthetic:
         yield f"{cohort.name}: synthetic images, no clinical data"
@@ -231,7 +267,7 @@ def _notes(cohort: Cohort, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
             f"{cohort.name}: {shared} patient ids occur in several parts of the union and "
             "count as different patients; if they are the same, leave them out of one part"
         )
-    faults = tables["faulty images"]["fault"]
+    faults = faulty["fault"]
     if broken := int((faults == "broken").sum()):
         yield (
             f"{cohort.name}: {broken} of {len(cohort)} images are broken; replace them, or leave "
@@ -239,8 +275,11 @@ def _notes(cohort: Cohort, tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
         )
     if bad := len(faults) - broken:
         yield f"{cohort.name}: {bad} of {len(cohort)} images are blank or badly exposed"
-    baseline = tables.get("metadata-only baseline")
-    if baseline is None or not len(baseline):
+
+
+def _describe_metadata(cohort: Cohort, baseline: pd.DataFrame) -> Iterator[str]:
+    """Yield what metadata alone predict; nothing of a cohort without metadata."""
+    if not len(baseline):
         return
     together = baseline.iloc[-1]
     yield (

@@ -23,7 +23,7 @@ SHOWN = 5
 
 def find_shared_patients(cohort: Cohort, folds: Iterable[Fold]) -> Iterator[str]:
     """Yield a sentence for each fold with patients in several parts of it."""
-    patient, ids = cohort.table["patient_id"].factorize()
+    patient, ids = cohort.patients
     for fold in folds:
         members = [np.unique(patient[getattr(fold, part)]) for part in PARTS]
         times = np.bincount(np.concatenate(members), minlength=len(ids))

@@ -54,7 +54,7 @@ def run(context: click.Context, /, no_table: bool, no_wait: bool, **composing: A
         )
     if not no_table:
         _print_scores(outcomes)
-    if any(outcome.failed for outcome in outcomes):
+    if any(outcome.failed or outcome.refusal for outcome in outcomes):
         context.exit(FAILED_CELLS)
 
 
@@ -64,6 +64,8 @@ def _say_remarks(outcomes: Sequence[Outcome]) -> None:
 
     remarks: list[str] = []
     for outcome in outcomes:
+        if outcome.refusal is not None:
+            continue
         name, meta = outcome.config.dataset.name, outcome.folder.meta
         remarks += [f"{name}: {note}" for note in meta.get("notes", ())]
         remarks += describe_left_out(name, meta.get("left_out", ()))
@@ -76,6 +78,9 @@ def _say_outcomes(outcomes: Sequence[Outcome]) -> None:
     for outcome in outcomes:
         config = outcome.config
         name = " / ".join((config.dataset.name, config.model.name, config.strategy.name))
+        if outcome.refusal is not None:
+            console.complain(f"{name}, seed {config.seed}: {outcome.refusal}")
+            continue
         cells = {
             "computed": len(outcome.computed),
             "done before": len(outcome.found),

@@ -47,9 +47,7 @@ class Patients:
         DataError
             If patients have more than one label, or the cohort has one class only.
         """
-        import pandas as pd
-
-        of_row, ids = pd.factorize(cohort.table["patient_id"], sort=True)
+        of_row, ids = cohort.patients
         row_labels = cohort.table["label"].to_numpy(dtype=np.intp)
         labels = np.zeros(len(ids), dtype=np.intp)
         labels[of_row] = row_labels  # of the last row of each patient, which all rows must equal
@@ -57,11 +55,11 @@ class Patients:
         if len(contradicting):
             raise DataError(
                 f"{cohort.name}: patients whose images have different outcomes: "
-                f"{len(contradicting)} ({listed(np.asarray(ids)[contradicting].tolist(), 5)}); "
+                f"{len(contradicting)} ({listed(ids[contradicting].tolist(), 5)}); "
                 "an outcome belongs to a patient"
             )
         patients = cls(
-            ids=np.asarray(ids, dtype=object),
+            ids=ids,
             labels=labels,
             images=np.bincount(of_row, minlength=len(ids)),
             of_row=of_row,

@@ -38,23 +38,25 @@ def export_folds(folds: Iterable[Fold], cohort: Cohort) -> pd.DataFrame:
     """Return folds as a table: columns repeat, fold, draw (blank if none), part, patient_id."""
     import pandas as pd
 
-    patients = cohort.table["patient_id"].to_numpy()
-    pieces = []
+    of_row, ids = cohort.patients
+    axes, parts, members = [], [], []
     for fold in folds:
         for part in PARTS:
-            members = np.unique(patients[getattr(fold, part)].astype(object))
-            pieces.append(
-                pd.DataFrame(
-                    {
-                        "repeat": fold.repeat,
-                        "fold": fold.fold,
-                        "draw": pd.array([fold.draw] * len(members), dtype="Int64"),
-                        "part": part,
-                        "patient_id": members,
-                    }
-                )
-            )
-    return pd.concat(pieces, ignore_index=True)
+            found = np.unique(of_row[getattr(fold, part)])
+            draw = -1 if fold.draw is None else fold.draw
+            axes.append(np.tile([fold.repeat, fold.fold, draw], (len(found), 1)))
+            parts.append(np.repeat(np.array([part], dtype=object), len(found)))
+            members.append(ids[found])
+    repeat, number, draws = np.concatenate(axes).T
+    return pd.DataFrame(
+        {
+            "repeat": repeat,
+            "fold": number,
+            "draw": pd.arrays.IntegerArray(draws, draws < 0),
+            "part": np.concatenate(parts),
+            "patient_id": np.concatenate(members),
+        }
+    )
 
 
 def import_folds(path: Path, cohort: Cohort) -> list[Fold]:

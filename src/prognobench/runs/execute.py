@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 from prognobench.errors import ConfigError, PrognobenchError, StoreError
 from prognobench.records import Progress, RunConfig
@@ -17,8 +18,11 @@ from prognobench.runs.recording import describe_environment, describe_run, tabul
 from prognobench.runs.shortcut import store_shortcuts
 from prognobench.runs.turns import Turns, find_computing, wait_for_others
 from prognobench.runs.workspace import Workspace
-from prognobench.store import RunFolder
+from prognobench.store import RunFolder, run_folder
 from prognobench.workers import keep_freed_memory
+
+PARTS = (16, 64, 256)
+"""A sweep of more splits than the first is prepared in parts, which end at so many splits."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Outcome:
         Cell -> what went wrong.
     elsewhere
         How many cells other processes still compute.
+    refusal
+        Why the patients could not be split so, where others of the sweep could.
     """
 
     config: RunConfig
@@ -42,6 +48,7 @@ class Outcome:
     failed: Mapping[str, str]
     not_applicable: str | None
     elsewhere: int = 0
+    refusal: str | None = None
 
 
 def run(
@@ -65,19 +72,84 @@ def run(
     Raises
     ------
     ConfigError
-        With every fault of every run, before anything is started.
+        With every fault of every run, before anything is started. In a sweep of many seeds the
+        later splits are made while the first are computed: of these a fault is an outcome.
     """
     workspace = Workspace(progress)
-    runs = prepare(configs, workspace, look=True)
-    if sweep:
-        runs = add_baselines(runs)
-    left = {str(run.folder.path): {fold.name for fold in run.list_unfinished()} for run in runs}
-    if todo := [run for run in runs if left[str(run.folder.path)] or not run.folder.is_described]:
-        _compute(todo, workspace, wait)
-    return [_outcome(run, left[str(run.folder.path)]) for run in runs]
+    outcomes: list[Callable[[], Outcome]] = []
+    waiting: list[Callable[[bool], int]] = []
+    known: set[Path] = set()
+    parts = [*split_sweep(configs)]
+    for part in parts:
+        runs, refused = _prepare_part(part, workspace, raises=not outcomes)
+        outcomes += [partial(_refuse, config, fault) for config, fault in refused]
+        if sweep:
+            runs = add_baselines(runs)
+        runs = [run for run in runs if run.folder.path not in known]
+        known |= {run.folder.path for run in runs}
+        todo = []
+        for run in runs:
+            left = {fold.name for fold in run.list_unfinished()}
+            is_finished = not left and run.folder.is_described
+            todo += [] if is_finished else [run]
+            outcomes.append(
+                partial(_report_finished, run) if is_finished else partial(_outcome, run, left)
+            )
+        if todo:
+            work = _begin(todo, workspace)
+            # What others compute now is waited for when nothing else is left to do.
+            if work(wait and len(parts) == 1):
+                waiting.append(work)
+    for work in waiting:
+        work(wait)
+    return [tell() for tell in outcomes]
 
 
-def _compute(runs: Sequence[Prepared], workspace: Workspace, wait: bool) -> None:
+def split_sweep(configs: Sequence[RunConfig]) -> Iterator[list[RunConfig]]:
+    """Split a sweep into parts that are prepared, and then computed, one after the other.
+
+    The first part has every choice of the sweep, so that all faults of configs are found before
+    anything is computed; the others hold the same choices with more seeds.
+    """
+    splits: dict[tuple[object, ...], int] = {}
+    choices: dict[tuple[object, ...], int] = {}
+    parts: dict[int, list[RunConfig]] = {}
+    for config in configs:
+        # The jobs of a sweep share the sections that they do not differ in.
+        splitting = (id(config.dataset), id(config.cv), id(config.regime))
+        number = splits.setdefault((*splitting, config.seed), len(splits))
+        rest = map(id, (config.model, config.loss, config.train, config.checks, config.paths))
+        choice = (*splitting, *rest, repr(config.strategy), config.device, config.baselines)
+        first = choices.setdefault(choice, number) == number
+        bounds = (bound for bound, size in enumerate(PARTS) if first or number < size)
+        parts.setdefault(next(bounds, number // PARTS[-1] + len(PARTS)), []).append(config)
+    for number in sorted(parts):
+        yield parts[number]
+
+
+def _prepare_part(
+    configs: Sequence[RunConfig], workspace: Workspace, *, raises: bool
+) -> tuple[list[Prepared], list[tuple[RunConfig, ConfigError]]]:
+    """Make the runs of a part ready; once work began, a split that is refused costs no other."""
+    try:
+        return prepare(configs, workspace, look=True), []
+    except ConfigError:
+        if raises:
+            raise
+    runs, refused = [], []
+    for config in configs:
+        try:
+            runs += prepare([config], workspace, look=True)
+        except ConfigError as error:
+            refused.append((config, error))
+    return runs, refused
+
+
+def _begin(runs: Sequence[Prepared], workspace: Workspace) -> Callable[[bool], int]:
+    """Check the machine and the strategies; return what computes these runs, waiting or not.
+
+    It returns the number of cells that other processes still compute.
+    """
     # Imported here since torch takes seconds, and a finished sweep needs none of it.
     from prognobench.training.hardware import require_compiler, resolve_device, resolve_precision
 
@@ -90,9 +162,8 @@ def _compute(runs: Sequence[Prepared], workspace: Workspace, wait: bool) -> None
         precision = resolve_precision(run.config.train.precision, devices[run.config.device])
         _warn_of_two_precisions(run, precision)
     for run in runs:
-        weights = {"origin": run.source.origin, "fingerprint": run.source.fingerprint}
-        environment = describe_environment(str(devices[run.config.device]))
-        run.folder.create(describe_run(run), {**environment, "weights": weights}, tabulate_run(run))
+        # A run is described when it has something to store: a sweep of thousands starts at once.
+        run.folder.describe_later(partial(_describe, run, str(devices[run.config.device])))
     store_shortcuts(runs, workspace)
     turns = Turns(runs)
 
@@ -100,7 +171,19 @@ def _compute(runs: Sequence[Prepared], workspace: Workspace, wait: bool) -> None
         for kind, work in WORK.items():
             work.compute([run for run in runs if run.kind is kind], workspace, devices, turns)
 
-    wait_for_others(compute, runs, turns, wait=wait)
+    def work(wait: bool) -> int:
+        left = wait_for_others(compute, runs, turns, wait=wait)
+        for run in runs:
+            run.folder.describe_now()
+        return left
+
+    return work
+
+
+def _describe(run: Prepared, device: str) -> None:
+    weights = {"origin": run.source.origin, "fingerprint": run.source.fingerprint}
+    environment = {**describe_environment(device), "weights": weights}
+    run.folder.create(describe_run(run), environment, tabulate_run(run))
 
 
 def check_strategies(runs: Sequence[Prepared], workspace: Workspace) -> None:
@@ -150,6 +233,12 @@ def _warn_of_two_precisions(run: Prepared, precision: str) -> None:
         )
 
 
+def _report_finished(run: Prepared) -> Outcome:
+    reason = run.folder.not_applicable
+    found = () if reason else tuple(fold.name for fold in run.folds)
+    return Outcome(run.config, run.folder, (), found, {}, reason)
+
+
 def _outcome(run: Prepared, left: set[str]) -> Outcome:
     done = run.folder.done_cells()
     return Outcome(
@@ -167,3 +256,7 @@ def _outcome(run: Prepared, left: set[str]) -> Outcome:
             find_computing(run.folder, fold.name) is not None for fold in run.list_unfinished()
         ),
     )
+
+
+def _refuse(config: RunConfig, fault: ConfigError) -> Outcome:
+    return Outcome(config, run_folder(config, ""), (), (), {}, None, refusal=str(fault))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +111,7 @@ class Prepared(ReadyRun):
     @cached_property
     def patients(self) -> NDArray[np.intp]:
         """A number for the patient of each image."""
-        numbers = np.unique(self.cohort.table["patient_id"].to_numpy(str), return_inverse=True)[1]
-        return np.asarray(numbers, dtype=np.intp)
+        return self.cohort.patients[0]
 
     def count_patients(self, fold: Fold) -> NDArray[np.int64]:
         """Patients of each class in the training part of a fold."""
@@ -188,20 +187,32 @@ def prepare(
 def _prepare(config: RunConfig, workspace: Workspace, look: bool) -> Prepared:
     cohort, folds = workspace.load_cohort(config), workspace.split_cohort(config)
     source = workspace.locate_source(config.model)
-    warnings = workspace.audit_quickly(config, look=look)
     fingerprints = {
         "cohort": workspace.digest_cohort(config),
         "folds": _folds_digest(folds),
         "weights": source.fingerprint,
     }
     folder = run_folder(config, run_key(config, **fingerprints))
+    recalled = _recall_audit(folder, config)
+    warnings = workspace.audit_quickly(config, look=look) if recalled is None else recalled
     run = Prepared(
         *(config, folder, source, cohort.classes, cohort, folds, fingerprints, warnings),
         workspace.count_left_out(config),
     )
-    for fold in folds:
+    for fold in folds if recalled is None else ():
         run.make_loss(fold)
     return run
+
+
+def _recall_audit(folder: RunFolder, config: RunConfig) -> tuple[str, ...] | None:
+    """Return the warnings of the audit that let a described run begin; nothing if there was none.
+
+    A run's name stands for the content of its cohort and folds, so with the same checks the audit
+    would say the same again.
+    """
+    if not folder.is_described or folder.meta["config"].get("checks") != asdict(config.checks):
+        return None
+    return tuple(folder.meta["warnings"])
 
 
 def _folds_digest(folds: Iterable[Fold]) -> str:

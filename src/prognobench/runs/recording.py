@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,6 +111,7 @@ def describe_environment(device: str) -> dict[str, Any]:
     }
 
 
+@cache
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
@@ -121,6 +123,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
+@cache
 def _version(library: str) -> str | None:
     try:
         return importlib.metadata.version(library)

@@ -90,6 +90,7 @@ def _train_cell(
     TrainingError
         If training cannot go on.
     """
+    run.folder.describe_now()  # so that tables show what is being trained
     config, cohort, recipe = run.config, run.cohort, run.config.train
     axes = name_axes(config.training_seed, fold)
     torch.manual_seed(derive("initial weights", *axes))

@@ -7,19 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from prognobench.audit import STANDARD, Audit, audit, drop_leaks, find_same_pictures
+from prognobench.audit import (
+    STANDARD,
+    Audit,
+    audit,
+    audit_folds,
+    drop_leaks,
+    find_same_pictures,
+    look_at_images,
+)
 from prognobench.errors import ConfigError, PrognobenchError, listed
 from prognobench.folds import make_folds
 from prognobench.imaging.cache import Pixels, Recipe, cohort_digest, pixel_cache
 from prognobench.imaging.content import with_digests
-from prognobench.records import Files, Progress
+from prognobench.records import Component, Files, Progress
 from prognobench.registry import DATASETS, MODELS
 from prognobench.runs.kinds import find_kind
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from prognobench.records import BackboneSource, Cohort, Component, Fold, RunConfig
+    from prognobench.records import BackboneSource, Cohort, Fold, RunConfig
 
 Made = TypeVar("Made")
 
@@ -30,13 +38,14 @@ class Workspace:
     def __init__(self, progress: Progress | None = None) -> None:
         self.progress = progress
         self._made: dict[str, Any] = {}
+        self._texts: dict[int, tuple[Component, str]] = {}
 
     def once(self, make: Callable[[], Made], *identity: Any) -> Made:
         """Return what ``make`` gave, or raise what it raised, the first time for this identity.
 
         A fault is kept as well: a sweep of many runs reports it once, without making it again.
         """
-        key = json.dumps(identity, sort_keys=True, default=str)
+        key = json.dumps(identity, sort_keys=True, default=self._name)
         if key not in self._made:
             try:
                 self._made[key] = make()
@@ -48,6 +57,16 @@ class Workspace:
         result: Made = made
         return result
 
+    def _name(self, value: Any) -> str:
+        """Return a text for what JSON does not know; the choices of a sweep are shared objects."""
+        if not isinstance(value, Component):
+            return str(value)
+        known = self._texts.get(id(value))
+        if known is None or known[0] is not value:
+            known = (value, json.dumps(asdict(value), sort_keys=True, default=str))
+            self._texts[id(value)] = known
+        return known[1]
+
     def load_cohort(self, config: RunConfig) -> Cohort:
         """Return the cohort with the digests of its images, so that files are looked at once."""
         dataset = config.dataset
@@ -56,13 +75,12 @@ class Workspace:
             cohort: Cohort = DATASETS[dataset.builder](**dataset.settings)
             return with_digests(replace(cohort, name=dataset.name), config.paths.cache)
 
-        return self.once(load, "cohort", asdict(dataset))
+        return self.once(load, "cohort", dataset)
 
     def digest_cohort(self, config: RunConfig) -> str:
         return self.once(
             lambda: cohort_digest(self.load_cohort(config), config.paths.cache),
-            "digest",
-            asdict(config.dataset),
+            *("digest", config.dataset),
         )
 
     def split_cohort(self, config: RunConfig) -> tuple[Fold, ...]:
@@ -88,8 +106,7 @@ class Workspace:
 
         return self.once(
             split,
-            *("folds", asdict(config.dataset), asdict(config.cv), asdict(config.regime)),
-            *(config.seed, drops),
+            *("folds", config.dataset, config.cv, config.regime, config.seed, drops),
         )
 
     def _same_pictures(self, config: RunConfig) -> pd.DataFrame:
@@ -98,7 +115,7 @@ class Workspace:
         recipe = STANDARD if _has_files(cohort) else None
         return self.once(
             lambda: find_same_pictures(cohort, config.paths.cache, recipe, self.progress),
-            *("same pictures", asdict(config.dataset)),
+            *("same pictures", config.dataset),
         )
 
     def locate_source(self, model: Component) -> BackboneSource:
@@ -106,14 +123,14 @@ class Workspace:
             source: BackboneSource = MODELS[model.builder](**model.settings)
             return source
 
-        return self.once(locate, "source", asdict(model))
+        return self.once(locate, "source", model)
 
     def load_pixels(self, config: RunConfig) -> Pixels:
         """Return the cohort's images, decoded and scaled as the model's weights need them."""
         cohort, recipe = self.load_cohort(config), self._recipe(config)
         return self.once(
             lambda: pixel_cache(cohort, recipe, config.paths.cache, self.progress),
-            *("pixels", asdict(config.dataset), recipe.name),
+            *("pixels", config.dataset, recipe.name),
         )
 
     def _recipe(self, config: RunConfig) -> Recipe:
@@ -133,24 +150,23 @@ class Workspace:
         recipe = self._recipe(config) if look and images and _has_files(cohort) else None
         if recipe is not None and config.checks.leaks == "drop":
             recipe = STANDARD  # as the patients to be left out were found
+        looking = None if recipe is None else recipe.name
 
         def look_for_faults() -> tuple[str, ...]:
-            report = audit(
-                cohort,
-                self.split_cohort(config),
-                folder=config.paths.cache,
-                recipe=recipe,
-                progress=self.progress,
+            seen = self.once(
+                lambda: look_at_images(cohort, config.paths.cache, recipe, self.progress),
+                *("seen", config.dataset, looking),
             )
+            report = audit_folds(cohort, self.split_cohort(config), seen)
             if refusals := report.refusals(config.checks):
                 raise ConfigError(refusals)
             left_out = describe_left_out(cohort.name, self.count_left_out(config))
             return (*report.notes, *left_out, *report.duplicates, *report.leaks)
 
-        splitting = [asdict(config.dataset), asdict(config.cv), asdict(config.regime)]
-        looking = None if recipe is None else recipe.name
         return self.once(
-            look_for_faults, "audit", splitting, asdict(config.checks), config.seed, looking
+            look_for_faults,
+            *("audit", config.dataset, config.cv, config.regime, config.seed, looking),
+            asdict(config.checks),
         )
 
     def audit_fully(self, config: RunConfig, folds: Sequence[Fold]) -> Audit:
