@@ -103,7 +103,7 @@ def _checked(
 ) -> RunConfig:
     """Check everything but the components; raise an error for all faults found so far."""
     plain = _check("", _PLAIN, _pick(rest), faults)
-    given = {
+    given: dict[str, tuple[Any, Callable[[Any, list[str]], Any]]] = {
         "train": (rest.get("train", {}), partial(_record, "train", Train)),
         "checks": (rest.get("checks", {}), partial(_record, "checks", Checks)),
         "image": (pixels, partial(_record, "dataset.pixels", ImageOptions)),
