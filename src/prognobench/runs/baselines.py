@@ -21,23 +21,26 @@ def add_baselines(runs: Sequence[Prepared]) -> list[Prepared]:
     A strategy declares that it joins sweeps (``joins_sweeps``). It is left out where the cohort
     lacks what it reads, where ``baselines=false``, and where such a run is stored already.
     """
-    known = {_identify(run) for run in runs if "image" not in run.reads}
+    known = {
+        _identify(run, run.config.strategy.builder) for run in runs if "image" not in run.reads
+    }
     added: list[Prepared] = []
     for run in runs:
         if not run.config.baselines or "image" not in run.reads:
             continue
         for name in STRATEGIES.declaring("joins_sweeps"):
-            beside = _put_beside(run, name)
-            if _identify(beside) in known or not _has_inputs(beside):
+            if _identify(run, name) in known:
                 continue
-            known.add(_identify(beside))
-            if not any(_is_like(folder, beside) for folder in _list_stored(beside)):
+            known.add(_identify(run, name))
+            beside = _put_beside(run, name)
+            stored = _list_stored(beside)
+            if _has_inputs(beside) and not any(_is_like(folder, beside) for folder in stored):
                 added.append(beside)
     return [*runs, *added]
 
 
-def _identify(run: Prepared) -> Identity:
-    return run.config.strategy.builder, run.fingerprints["cohort"], run.fingerprints["folds"]
+def _identify(run: Prepared, strategy: str) -> Identity:
+    return strategy, run.fingerprints["cohort"], run.fingerprints["folds"]
 
 
 def _put_beside(run: Prepared, name: str) -> Prepared:

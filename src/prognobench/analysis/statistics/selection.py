@@ -101,31 +101,41 @@ def add_optimism(cells: pd.DataFrame, scored: Scored) -> pd.DataFrame:
     It is filled in the main contexts (whole training parts, if there are any). Choices that predict
     other patients than the best (unfinished ones, say) are left out.
     """
-    found = cells["optimism"].copy()
+    found, runs_of = cells["optimism"].copy(), group_runs(scored.runs)
     for _, context, _ in iter_main_contexts(cells):
         for level in context["level"].unique():
             own = context[context["level"] == level]
-            runs = {row: find_runs_of(scored.runs, own.loc[row]) for row in own.index}
-            asked = scored.runs.loc[sorted({run for rows in runs.values() for run in rows})]
-            panels = load_panels(asked, scored, level, own["threshold"].unique())
+            chosen: dict[Measure, list[tuple[int, list[int]]]] = {}
             for (name, rule), group in own.groupby(["metric", "threshold"]):
                 measure = Measure(find_metric(str(name)), str(rule))
-                chosen = _nearest(group[group["mean"].notna()], measure.metric).index
-                choices = [[panels[run] for run in runs[row] if run in panels] for row in chosen]
+                nearest = sort_best_first(group[group["mean"].notna()], measure.metric)
+                names = nearest[NAMED].head(MOST_CHOICES).itertuples(name=None)
+                chosen[measure] = [(row, runs_of[tuple(names)]) for row, *names in names]
+            asked = {run for each in chosen.values() for _, runs in each for run in runs}
+            rules = [measure.rule for measure in chosen]
+            panels = load_panels(scored.runs.loc[sorted(asked)], scored, level, rules)
+            for measure, nearest_runs in chosen.items():
+                choices = [[panels[run] for run in own if run in panels] for _, own in nearest_runs]
                 if choices:
-                    found[chosen[0]] = _select(choices, measure).optimism
+                    found[nearest_runs[0][0]] = _select(choices, measure).optimism
     return cells.assign(optimism=found)
 
 
-def _nearest(own: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """Return the best choices by mean score, the best of all first."""
-    return sort_best_first(own, metric).head(MOST_CHOICES)
+NAMED = [*CONTEXT, *CHOICES]
+"""The names that a row of :func:`.aggregate` shares with the runs (one a seed) in its mean."""
+
+
+def group_runs(runs: pd.DataFrame) -> dict[tuple[Any, ...], list[int]]:
+    """Return the runs of each combination of :data:`NAMED`."""
+    grouped: dict[tuple[Any, ...], list[int]] = {}
+    for run, *names in runs[NAMED].itertuples(name=None):
+        grouped.setdefault(tuple(names), []).append(run)
+    return grouped
 
 
 def find_runs_of(runs: pd.DataFrame, row: pd.Series[Any]) -> list[int]:
     """Return the runs, one for each seed, that a row of :func:`.aggregate` is the mean of."""
-    names = [*CONTEXT, *CHOICES]
-    same = (runs[names] == row[names]).all(axis=1) & runs["key"].isin(str(row["keys"]).split())
+    same = (runs[NAMED] == row[NAMED]).all(axis=1)
     return [int(run) for run in runs.index[same]]
 
 
