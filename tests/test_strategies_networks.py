@@ -158,6 +158,12 @@ def test_a_matrix_below_the_rank_is_left_out_with_a_note(strategy: str) -> None:
         adapt(strategy, cnn(), rank=33)
 
 
+def test_prompts_need_room_beside_the_positions() -> None:
+    small = {"img_size": IMAGE_SIZE, "embed_dim": 32, "num_heads": 2, "depth": 2}
+    with pytest.raises(NotApplicableError, match="so many as it has positions for"):
+        adapt("visual_prompts", made("beit_base_patch16_224", **small))
+
+
 def test_prompts_need_one_sequence_of_tokens() -> None:
     two_branches = made("crossvit_tiny_240")
     preprocessing = MODELS["timm"](architecture="crossvit_tiny_240", weights="random").preprocessing
@@ -274,6 +280,7 @@ def test_the_walk_knows_every_family() -> None:
         ("starnet", "dora", "trained"),
         ("coat", "oft", "trained"),
         ("xcit", "ssf", "trained"),
+        ("edgenext", "oft", "trained"),
         ("xcit", "adaptformer", "trained"),
         ("dla", "ssf", "trained"),
         ("pvt_v2", "ln_tuning", "trained"),

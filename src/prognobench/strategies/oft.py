@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, MinLen
 
@@ -11,6 +11,9 @@ from prognobench.registry import STRATEGIES
 from prognobench.strategies.peft_adapted import adapt_with_peft
 from prognobench.strategies.settings import Fraction, Rate, Target
 from prognobench.strategies.targets import choose_layers, pattern
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @STRATEGIES.register("oft")
@@ -53,4 +56,27 @@ def oft(
         head_dropout=head_dropout,
         head_norm=head_norm,
         notes=chosen.notes,
+        prepare=_rotate_rows,
     )
+
+
+def _rotate_rows(model: nn.Module) -> None:
+    """Give peft's rotations rows of features.
+
+    peft takes any input of four dimensions for the image before a convolution, and Swin,
+    EdgeNeXt and ConvNeXt call linear layers on maps whose channels come last.
+    """
+    for layer in model.modules():
+        for rotation in getattr(layer, "oft_R", {}).values():
+            rotation.register_forward_pre_hook(_flatten)
+            rotation.register_forward_hook(_restore)
+
+
+def _flatten(rotation: Any, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    (x,) = inputs
+    rotation.shape_of_maps = x.shape
+    return (x.flatten(0, 2) if x.dim() == 4 else x,)
+
+
+def _restore(rotation: Any, inputs: tuple[Tensor], rows: Tensor) -> Tensor:
+    return rows.reshape(rotation.shape_of_maps)

@@ -37,8 +37,14 @@ def adapt_with_peft(
     head_dropout: float,
     head_norm: bool,
     notes: tuple[str, ...] = (),
+    prepare: Callable[[nn.Module], None] | None = None,
 ) -> Adapted:
     """Return the classifier whose encoder carries the adapters of a peft config.
+
+    Parameters
+    ----------
+    prepare
+        Called with the adapted encoder before it is run for the first time.
 
     Raises
     ------
@@ -57,6 +63,8 @@ def adapt_with_peft(
             peft_model = get_peft_model(backbone.module, config)
     except BUILD_ERRORS as error:
         raise NotApplicableError(f"{method} does not work with this backbone: {error}") from error
+    if prepare is not None:
+        prepare(peft_model.get_base_model())
     model = Classifier(
         peft_model.get_base_model(),
         backbone.width,

@@ -60,16 +60,22 @@ def visual_prompts(
             dropout=dropout,
         )
         backbone.module.set_submodule(name, block)
-    return adapt(
-        backbone,
-        num_classes,
-        method="visual prompts",
-        lr=lr,
-        role="prompts",
-        head_dropout=head_dropout,
-        head_norm=head_norm,
-        merge=None,
-    )
+    try:
+        return adapt(
+            backbone,
+            num_classes,
+            method="visual prompts",
+            lr=lr,
+            role="prompts",
+            head_dropout=head_dropout,
+            head_norm=head_norm,
+            merge=None,
+        )
+    except NotApplicableError as error:
+        raise NotApplicableError(
+            "visual prompts are more tokens than the image has, and this backbone takes so many as "
+            "it has positions for, relative ones or a grid"
+        ) from error
 
 
 def _token_width(backbone: Backbone) -> int:
