@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from made_backbones import IMAGE_SIZE, cnn, images, vit, wrap
-from timm.layers import GatedMlp
+from timm.layers import GatedMlp, StdConv2d
 from timm.models.mlp_mixer import MlpMixer, SpatialGatingBlock
 from torch import nn
 
@@ -232,6 +232,16 @@ def test_usual_layers_are_all_scaled(backbone: Any) -> None:
     wrapped = [m for m in adapted.model.encoder.modules() if isinstance(m, ScaledShifted)]
     assert len(wrapped) == len(layers) > 0
     assert not adapted.notes
+
+
+@pytest.mark.parametrize("strategy", ["lora", "ia3"])
+def test_adapters_on_standardised_convolutions_are_not_merged(strategy: str) -> None:
+    settings = {"layers": (1, 1), "channels": (16, 32), "stem_chs": 16}
+    backbone = made("resnetv2_50", conv_layer=StdConv2d, **settings)
+    adapted = adapt(strategy, backbone)
+    assert adapted.merge is None
+    assert "cannot be merged, since their layers change their weights" in " ".join(adapted.notes)
+    assert adapt(strategy, made("resnetv2_50", **settings)).merge is not None
 
 
 def test_a_stem_called_base_layer_is_no_adapter() -> None:

@@ -8,7 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prognobench.errors import NotApplicableError
+from prognobench.errors import NotApplicableError, listed
 from prognobench.records import Adapted, Backbone
 from prognobench.strategies.adapted import BUILD_ERRORS, group_parameters, unreached
 from prognobench.strategies.adapted_files import (
@@ -18,9 +18,10 @@ from prognobench.strategies.adapted_files import (
     save_tensors,
     write_identity,
 )
+from prognobench.strategies.targets import SHOWN
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from prognobench.strategies.layers.classifier import Classifier
 
@@ -78,14 +79,66 @@ def adapt_with_peft(
             f"{method}: the backbone does not call {len(idle)} of the adapters "
             f"({', '.join(idle[:3])}); leave these layers out of strategy.targets"
         )
+    merges = True
+    if unmergeable := _find_unmergeable(model):
+        merges = False
+        notes = (
+            *notes,
+            f"{method}: {len(unmergeable)} adapters cannot be merged, since their layers change "
+            f"their weights before use ({listed(unmergeable, SHOWN)})",
+        )
     return Adapted(
         model=model,
         groups=group_parameters(model, lr, "adapter"),
         save=_save(backbone, peft_model, model),
         load=_load(backbone, peft_model, model),
-        merge=lambda: merge_adapters(model),
+        merge=(lambda: merge_adapters(model)) if merges else None,
         notes=notes,
     )
+
+
+def _find_unmergeable(model: nn.Module) -> list[str]:
+    """Return the adapted layers whose output is not linear in their weight.
+
+    Standardised convolutions (of NFNet and BiT) normalise it: what is added to it is no adapter.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import nn
+
+    linear: dict[type, bool] = {nn.Linear: True, nn.Conv2d: True}
+    found = []
+    for name, adapter in model.named_modules():
+        if isinstance(adapter, BaseTunerLayer):
+            layer = adapter.get_base_layer()
+            if type(layer) not in linear:
+                linear[type(layer)] = _is_linear_in_weight(layer)
+            if not linear[type(layer)]:
+                found.append(name)
+    return found
+
+
+def _is_linear_in_weight(layer: nn.Module) -> bool:
+    import torch
+
+    probe = deepcopy(layer).double().eval()
+    weight = probe.get_parameter("weight")
+    if weight.dim() < 2:  # a norm's
+        return True
+    random = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random, dtype=torch.float64)
+
+    # Inputs of a convolution have its channels, whatever its groups, and some room for its kernel.
+    channels = getattr(layer, "in_channels", weight.shape[1])
+    x = draw(2, channels, *(length + 4 for length in weight.shape[2:]))
+    step = draw(*weight.shape)
+    with torch.no_grad():
+        outputs = []
+        for _ in range(3):
+            outputs.append(probe(x))
+            weight.add_(step)
+    return torch.allclose(outputs[0] + outputs[2], 2 * outputs[1])
 
 
 def _save(backbone: Backbone, peft_model: Any, model: Any) -> Callable[[Path], None]:
