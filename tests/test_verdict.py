@@ -14,7 +14,8 @@ from prognobench.analysis.report.figures import say_left_out
 from prognobench.analysis.report.sections import make_headline
 from prognobench.analysis.scores import read_scores
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics.aggregate import Selection, aggregate
+from prognobench.analysis.statistics.aggregate import Selection, aggregate, iter_main_contexts
+from prognobench.analysis.statistics.best import best_table, compare_with_best
 from prognobench.analysis.statistics.comparer import Question
 from prognobench.analysis.statistics.comparisons import compare, make_comparison
 from prognobench.analysis.statistics.curves import (
@@ -283,3 +284,26 @@ def test_figures_count_the_choices_that_they_leave_out(tmp_path):
     assert "1 more is not drawn" in say_left_out(1, "x")
     rows = make_table(tmp_path, rows=("dataset", "model"), metrics=("mcc",), formats=()).tables[0]
     assert rows.rows[-1][0][0] == "toy"
+
+
+# ------------------------------------------------------------------ the best beside the others
+
+
+def test_the_best_is_compared_with_every_choice_and_baseline(results):
+    scored = show_runs(read_scores(results))
+    cells = aggregate(scored, Selection(("mcc",)))
+    [context] = iter_main_contexts(cells)
+    table = compare_with_best(context, scored, find_metric("mcc"))
+    labels = ["vit, full", "cnn, full", "metadata (no image)", "shortcut (no image)"]
+    assert list(table["label"]) == labels
+    assert (table["value"] < 0).all()  # nothing is better than the best
+    by_label = table.set_index("label")
+    own = context[1].set_index(["model", "strategy"])
+    assert by_label.loc["cnn, full", "p_holm"] == own.loc[("cnn", "full"), "p_best"]
+    assert by_label.loc["shortcut (no image)", "p_holm"] < 0.05
+    compared = compare(results, Question(by="strategy", against="shortcut"), {"regime": ["full"]})
+    pair = compared[(compared["model"] == "vit") & (compared["first"] == "lora")].iloc[0]
+    assert by_label.loc["shortcut (no image)", "p"] == pytest.approx(pair["fold_p"])
+    shown = best_table(context, table, find_metric("mcc"))
+    assert shown.references == 2
+    assert [entries[-1].text for _, entries in shown.competing] == ["†", "†"]

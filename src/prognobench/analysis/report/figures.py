@@ -31,13 +31,13 @@ from prognobench.analysis.report.drawing import (
 )
 from prognobench.analysis.scores import CHANCE, Scored
 from prognobench.analysis.statistics.aggregate import (
+    Context,
     describe_context,
     is_reference,
     iter_main_contexts,
 )
+from prognobench.analysis.statistics.best import compare_with_best
 from prognobench.analysis.statistics.costs import pareto
-from prognobench.analysis.statistics.marks import average_draws, pick_scores
-from prognobench.analysis.statistics.paired_tests import corrected_t
 from prognobench.analysis.statistics.ranks import Ranks
 from prognobench.analysis.statistics.score_tables import reference_label
 from prognobench.analysis.tables import make_slug
@@ -322,41 +322,33 @@ def trade_offs(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Iterator[
 
 
 def differences(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Iterator[Figure]:
-    """Yield paired differences to the best choice over folds, one figure per dataset."""
-    import pandas as pd
+    """Yield :func:`.compare_with_best` of the nearest choices and all baselines, by dataset."""
+    for context in iter_main_contexts(cells[cells["metric"] == metric.name]):
+        compared = compare_with_best(context, scored, metric)
+        if len(compared):
+            yield _draw_differences(context, compared, metric)
 
-    for named, own, _ in iter_main_contexts(cells[cells["metric"] == metric.name]):
-        best = own[own["mark"] == "best"]
-        if best.empty or len(own) < 2:
-            continue
-        rows = pick_scores(scored.scores, own)
-        winner = tuple(best.iloc[0][name] for name in CHOICES)
-        folds, share = average_draws(rows)
-        names = [choice for choice in folds.columns if tuple(choice) != winner]
-        tests = {
-            ", ".join(choice): corrected_t((folds[choice] - folds[winner]).to_numpy(float), share)
-            for choice in names
-        }
-        data = pd.DataFrame(
-            [(name, test.value, test.low, test.high, test.p) for name, test in tests.items()],
-            columns=["label", "value", "low", "high", "p"],
-        ).dropna(subset="value")
-        data = data.iloc[np.argsort(np.abs(data["value"]), kind="stable")]
-        left = say_left_out(len(data) - MOST_ROWS, "prognobench compare")
-        data = data.head(MOST_ROWS)
-        if data.empty:
-            continue
-        yield Figure(
-            make_slug("difference", metric.name, *named.values()),
-            f"Difference to {', '.join(winner)} in {metric.title}, {describe_context(named)}",
-            f"Mean paired difference in {metric.title} over folds with 95 % intervals (corrected "
-            f"t-test), of the {len(data)} choices nearest to the best, {', '.join(winner)}.{left}",
-            data,
-            report_command(metric),
-            forest(f"difference in {metric.title}", 0.0),
-            size=(4.4, 0.9 + 0.22 * len(data)),
-            synthetic=bool(own["synthetic"].any()),
-        )
+
+def _draw_differences(context: Context, compared: pd.DataFrame, metric: Metric) -> Figure:
+    named, own, _ = context
+    baselines = compared["baseline"].astype(bool)
+    shown = compared[baselines | ((~baselines).cumsum() <= MOST_ROWS)]
+    best = own[own["mark"] == "best"].iloc[0]
+    winner = ", ".join(str(best[name]) for name in CHOICES)
+    choices = int((~shown["baseline"].astype(bool)).sum())
+    left = say_left_out(len(compared) - len(shown), "prognobench compare")
+    return Figure(
+        make_slug("difference", metric.name, *named.values()),
+        f"Difference to {winner} in {metric.title}, {describe_context(named)}",
+        f"Mean paired difference in {metric.title} over folds with 95 % intervals (corrected "
+        f"t-test), to the best, {winner}: choices, the nearest first ({choices}), and baselines "
+        f"({len(shown) - choices}).{left}",
+        shown.drop(columns="baseline"),
+        report_command(metric),
+        forest(f"difference in {metric.title}", 0.0),
+        size=(4.4, 0.9 + 0.22 * len(shown)),
+        synthetic=bool(own["synthetic"].any()),
+    )
 
 
 def rank_figure(ranks: Ranks, metric: Metric, synthetic: bool) -> Iterator[Figure]:

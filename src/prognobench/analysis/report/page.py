@@ -34,7 +34,13 @@ from prognobench.analysis.report.sections import (
 from prognobench.analysis.scores import Scored, read_scores
 from prognobench.analysis.shown import show_runs
 from prognobench.analysis.statistics import costs, score_tables
-from prognobench.analysis.statistics.aggregate import Selection, aggregate, describe_context
+from prognobench.analysis.statistics.aggregate import (
+    Selection,
+    aggregate,
+    describe_context,
+    iter_main_contexts,
+)
+from prognobench.analysis.statistics.best import best_table, compare_with_best
 from prognobench.analysis.statistics.claims.judging import check_claims
 from prognobench.analysis.statistics.claims.reading import are_about, find_claims, read_claims
 from prognobench.analysis.statistics.ranks import rank, rank_table, wins_table
@@ -207,6 +213,11 @@ class _Page:
             synthetic = bool(self.cells["synthetic"].any())
             yield self._tables([rank_table(ranks), wins_table(ranks)])
             yield from self._figures(rank_figure(ranks, self.metric, synthetic))
+        own = self.cells[self.cells["metric"] == self.metric.name]
+        for context in iter_main_contexts(own):
+            compared = compare_with_best(context, self.scored, self.metric)
+            if len(compared):
+                yield self._tables([best_table(context, compared, self.metric)])
         yield from self._figures(differences(self.cells, self.scored, self.metric))
 
     def _costs(self) -> Iterator[Block]:
@@ -258,6 +269,8 @@ class _Page:
     def render(self, sections: Sequence[Section], drawn: Sequence[str]) -> str:
         """Return the page; ``drawn`` is the SVG of each figure."""
         runs = real_runs(self.scored)
+        seeing = runs[~runs["baseline"].astype(bool)]
+        seeing = seeing if len(seeing) else runs
         return (
             templates()
             .get_template("page.html")
@@ -267,8 +280,8 @@ class _Page:
                 drawn=drawn,
                 facts={
                     "datasets": runs["dataset"].nunique(),
-                    "models": runs["model"].nunique(),
-                    "strategies": runs["strategy"].nunique(),
+                    "models": seeing["model"].nunique(),
+                    "strategies": seeing["strategy"].nunique(),
                     "runs": len(runs),
                     "folds done": f"{runs['done'].sum():,} of {runs['cells'].sum():,}",
                 },
