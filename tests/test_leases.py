@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 
 from prognobench import workers
+from prognobench.cli.compose import compose
+from prognobench.registry import load_components
+from prognobench.runs.execute import run
 from prognobench.workers import EXPIRY, Lease, find_holder, hold
 
 HOLDS = """
@@ -151,6 +154,17 @@ def test_a_stopped_process_loses_it_and_notices(tmp_path: Path) -> None:
         lease.clear()
 
 
+def test_a_lease_that_was_taken_over_is_left_to_its_new_holder(tmp_path: Path) -> None:
+    first = Lease.take(tmp_path, "lease")
+    assert first is not None
+    (tmp_path / ".lease-2").write_text("{}")
+    assert not first.is_ours
+    first.give_back()
+    first.clear()
+    assert sorted(os.listdir(tmp_path)) == [".lease-1", ".lease-2"]
+    assert Lease.take(tmp_path, "lease") is None
+
+
 def test_a_lease_is_renewed_while_its_process_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +221,42 @@ def make(log, seed):
     return RandomForestClassifier(5, random_state=seed % 2**32)
 """
 
+TAKEN_OVER = """
+from functools import partial
+from pathlib import Path
+from prognobench.records import Adapted, Estimator
+from prognobench.registry import STRATEGIES
+
+def lose(results, pattern):
+    "Take over the leases of this process, as another does while it is stopped."
+    leases = list(Path(results).glob(pattern + "/.lease-1"))
+    assert leases
+    for lease in leases:
+        lease.with_name(".lease-2").write_text("{}")
+
+@STRATEGIES.register("lost_training")
+def lost_training(backbone, num_classes: int, *, results: str, fails: bool) -> Adapted:
+    "Its lease is taken over while it trains."
+    adapted = STRATEGIES["bitfit"](backbone, num_classes)
+    if next(backbone.module.parameters()).device.type != "meta":
+        lose(results, "runs/*/*/*/*/cells/*")
+        if fails:
+            raise ArithmeticError("it failed only here")
+    return adapted
+
+@STRATEGIES.register("lost_fitting")
+def lost_fitting(*, results: str, fails: bool) -> Estimator:
+    "Its lease is taken over while it is fitted."
+    return Estimator("features", {"one": partial(make, results, fails)})
+
+def make(results, fails, seed):
+    from sklearn.dummy import DummyClassifier
+    lose(results, "runs/*/*/*/*")
+    if fails:
+        raise ArithmeticError("it failed only here")
+    return DummyClassifier()
+"""
+
 NO_LOCKS = """
 import errno, fcntl
 def flock(*_):
@@ -246,3 +296,35 @@ def test_processes_share_frozen_cells_without_locks_of_the_system(tmp_path: Path
     assert len(list(tmp_path.glob("results/runs/*/*/*/*/cells/*/done.json"))) == 12
     assert 12 <= len(log.read_text().split()) <= 15, "the killed one's run may be fitted again"
     assert not list(tmp_path.glob("results/runs/**/.lease-*"))
+
+
+@pytest.fixture(scope="module")
+def taken_over(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the code of strategies that lose their leases, which is loaded."""
+    folder = tmp_path_factory.mktemp("taken_over")
+    (folder / "components").mkdir()
+    (folder / "components" / "taken_over.py").write_text(TAKEN_OVER)
+    load_components(folder / "components")
+    return folder
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("builder", ["lost_training", "lost_fitting"])
+def test_what_is_computed_without_a_lease_is_not_stored(
+    tmp_path: Path, taken_over: Path, builder: str, fails: bool
+) -> None:
+    results = tmp_path / "results"
+    config = tmp_path / "configs" / "strategy" / "lost.yaml"
+    config.parent.mkdir(parents=True)
+    settings = f"results: {results}\nfails: {str(fails).lower()}\n"
+    config.write_text(f"name: lost\nbuilder: {builder}\n{settings}")
+    overrides = [
+        *("dataset=severity", "dataset.patients=40", "dataset.image_size=64", "device=cpu"),
+        *("model=cnn", "model.weights=random", "train=quick", "train.epochs=1", "cv.folds=3"),
+        *("strategy=lost", f"paths.results={results}", f"paths.cache={taken_over / 'cache'}"),
+    ]
+    (outcome,) = run(compose(overrides, config_dir=config.parents[1]), wait=False)
+    assert outcome.computed == ()
+    assert outcome.failed == {}
+    assert outcome.elsewhere == 3
+    assert not list(results.glob("runs/**/done.json"))

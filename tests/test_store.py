@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pandas as pd
 import pytest
@@ -124,6 +126,26 @@ def test_an_adapted_part_appears_whole_or_not_at_all(folder: RunFolder) -> None:
 def test_a_run_that_cannot_be_says_why(folder: RunFolder) -> None:
     folder.mark_not_applicable(NotApplicableError("no attention in resnet18"))
     assert RunFolder(folder.path).meta["not_applicable"] == "no attention in resnet18"
+
+
+def test_machines_that_describe_a_run_at_once_do_not_mix_their_files(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    machines = 4
+    for number in range(5):
+        begin = Barrier(machines)
+        runs = [run_folder(config, f"key{number}") for _ in range(machines)]
+
+        def describe(machine: int, begin: Barrier = begin, runs: list[RunFolder] = runs) -> None:
+            begin.wait()
+            meta = {"cells": ["r0-f0"], "not_applicable": None}
+            runs[machine].create(meta, {"machine": machine}, {"folds": pd.DataFrame({"a": [1]})})
+
+        with ThreadPoolExecutor(machines) as threads:
+            list(threads.map(describe, range(machines)))
+        assert {run.environment()["machine"] for run in runs} <= {*range(machines)}
+        assert [run.find_damage() for run in runs] == [None] * machines
+        assert not list(runs[0].path.glob(".*"))
 
 
 def test_runs_are_found_again(folder: RunFolder, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from prognobench.files import (
 )
 from prognobench.records import Component, RunConfig
 from prognobench.registry import GROUPS
+from prognobench.workers import hold
 
 if TYPE_CHECKING:
     import numpy as np
@@ -411,10 +412,29 @@ class RunFolder:
             File stem (``cohort``, ``exclusions``, ``folds``) -> table.
         """
         described = {"format": FORMAT, **meta}
-        if self.is_described:
-            known = {name: value for name, value in self.meta.items() if name != "files"}
-            if "files" in self.meta and known == json_form(described):
-                return
+        if self._is_described_by(described):
+            return
+        try:
+            # Two machines at once would mix the files that differ between them.
+            with hold(self.path, "description"):
+                self.__dict__.pop("meta", None)
+                if not self._is_described_by(described):
+                    self._write_description(described, environment, tables)
+        except OSError as error:
+            reason = error.strerror or error
+            raise StoreError(f"{self.path} cannot be written: {reason}") from error
+
+    def _is_described_by(self, described: Mapping[str, Any]) -> bool:
+        if not self.is_described or "files" not in self.meta:
+            return False
+        return {n: value for n, value in self.meta.items() if n != "files"} == json_form(described)
+
+    def _write_description(
+        self,
+        described: Mapping[str, Any],
+        environment: Mapping[str, Any],
+        tables: Mapping[str, pd.DataFrame],
+    ) -> None:
         files = {}
         for stem, table in tables.items():
             files[f"{stem}.csv"] = write_table(self.path / f"{stem}.csv", table)

@@ -307,8 +307,13 @@ class Lease:
         return max(_numbers(self.folder, self.name), default=0) == self.number
 
     def clear(self) -> None:
-        """Delete all that is left of the lease, when its work is finished."""
+        """Delete all that is left of the lease, when its work is finished.
+
+        A lease that was taken over belongs to its new holder and stays.
+        """
         _renewed.discard(self)
+        if not self.is_ours:
+            return
         # The highest number goes last: it is the one that others look at.
         for number in sorted(_numbers(self.folder, self.name)):
             (self.folder / f".{self.name}-{number}").unlink(missing_ok=True)

@@ -145,18 +145,23 @@ def _fit_runs(
             if refusal(error):  # the disk is full, say
                 raise
             for run, fold in reading:
-                run.folder.write_failure(fold.name, error)
+                if _is_held(leases[run.key]):
+                    run.folder.write_failure(fold.name, error)
             cells = [(run, fold) for run, fold in cells if "image" not in run.reads]
     tasks = [_task(run, fold, embedded.features) for run, fold in cells]
     with ThreadPoolExecutor(WRITERS) as writers:
         for found in _fit(tasks):
             # A process that was stopped for so long that another fits a run stores none of it.
-            kept = {key: lease is not None and lease.is_ours for key, lease in leases.items()}
+            kept = {key: _is_held(lease) for key, lease in leases.items()}
             fitted = {i: result for i, result in found.items() if kept[cells[i][0].key]}
             stores = [partial(_store, *cells[i], result, embedded) for i, result in fitted.items()]
             for i, fault in zip(fitted, writers.map(_attempt, stores), strict=True):
                 if fault is not None:
                     _record(*cells[i], fault)
+
+
+def _is_held(lease: Lease | None) -> bool:
+    return lease is not None and lease.is_ours
 
 
 def _applicable(run: Prepared, turns: Turns) -> Sequence[Fold]:

@@ -75,7 +75,8 @@ def train_cells(
             except Exception as error:
                 if refusal(error):  # the disk is full, say: no other cell could be stored either
                     raise
-                run.folder.write_failure(fold.name, error)
+                if lease.is_ours:
+                    run.folder.write_failure(fold.name, error)
 
 
 def _train_cell(
@@ -149,7 +150,9 @@ def _train_cell(
         "strategy_notes": list(adapted.notes),
     }
     save = adapted.save if recipe.save != "none" else None
-    if not lease.is_ours:  # this process was stopped for so long that another computes the cell
+    # This process may have been stopped for so long that another computes the cell. Should it be
+    # stopped just here, both store the cell, and their predictions are equal.
+    if not lease.is_ours:
         return
     predictions = tabulate_predictions(run, fold, np.concatenate([fitted.validation, tested]))
     run.folder.write_cell(fold.name, predictions, fitted.history, cost, save)
