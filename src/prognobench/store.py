@@ -427,7 +427,8 @@ class RunFolder:
     def _is_described_by(self, described: Mapping[str, Any]) -> bool:
         if not self.is_described or "files" not in self.meta:
             return False
-        return {n: value for n, value in self.meta.items() if n != "files"} == json_form(described)
+        known = {name: value for name, value in self.meta.items() if name != "files"}
+        return bool(known == json_form(described))
 
     def _write_description(
         self,
