@@ -18,7 +18,7 @@ from prognobench.strategies.adapted_files import (
     save_tensors,
     write_identity,
 )
-from prognobench.strategies.targets import SHOWN
+from prognobench.strategies.reach import SHOWN
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,8 +13,8 @@ from prognobench.errors import NotApplicableError, listed
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import STRATEGIES
 from prognobench.strategies.adapted import adapt, wavy_image
+from prognobench.strategies.reach import SHOWN
 from prognobench.strategies.settings import Fraction, Rate
-from prognobench.strategies.targets import SHOWN
 
 if TYPE_CHECKING:
     from torch import nn

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from prognobench.errors import ConfigError, NotApplicableError, listed
+from prognobench.errors import NotApplicableError, listed
 from prognobench.records import Backbone
-from prognobench.strategies.adapted import BUILD_ERRORS, black_image
+from prognobench.strategies.reach import (
+    SHOWN,
+    describe_reach,
+    make_block_test,
+    select_called,
+    select_large,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,9 +36,6 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "convolution_first": ("convolution",),
 }
 """Target, as a config names it -> the roles of :class:`prognobench.records.Backbone`."""
-
-SHOWN = 3
-"""How many names of layers a note or message lists."""
 
 
 class Chosen(NamedTuple):
@@ -87,63 +90,27 @@ def choose_layers(
     adaptable = _adaptable(backbone, names, method, convolutions)
     if convolutions == "plain" and (left := len(names) - len(adaptable)):
         notes.append(f"{method}: {left} grouped or dilated convolutions are not adapted")
-    names = _called(backbone, adaptable)
+    names = select_called(backbone, adaptable)
     if idle := [name for name in adaptable if name not in names]:
         notes.append(
             f"{method}: {len(idle)} layers are not adapted, since the network does not call them "
             f"({listed(idle, SHOWN)})"
         )
-    if not any(map(_block_test(backbone), names)):
+    if not any(map(make_block_test(backbone), names)):
         raise NotApplicableError(
             f"{method} adapts {', '.join(targets)}, and the blocks of this backbone have none "
             f"that is called; only its stem or head does ({listed(list(names), SHOWN) or 'none'})"
         )
     if rank is not None:
-        large = _large_enough(backbone, names, rank, method)
+        large = select_large(backbone, names, rank, method)
         if small := [name for name in names if name not in large]:
             notes.append(
                 f"{method}: {len(small)} matrices of a rank below {rank} are not adapted "
                 f"({listed(small, SHOWN)})"
             )
         names = large
-    reached = [block for block in backbone.blocks if any(map(_inside(block), names))]
-    if passed_over := [block for block in backbone.blocks if block not in reached]:
-        notes.append(
-            f"{method} reaches {len(reached)} of {len(backbone.blocks)} blocks "
-            f"(not {listed(passed_over, SHOWN)})"
-        )
-    if unknown := _without_role(backbone):
-        notes.append(
-            f"{method}: {len(unknown)} matrices in the blocks have no known role and are not "
-            f"adapted ({listed(unknown, SHOWN)})"
-        )
+    notes += describe_reach(backbone, names, method)
     return Chosen(backbone, names, tuple(notes))
-
-
-def _called(backbone: Backbone, names: Sequence[str]) -> tuple[str, ...]:
-    """Leave out layers whose weights the network reads without calling them, if it does.
-
-    An adapter on one would train nothing.
-    """
-    import torch
-
-    called: set[str] = set()
-    module = backbone.module
-    was_training = module.training
-    hooks = [
-        module.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: called.add(name))
-        for name in names
-    ]
-    try:
-        with torch.no_grad():
-            module.eval()(black_image(backbone))
-    except BUILD_ERRORS:  # who builds the classifier says what is wrong
-        return tuple(names)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        module.train().train(was_training)  # LeViT keeps attention biases until train()
-    return tuple(name for name in names if name in called)
 
 
 def _adaptable(
@@ -165,54 +132,6 @@ def _adaptable(
                 "are all such"
             )
     return tuple(layers)
-
-
-def _large_enough(
-    backbone: Backbone, names: Sequence[str], rank: int, method: str
-) -> tuple[str, ...]:
-    """Leave out matrices whose rank is below that of the factors that are to approximate them."""
-    shapes = {
-        # A convolution counts as the matrix (outputs, inputs x kernel).
-        name: backbone.module.get_parameter(f"{name}.weight").flatten(1).shape
-        for name in names
-    }
-    # A rank that suits the stem alone would leave every block as it was.
-    in_blocks = filter(_block_test(backbone), names)
-    name, shape = max(((n, shapes[n]) for n in in_blocks), key=lambda item: min(item[1]))
-    if rank > min(shape):
-        raise ConfigError(
-            f"strategy.rank={rank} is larger than the rank of every target in the blocks; the "
-            f"largest is that of {name} ({shape[0]} x {shape[1]}): set {min(shape)} at most "
-            f"for {method} here"
-        )
-    return tuple(name for name in names if rank <= min(shapes[name]))
-
-
-def _block_test(backbone: Backbone) -> Callable[[str], bool]:
-    """Return what says whether a layer lies in one of the backbone's blocks."""
-    if not backbone.blocks:  # a user's own backbone need not name any
-        return lambda name: True
-    tests = [_inside(block) for block in backbone.blocks]
-    return lambda name: any(test(name) for test in tests)
-
-
-def _inside(block: str) -> Callable[[str], bool]:
-    """Return what says whether a layer lies in this block; in VGG, a block is a layer itself."""
-    return lambda name: name == block or name.startswith(f"{block}.")
-
-
-def _without_role(backbone: Backbone) -> list[str]:
-    """Return the matrices in the blocks that no target can name."""
-    from torch import nn
-
-    known = {name for names in backbone.roles.values() for name in names}
-    matrices = (nn.Linear, nn.Conv1d, nn.ConvTranspose2d, nn.RNNBase)
-    is_inside = _block_test(backbone)
-    return [
-        name
-        for name, module in backbone.module.named_modules()
-        if isinstance(module, matrices) and name not in known and is_inside(name)
-    ]
 
 
 def select(backbone: Backbone, targets: Sequence[str], method: str) -> tuple[str, ...]:
