@@ -27,6 +27,9 @@ Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 ENTRY_POINT_GROUP = "prognobench.components"
 
+OWN = "prognobench_components"
+"""The package in which modules of own components stand."""
+
 
 def near(name: str, known: Iterator[str] | Mapping[str, Any] | list[str]) -> str:
     """Return ". Did you mean 'a' or 'b'?" for a mistyped name, or an empty string."""
@@ -80,6 +83,14 @@ class Part:
         """The name of the record that the builder returns, by its return annotation."""
         produced = inspect.signature(self.builder).return_annotation
         return produced if isinstance(produced, str) else produced.__name__
+
+    @property
+    def home(self) -> Path | None:
+        """The folder of own components that it was loaded from; ``None`` for all other parts."""
+        module = getattr(self.builder, "__module__", "")
+        if not module.startswith(f"{OWN}."):
+            return None
+        return Path(str(sys.modules[module].__file__)).parent
 
     @property
     def summary(self) -> str:
@@ -199,7 +210,7 @@ def load_components(folder: Path) -> None:
     if not folder.is_dir():
         raise ConfigError(f"components: no folder {folder}")
     for file in sorted(folder.resolve().glob("*.py")):  # as modules note their files
-        name = f"prognobench_components.{file.stem}"
+        name = f"{OWN}.{file.stem}"
         if getattr(sys.modules.get(name), "__file__", None) == str(file):
             continue
         spec = importlib.util.spec_from_file_location(name, file)

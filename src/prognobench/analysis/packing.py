@@ -186,7 +186,7 @@ def _pack_meta(meta: Mapping[str, Any], private: Callable[[str], bool]) -> dict[
     plain = {
         name: value
         for name, value in meta.items()
-        if name not in ("format", "files", "config", "warnings", "weights")
+        if name not in ("format", "files", "config", "warnings", "weights", "components")
     }
     config = dict(meta["config"])
     dataset = dict(config.pop("dataset"))

@@ -66,20 +66,34 @@ def takes_overrides(command: Callable[..., Any]) -> Callable[..., Any]:
             envvar="PROGNOBENCH_COMPONENTS",
             help="Python files with your own datasets, models, strategies, losses or metrics.",
         ),
+        click.option(
+            "--from",
+            "stored",
+            metavar="RUN",
+            help="Begin with the settings of a stored run, given by its folder or the beginning of "
+            "its key; settings beside it replace its own.",
+        ),
     ):
         command = decorate(command)
     return command
 
 
 def compose_configs(
-    overrides: Sequence[str], multirun: bool, config_dir: Path | None, components: Path | None
+    overrides: Sequence[str],
+    multirun: bool,
+    config_dir: Path | None,
+    components: Path | None,
+    stored: str | None = None,
 ) -> list[RunConfig]:
     """Return what the arguments of a command ask for; nothing is started."""
     from prognobench.cli.compose import compose
+    from prognobench.cli.repeating import repeat_run
     from prognobench.registry import load_components
 
     if components is not None:
         load_components(components)
+    if stored is not None:
+        overrides = repeat_run(stored, overrides)
     return compose(overrides, multirun=multirun, config_dir=config_dir)
 
 

@@ -33,12 +33,16 @@ def run(context: click.Context, /, no_table: bool, no_wait: bool, **composing: A
     so the same command goes on where it stopped. Several processes can share the work: start the
     command again in another terminal or on another machine with the same results folder.
 
+    --from repeats a stored run. Its done cells are skipped, so give another results folder to
+    compute all of it again.
+
     \b
     Examples:
       prognobench run dataset=mortality model=vit lora=true
       prognobench run -m model=vit,cnn strategy=full,lora seed=1,2,3
       prognobench run -m experiment=embedded
       prognobench run train.epochs=30 strategy=lora strategy.rank=16
+      prognobench run --from 3f2a9c paths.results=again
     """
     from prognobench.runs.execute import run as run_all
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,14 @@ import numpy as np
 from prognobench import __version__
 from prognobench.errors import TrainingError
 from prognobench.folds import export_folds
+from prognobench.registry import GROUPS
 from prognobench.store import describe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from prognobench.files import Table
-    from prognobench.records import Fold
+    from prognobench.records import Fold, RunConfig
     from prognobench.runs.prepare import Prepared
 
 LIBRARIES = (
@@ -49,7 +51,18 @@ def describe_run(run: Prepared) -> dict[str, Any]:
         "not_applicable": None,
         "fingerprints": run.fingerprints,
         "config": describe(config),
+        **({"components": folders} if (folders := _list_components(config)) else {}),
     }
+
+
+def _list_components(config: RunConfig) -> list[str]:
+    """Return the folders of own components that a run is built from; of datasets also the parts."""
+    parts = config.dataset.settings.get("parts")
+    within = parts.values() if isinstance(parts, Mapping) else ()
+    built = [(group, getattr(config, group).builder) for group in GROUPS]
+    built += [("dataset", str(part["builder"])) for part in within if "builder" in part]
+    homes = {GROUPS[group][builder].home for group, builder in built}
+    return sorted(str(home) for home in homes if home is not None)
 
 
 def tabulate_run(run: Prepared) -> dict[str, Any]:

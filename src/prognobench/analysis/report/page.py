@@ -22,6 +22,7 @@ from prognobench.analysis.report.figures import (
     trade_offs,
 )
 from prognobench.analysis.report.sections import (
+    WriteCommand,
     list_commands,
     list_datasets,
     list_models,
@@ -87,6 +88,7 @@ def write_report(
     figures: bool = False,
     everything: bool = False,
     claims: str | Path | None = None,
+    write_command: WriteCommand | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Write the report of a results folder as one self-contained HTML file.
@@ -104,6 +106,8 @@ def write_report(
     claims
         A file of claims to check, or ``study``. By default the study's findings, where its data
         are among the results.
+    write_command
+        Makes the command of a run from the content of its ``run.json``.
 
     Raises
     ------
@@ -121,7 +125,7 @@ def write_report(
         scored = read_scores(results)
         tell("report", 1, STEPS)
         page = _Page(results, show_runs(scored, everything=everything), found, studio)
-        page.as_stored, page.claims = scored, claims
+        page.as_stored, page.claims, page.write_command = scored, claims, write_command
         sections = []
         for number, section in enumerate(page.sections()):
             sections.append(section)
@@ -147,6 +151,7 @@ class _Page:
         self.notes = score_tables.note_results(scored)
         self.as_stored = scored
         self.claims: str | Path | None = None
+        self.write_command: WriteCommand | None = None
         self.figures: list[Figure] = []
 
     def sections(self) -> Iterator[Section]:
@@ -246,7 +251,7 @@ class _Page:
         yield Block(
             "repeat",
             {
-                "commands": list_commands(self.scored),
+                "commands": list_commands(self.scored, self.write_command),
                 "environment": json.dumps(environment, indent=2),
             },
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.analysis.catalogue import SIZES
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored
 from prognobench.analysis.statistics.aggregate import Context, best_baseline, iter_main_contexts
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 MOST_REASONS = 8
 """Reasons of exclusion that are listed; the others are counted."""
+
+WriteCommand = Callable[[Mapping[str, Any]], str | None]
+"""The content of ``run.json`` -> the command that gives the run again, where it holds enough."""
+
+REPEAT = ("prognobench", "run", "--from")
 
 ROW = r"\s*\([^()]*\brow \d+\)$"
 """The end of a reason that names the row of a table."""
@@ -253,14 +258,11 @@ def _amount(value: float) -> Entry:
     return Entry(f"{value:,.0f}", value=float(value))
 
 
-def list_commands(scored: Scored) -> list[str]:
-    """Return one command for each combination of names, with the size of its training part."""
-    runs = real_runs(scored)
-    groups = ("dataset", "model", "strategy", "regime", "cv", "seed")
-    lines = []
-    for run in runs.drop_duplicates([*groups, "k"]).reset_index().to_dict("records"):
-        regime = scored.folders[run["index"]].meta.get("config", {}).get("regime", {})
-        settings = regime.get("settings", {})
-        size = [f"regime.{name}={settings[name]}" for name in SIZES if settings.get(name)]
-        lines.append(" ".join(["prognobench run", *(f"{n}={run[n]}" for n in groups), *size]))
-    return lines
+def list_commands(scored: Scored, write: WriteCommand | None) -> list[str]:
+    """Return the command of each run, which ``write`` makes from the content of ``run.json``."""
+    folders = [scored.folders[row] for row in real_runs(scored).index]
+    commands = [
+        (write(folder.meta) if write else None) or shlex.join([*REPEAT, str(folder.path)])
+        for folder in folders
+    ]
+    return list(dict.fromkeys(commands))
