@@ -134,10 +134,10 @@ def test_figures_as_files(tmp_path):
     assert kinds == {".svg", ".png", ".pdf", ".csv"}
 
 
-def test_commands_name_the_size_of_a_reduced_training_part(tmp_path):
-    make_run(tmp_path, strategy="lora", k=4, draws=2)
+def test_without_a_writer_of_commands_runs_are_repeated_by_their_folders(tmp_path):
+    folder = make_run(tmp_path, strategy="lora", k=4, draws=2)
     text = write_report(tmp_path).read_text()
-    assert "strategy=lora regime=few_shot cv=five_fold seed=42 regime.k=4" in text
+    assert f"prognobench run --from {folder.path}" in text
 
 
 def test_nothing_to_report_and_unknown_metrics(results, tmp_path):
