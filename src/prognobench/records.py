@@ -398,8 +398,10 @@ class Train:
 
     Times are in epochs, learning rates before scheduling. ``head_lr`` is for heads trained with
     the backbone; the body's rate belongs to the strategy. ``weight_per`` says what counts once in
-    the loss and in class weights: a patient, or each image. ``seed`` is of initial heads, batches
-    and augmentation; without one it is the run's. ``speedups=False`` switches off what
+    the loss and in class weights: a patient, or each image. ``refit`` fits what validation chose
+    again, for the chosen number of epochs, on the training and validation parts together; test
+    predictions and saved models are of that fit. ``seed`` is of initial heads, batches and
+    augmentation; without one it is the run's. ``speedups=False`` switches off what
     ``training/speedups`` does. It changes numbers by rounding alone, and is no part of a run's key.
     """
 
@@ -417,6 +419,7 @@ class Train:
     clip: Annotated[float, Gt(0)] = 1.0
     monitor: Literal["loss", "mcc", "average_precision"] = "loss"
     weight_per: Literal["patient", "image"] = "patient"
+    refit: bool = False
     augmentation: Literal["none", "light", "strong"] = "light"
     horizontal_flip: bool = False
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0

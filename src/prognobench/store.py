@@ -88,6 +88,8 @@ def run_key(config: RunConfig, cohort: str, folds: str, weights: str) -> str:
     train = {name: value for name, value in asdict(config.train).items() if name not in no_number}
     if config.training_seed != config.seed:
         train["seed"] = config.training_seed
+    if not config.train.refit:  # keys are older than this setting
+        del train["refit"]
     identity = {
         "format": FORMAT,
         "numbers": NUMBERS,

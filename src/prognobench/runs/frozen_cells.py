@@ -17,6 +17,7 @@ from prognobench.errors import ConfigError, NotApplicableError, refusal
 from prognobench.frozen.bank import Features, backbone_facts
 from prognobench.frozen.estimators import EstimatorTask, ProbeResult, fit_estimator
 from prognobench.frozen.probes import ProbeTask, fit_groups, fit_probes
+from prognobench.frozen.refit import ask_again, join_parts, join_results
 from prognobench.losses.correction import (
     REASON,
     SHIFT,
@@ -149,8 +150,9 @@ def _fit_runs(
                     run.folder.write_failure(fold.name, error)
             cells = [(run, fold) for run, fold in cells if "image" not in run.reads]
     tasks = [_task(run, fold, embedded.features) for run, fold in cells]
+    again = {i for i, (run, fold) in enumerate(cells) if must_refit(run, fold)}
     with ThreadPoolExecutor(WRITERS) as writers:
-        for found in _fit(tasks):
+        for found in _refit(_fit(tasks), tasks, again):
             # A process that was stopped for so long that another fits a run stores none of it.
             kept = {key: _is_held(lease) for key, lease in leases.items()}
             fitted = {i: result for i, result in found.items() if kept[cells[i][0].key]}
@@ -231,7 +233,8 @@ def _store(
 
 def _describe_shift(run: Prepared, fold: Fold) -> dict[str, Any]:
     """Return by how much the classifier's probabilities are shifted by its class weights."""
-    spec, images = run.classifier, run.count_images(fold)
+    fitted_on = join_parts(fold) if must_refit(run, fold) else fold
+    spec, images = run.classifier, run.count_images(fitted_on)
     if isinstance(spec, Probe):
         return describe_shift(run.make_loss(fold), images)
     if spec.weights == "exact":
@@ -298,6 +301,28 @@ def _fit(tasks: Sequence[Task]) -> Iterator[Mapping[int, ProbeResult | Exception
                 yield results
     for i, task in alone.items():
         yield {i: _attempt(partial(_fit_one, task))}
+
+
+def must_refit(run: Prepared, fold: Fold) -> bool:
+    """Whether a cell is fitted again; without a validation part nothing was held back."""
+    return run.config.train.refit and len(fold.validation) > 0
+
+
+def _refit(
+    fitted: Iterator[Mapping[int, ProbeResult | Exception]], tasks: Sequence[Task], again: set[int]
+) -> Iterator[Mapping[int, ProbeResult | Exception]]:
+    """Fit the tasks whose numbers are in ``again`` a second time, as soon as the first is done."""
+    for found in fitted:
+        firsts = {
+            i: one for i, one in found.items() if i in again and not isinstance(one, Exception)
+        }
+        joined = dict(found)
+        for results in _fit([ask_again(tasks[i], one) for i, one in firsts.items()]):
+            for at, second in results.items():
+                i = list(firsts)[at]
+                failed = isinstance(second, Exception)
+                joined[i] = second if failed else join_results(tasks[i], firsts[i], second)
+        yield joined
 
 
 def _fit_one(task: Task) -> ProbeResult:

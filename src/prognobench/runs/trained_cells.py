@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from prognobench.errors import ConfigError, NotApplicableError, refusal
+from prognobench.frozen.refit import join_parts
 from prognobench.imaging.augment import Augmentation
 from prognobench.losses.correction import describe_shift
-from prognobench.records import Adapted, Backbone, BackboneSource, Fold, Preprocessing
+from prognobench.records import Adapted, Backbone, BackboneSource, Fold, Preprocessing, Train
 from prognobench.runs.prepare import Prepared, name_axes
 from prognobench.runs.recording import tabulate_predictions
 from prognobench.runs.turns import Turns
@@ -121,17 +122,24 @@ def _train_cell(
             device=device,
         )
 
-    fitted = fit(
+    where = f"{cohort.name}, {config.model.name}, {config.strategy.name}, cell {fold.name}"
+    train = partial(fit, loss=loss, device=device, where=where, progress=workspace.progress)
+    fitted = train(
         adapted,
         loader(fold.train, True),
         loader(fold.validation, False),
-        loss,
-        recipe,
-        device=device,
-        where=f"{cohort.name}, {config.model.name}, {config.strategy.name}, cell {fold.name}",
-        progress=workspace.progress,
+        recipe=recipe,
         keep=partial(_keep_epoch, run, fold, adapted),
     )
+    more: dict[str, float] = {}
+    fitted_on = fold
+    if recipe.refit and len(fold.validation):
+        fitted_on = join_parts(fold)
+        torch.manual_seed(derive("initial weights", *axes))
+        adapted, recipe = _limit_epochs(run.adapt(run.source.load()), recipe, fitted.best_epoch)
+        parts = loader(fitted_on.train, True), loader(fitted_on.validation, False)
+        seconds = train(adapted, *parts, recipe=recipe).cost["seconds_train"]
+        more = {"seconds_refit": seconds, "seconds_train": seconds + fitted.cost["seconds_train"]}
     start = time.perf_counter()
     tested = predict(
         adapted.model,
@@ -142,9 +150,10 @@ def _train_cell(
     )
     cost = {
         **fitted.cost,
+        **more,
         "seconds_inference": time.perf_counter() - start,
         "best_epoch": fitted.best_epoch,
-        **describe_shift(loss, run.count_images(fold)),
+        **describe_shift(loss, run.count_images(fitted_on)),
         **facts,
         "notes": [*backbone.report, *adapted.notes],
         "strategy_notes": list(adapted.notes),
@@ -156,6 +165,12 @@ def _train_cell(
         return
     predictions = tabulate_predictions(run, fold, np.concatenate([fitted.validation, tested]))
     run.folder.write_cell(fold.name, predictions, fitted.history, cost, save)
+
+
+def _limit_epochs(adapted: Adapted, recipe: Train, epochs: int) -> tuple[Adapted, Train]:
+    """Return the model and recipe of so many epochs, those of the head alone among them."""
+    first = min(adapted.head_first_epochs, epochs)
+    return replace(adapted, head_first_epochs=first), replace(recipe, epochs=epochs - first)
 
 
 def _keep_epoch(run: Prepared, fold: Fold, adapted: Adapted, epoch: int) -> None:

@@ -250,7 +250,8 @@ def _phases(adapted: Adapted, recipe: Train) -> Iterator[tuple[Sequence[Paramete
     if adapted.head_first_epochs:
         head = [group for group in adapted.groups if group.role == "head"]
         yield head, adapted.head_first_epochs
-    yield adapted.groups, recipe.epochs
+    if recipe.epochs:
+        yield adapted.groups, recipe.epochs
 
 
 def _train_only(model: nn.Module, groups: Sequence[ParameterGroup]) -> None:
