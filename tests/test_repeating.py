@@ -17,7 +17,13 @@ from made_cohorts import write_csv, write_image
 from prognobench.cli import main
 from prognobench.cli.compose import compose
 from prognobench.cli.config_files import options, read_config
-from prognobench.cli.repeating import repeat_run, write_command, write_overrides, write_value
+from prognobench.cli.repeating import (
+    repeat_run,
+    write_command,
+    write_overrides,
+    write_public_command,
+    write_value,
+)
 from prognobench.config import schema_of
 from prognobench.errors import StoreError
 from prognobench.registry import GROUPS as REGISTRIES
@@ -99,6 +105,19 @@ def test_settings_are_composed_again(given):
     (again,) = compose(overrides)
     # Whether a sweep gets baselines is not of the run.
     assert {**describe(again), "baselines": None} == {**stored, "baselines": None}
+
+
+def test_a_command_that_would_name_patients_is_not_shown():
+    given = ["dataset=table", "dataset.table=t", "dataset.images=i", "dataset.label=y"]
+    whole = [{"config": describe(compose([*given, *more])[0])} for more in ([], [EXCLUDE])]
+    assert write_public_command(whole[0]) == write_command(whole[0])
+    assert write_public_command(whole[1]) is None
+    parts = {"a": whole[1]["config"]["dataset"]["settings"] | {"builder": "table"}}
+    union = {"dataset": {"builder": "union", "settings": {"parts": parts}}}
+    assert write_public_command({"config": union}) is None
+
+
+EXCLUDE = "dataset.exclude=[MRN4711]"
 
 
 def test_only_what_differs_is_said():

@@ -46,6 +46,11 @@ class Location:
 
 
 @dataclass(frozen=True)
+class Private:
+    """Marks a setting that names patients or images, which a report must not show."""
+
+
+@dataclass(frozen=True)
 class Part:
     """One registered builder, and the facts that it declares."""
 
@@ -75,8 +80,16 @@ class Part:
     @cached_property
     def locations(self) -> tuple[str, ...]:
         """Names of the settings that are marked as a :class:`Location`."""
+        return self._marked(Location)
+
+    @cached_property
+    def private(self) -> tuple[str, ...]:
+        """Names of the settings that are marked as :class:`Private`."""
+        return self._marked(Private)
+
+    def _marked(self, mark: type) -> tuple[str, ...]:
         marks = {name: getattr(a, "__metadata__", ()) for name, a in self.annotations.items()}
-        return tuple(n for n, of in marks.items() if any(isinstance(m, Location) for m in of))
+        return tuple(n for n, of in marks.items() if any(isinstance(m, mark) for m in of))
 
     @cached_property
     def produces(self) -> str:

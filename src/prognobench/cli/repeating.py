@@ -21,7 +21,7 @@ from prognobench.config import default_cache, schema_of
 from prognobench.errors import ConfigError, StoreError
 from prognobench.files import json_form
 from prognobench.records import Checks, ImageOptions, Train
-from prognobench.registry import GROUPS, LOSSES
+from prognobench.registry import DATASETS, GROUPS, LOSSES
 from prognobench.store import RunFolder
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*", re.ASCII)
@@ -54,6 +54,22 @@ def write_command(meta: Mapping[str, Any]) -> str | None:
         return None
     folders = [part for folder in meta.get("components", ()) for part in ("--components", folder)]
     return shlex.join(["prognobench", "run", *folders, *write_overrides(config)])
+
+
+def write_public_command(meta: Mapping[str, Any]) -> str | None:
+    """As :func:`write_command`, but return ``None`` also if the command would name a patient."""
+    dataset = meta.get("config", {}).get("dataset", {})
+    return None if any(_name_patients(dataset)) else write_command(meta)
+
+
+def _name_patients(dataset: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield what settings of a stored dataset, and of its parts, name patients with."""
+    settings = dataset.get("settings", dataset)
+    builder = dataset.get("builder")
+    private = DATASETS[builder].private if builder in DATASETS else ()
+    yield from (settings[name] for name in private if settings.get(name))
+    for part in (settings.get("parts") or {}).values():
+        yield from _name_patients(part)
 
 
 def write_overrides(config: Mapping[str, Any]) -> list[str]:

@@ -302,8 +302,10 @@ def report(results: Path, out: Path | None, **options: Any) -> None:
       prognobench report elsewhere/results --metric average_precision --figures
     """
     from prognobench.analysis.report.page import write_report
-    from prognobench.cli.repeating import write_command
+    from prognobench.cli.repeating import write_public_command
 
     with console.progress_bars() as progress:
-        file = write_report(results, out, write_command=write_command, progress=progress, **options)
+        file = write_report(
+            results, out, write_command=write_public_command, progress=progress, **options
+        )
     console.say(f"written: {file}")

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Literal
 from prognobench.datasets.readers.assembly import assemble
 from prognobench.datasets.readers.covariates import covariate
 from prognobench.datasets.readers.image_folder import ImageFolder, existing_folder
-from prognobench.datasets.readers.rules import Exclusions, OnConflict, OnMissing, Rules, collecting
+from prognobench.datasets.readers.rules import (
+    Excluded,
+    Exclusions,
+    OnConflict,
+    OnMissing,
+    Rules,
+    collecting,
+)
 from prognobench.datasets.readers.spreadsheet import read_sheet
 from prognobench.datasets.readers.values import translate
 from prognobench.errors import DataError
@@ -59,7 +66,7 @@ def aiforcovid(
     covariates: tuple[str, ...] = ("Age", "Sex"),
     on_missing: OnMissing = "error",
     on_conflict: OnConflict = "error",
-    exclude: tuple[str | int, ...] = (),
+    exclude: Excluded = (),
 ) -> Cohort:
     """AIforCOVID: one image per patient, taken at admission, of hospitals A to F.
 

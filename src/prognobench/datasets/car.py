@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prognobench.datasets.readers.rules import OnConflict, OnMissing, Rules, Selection
+from prognobench.datasets.readers.rules import Excluded, OnConflict, OnMissing, Rules, Selection
 from prognobench.datasets.readers.tcia.collection import Collection
 from prognobench.datasets.readers.tcia.series import Series
 from prognobench.registry import DATASETS
@@ -43,7 +43,7 @@ def covid_19_ar(
     covariates: tuple[str, ...] = ("AGE", "SEX"),
     on_missing: OnMissing = "error",
     on_conflict: OnConflict = "error",
-    exclude: tuple[str | int, ...] = (),
+    exclude: Excluded = (),
 ) -> Cohort:
     """COVID-19-AR: chest radiographs of 105 patients, with CT studies among them.
 

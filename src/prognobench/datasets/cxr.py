@@ -10,7 +10,7 @@ from prognobench.datasets.readers.assembly import assemble
 from prognobench.datasets.readers.covariates import covariate
 from prognobench.datasets.readers.dates import positions
 from prognobench.datasets.readers.image_folder import ImageFolder, existing_folder
-from prognobench.datasets.readers.rules import Exclusions, OnMissing, Rules, Selection
+from prognobench.datasets.readers.rules import Excluded, Exclusions, OnMissing, Rules, Selection
 from prognobench.datasets.readers.spreadsheet import read_sheet
 from prognobench.records import UNKNOWN_CENTRE
 from prognobench.registry import DATASETS
@@ -64,7 +64,7 @@ def covid_chestxray(
     select: Selection = "first",
     before_outcome: bool = True,
     on_missing: OnMissing = "drop",
-    exclude: tuple[str | int, ...] = (),
+    exclude: Excluded = (),
 ) -> Cohort:
     """The ieee8023 covid-chestxray-dataset: frontal images with a known outcome.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prognobench.datasets.readers.rules import OnConflict, OnMissing, Rules, Selection
+from prognobench.datasets.readers.rules import Excluded, OnConflict, OnMissing, Rules, Selection
 from prognobench.datasets.readers.tcia.collection import Collection
 from prognobench.datasets.readers.tcia.series import Series
 from prognobench.registry import DATASETS
@@ -46,7 +46,7 @@ def covid_19_ny_sbu(
     covariates: tuple[str, ...] = ("age.splits", "gender_concept_name"),
     on_missing: OnMissing = "error",
     on_conflict: OnConflict = "error",
-    exclude: tuple[str | int, ...] = (),
+    exclude: Excluded = (),
 ) -> Cohort:
     """COVID-19-NY-SBU: 1,384 patients of one hospital, 1,365 with a chest X-ray.
 

@@ -13,6 +13,7 @@ from prognobench.datasets.readers.covariates import as_names, covariate
 from prognobench.datasets.readers.dates import positions
 from prognobench.datasets.readers.image_folder import ImageFolder
 from prognobench.datasets.readers.rules import (
+    Excluded,
     Exclusions,
     OnConflict,
     OnMissing,
@@ -63,7 +64,7 @@ def table(
     on_missing: OnMissing = "error",
     on_unknown_label: OnUnknownLabel = "error",
     on_conflict: OnConflict = "error",
-    exclude: tuple[str | int, ...] = (),
+    exclude: Excluded = (),
     distinct_spellings: bool = False,
 ) -> Cohort:
     """Any CSV, TSV, Excel or Parquet table with a folder of images.

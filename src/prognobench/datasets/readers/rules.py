@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from prognobench.errors import FaultsError
+from prognobench.registry import Private
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +19,7 @@ OnMissing = Literal["error", "drop"]
 OnUnknownLabel = Literal["error", "drop"]
 OnConflict = Literal["error", "drop", "highest"]
 Selection = Literal["first", "last", "all"]
+Excluded = Annotated[tuple[str | int, ...], Private()]
 
 
 @dataclass(frozen=True)
