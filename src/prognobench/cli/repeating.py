@@ -65,7 +65,7 @@ def write_public_command(meta: Mapping[str, Any]) -> str | None:
 def _name_patients(dataset: Mapping[str, Any]) -> Iterator[Any]:
     """Yield what settings of a stored dataset, and of its parts, name patients with."""
     settings = dataset.get("settings", dataset)
-    builder = dataset.get("builder")
+    builder = str(dataset.get("builder"))
     private = DATASETS[builder].private if builder in DATASETS else ()
     yield from (settings[name] for name in private if settings.get(name))
     for part in (settings.get("parts") or {}).values():

@@ -320,8 +320,10 @@ def _refit(
         for results in _fit([ask_again(tasks[i], one) for i, one in firsts.items()]):
             for at, second in results.items():
                 i = list(firsts)[at]
-                failed = isinstance(second, Exception)
-                joined[i] = second if failed else join_results(tasks[i], firsts[i], second)
+                if not isinstance(second, Exception):
+                    joined[i] = join_results(tasks[i], firsts[i], second)
+                else:
+                    joined[i] = second
         yield joined
 
 
