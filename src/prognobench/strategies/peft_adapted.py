@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from prognobench.strategies.layers.classifier import Classifier
 
+SHAPE = ("kernel_size", "stride", "padding", "dilation", "groups")
+"""Of a convolution."""
+
 HEAD = "head.safetensors"
 ADAPTER = "adapter_model.safetensors"
 
@@ -64,6 +67,7 @@ def adapt_with_peft(
             peft_model = get_peft_model(backbone.module, config)
     except BUILD_ERRORS as error:
         raise NotApplicableError(f"{method} does not work with this backbone: {error}") from error
+    _answer_for_layers(peft_model)
     if prepare is not None:
         prepare(peft_model.get_base_model())
     model = Classifier(
@@ -95,6 +99,18 @@ def adapt_with_peft(
         merge=(lambda: merge_adapters(model)) if merges else None,
         notes=notes,
     )
+
+
+def _answer_for_layers(model: nn.Module) -> None:
+    """Give adapters what a network may ask of the convolution within: DaViT pads by its stride."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for adapter in model.modules():
+        if isinstance(adapter, BaseTunerLayer):
+            layer = adapter.get_base_layer()
+            for name in SHAPE:
+                if hasattr(layer, name) and not hasattr(adapter, name):
+                    setattr(adapter, name, getattr(layer, name))
 
 
 def _find_unmergeable(model: nn.Module) -> list[str]:

@@ -122,10 +122,16 @@ class ScaledShifted(Wrapper):
         self.shift = nn.Parameter(std * torch.randn(channels))
         self.channels_first = channels_first
 
-    @property
-    def weight(self) -> Tensor:
-        """The layer's own weight: some networks ask where it lies."""
-        return self.base_layer.get_parameter("weight")
+    def __getattr__(self, name: str) -> Any:
+        """Answer for the layer: networks ask where its weight lies (XCiT), how large its kernel is
+        (DaViT).
+        """
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         out: Tensor = self.base_layer(x, *args, **kwargs)
