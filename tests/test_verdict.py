@@ -299,8 +299,8 @@ def test_the_best_is_compared_with_every_choice_and_baseline(results):
     assert (table["value"] < 0).all()  # nothing is better than the best
     by_label = table.set_index("label")
     own = context[1].set_index(["model", "strategy"])
-    assert by_label.loc["cnn, full", "p_holm"] == own.loc[("cnn", "full"), "p_best"]
-    assert by_label.loc["shortcut (no image)", "p_holm"] < 0.05
+    assert by_label.loc["cnn, full", "p_corrected"] == own.loc[("cnn", "full"), "p_best"]
+    assert by_label.loc["shortcut (no image)", "p_corrected"] < 0.05
     compared = compare(results, Question(by="strategy", against="shortcut"), {"regime": ["full"]})
     pair = compared[(compared["model"] == "vit") & (compared["first"] == "lora")].iloc[0]
     assert by_label.loc["shortcut (no image)", "p"] == pytest.approx(pair["fold_p"])

@@ -97,7 +97,8 @@ def make_headline(cells: pd.DataFrame, verdicts: Sequence[Verdict], metric: Metr
             "selected on the same folds (bootstrap, BBC-CV)",
             "no image: the best baseline, for example what age and sex predict; ceiling: the true "
             "risk, which a generator knows; synthetic: generated images, no clinical data",
-            "†: not shown to be better than every baseline, which sees no image (the same test)",
+            "†: not shown to be better than every baseline, which sees no image (the same test, "
+            "after the optimism is subtracted)",
             *warn_few_events(
                 {
                     str(context[0]["dataset"]): (pooled.patients, pooled.positives)

@@ -19,7 +19,7 @@ from prognobench.metrics.metric import Metric
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = ("label", "value", "low", "high", "p", "p_holm", "p_baseline", "below", "baseline")
+COLUMNS = ("label", "value", "low", "high", "p", "p_corrected", "p_baseline", "below", "baseline")
 """The columns of :func:`compare_with_best`."""
 
 
@@ -30,8 +30,9 @@ def compare_with_best(context: Context, scored: Scored, metric: Metric) -> pd.Da
     -------
     pandas.DataFrame
         :data:`COLUMNS`, the nearest to the best first, baselines last; empty where the best has
-        nothing beside it. ``p`` is of the single comparison, ``p_holm`` corrected as in
-        :mod:`.marks`; ``p_baseline`` and ``below`` are of the advantage over the baselines.
+        nothing beside it. ``p`` is of the single comparison, ``p_corrected`` is corrected for the
+        number of choices as in :mod:`.marks`; ``p_baseline`` and ``below`` are of the advantage
+        over the baselines.
     """
     import pandas as pd
 
@@ -73,7 +74,7 @@ def best_table(context: Context, compared: pd.DataFrame, metric: Metric) -> Tabl
         below = "" if row["baseline"] or not row["below"] else BELOW
         return (str(row["label"]),), (
             make_difference(float(row["value"]), float(row["low"]), float(row["high"])),
-            make_number(row["p_holm"], "{:.3f}".format),
+            make_number(row["p_corrected"], "{:.3f}".format),
             make_number(row["p_baseline"], "{:.3f}".format),
             Entry(below),
         )
@@ -88,7 +89,8 @@ def best_table(context: Context, compared: pd.DataFrame, metric: Metric) -> Tabl
         references=int(compared["baseline"].astype(bool).sum()),
         notes=(
             "the test for choices that are trained again, over the folds of all seeds; p-values "
-            "are corrected for the number of choices (Holm), intervals are not",
+            "are corrected for the number of choices (Holm; against baselines, what the choice "
+            "over-estimates is subtracted), intervals are not",
             f"{BELOW}: not shown to be better than every baseline, which sees no image",
         ),
     )

@@ -289,7 +289,7 @@ def _explain(question: Question, metric: Metric, compared: pd.DataFrame) -> Iter
     if compared[["below_first", "below_second"]].any(axis=None):
         yield (
             f"{BELOW}: which of the two is not shown to be better than every baseline, which sees "
-            "no image, when both are trained again (Holm over the choices that compete)"
+            "no image (trained again, after what the choice among several over-estimates)"
         )
     if metric.needs == "decisions":
         yield f"decisions at threshold: {question.threshold}"

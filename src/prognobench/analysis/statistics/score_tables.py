@@ -325,8 +325,8 @@ def _notes(group: pd.DataFrame, references: pd.DataFrame, one_metric: bool) -> I
         yield f"decisions at threshold: {', '.join(sorted(rules))}"
     if group["below"].any():
         yield (
-            "†: not shown to be better than every baseline, which sees no image, when both are "
-            "trained again (the same test)"
+            "†: not shown to be better than every baseline, which sees no image (the same test, "
+            "after what the choice among several over-estimates is subtracted)"
         )
     if (group["choices"] > 1).any():
         yield (

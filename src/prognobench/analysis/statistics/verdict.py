@@ -109,8 +109,8 @@ def reach_verdicts(
 ) -> list[Verdict]:
     """Return a verdict for each data set (under its regime, k and cv), by one metric.
 
-    All statements are those of the tests of :mod:`.retraining` at 5 %, corrected by Holm's method
-    for the choices that compete; the interval is over patients, all folds pooled. Whole training
+    All statements are those of :mod:`.marks`, which are tests of :mod:`.retraining` at 5 %; the
+    interval is over patients, all folds pooled. Whole training
     parts are judged, or few-shot ones where there are no others.
 
     Parameters
