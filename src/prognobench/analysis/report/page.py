@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prognobench.analysis.catalogue import CHOICES
+from prognobench.analysis.report.calibrating import (
+    compare_calibration,
+    draw_calibration,
+    follow_calibration,
+)
 from prognobench.analysis.report.closeups import choose_closeups, draw_closeup
 from prognobench.analysis.report.figures import (
     Figure,
@@ -209,6 +214,10 @@ class _Page:
         for closeup in closeups:
             yield Block("heading", describe_context(closeup.named))
             yield from self._figures(draw_closeup(closeup))
+            if closeup.is_binary:
+                stages = follow_calibration(closeup)
+                yield self._tables([compare_calibration(closeup, stages)])
+                yield from self._figures([draw_calibration(closeup, stages)])
         if missing:
             yield Block("remarks", missing)
 
