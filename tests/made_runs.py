@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from prognobench.files import read_sealed, write_bytes, write_json, write_sealed
+from prognobench.metrics.probability import shift_log_odds
 from prognobench.seeds import derive, generator
 from prognobench.store import RunFolder
 
@@ -99,11 +100,13 @@ def make_run(
     settings: dict[str, dict[str, Any]] | None = None,
     data: str = "",
     notes: Sequence[str] = (),
+    shift: float = 0.0,
 ) -> RunFolder:
     """Store a run whose scores follow the latent severity as closely as ``skill`` (0 to 1) says.
 
     ``settings`` are sections of its config, ``data`` names another content of its cohort, and
-    ``notes`` are its strategy's.
+    ``notes`` are its strategy's. ``shift`` is what class weights add to the log odds of the last
+    class.
     """
     table, severity = make_cohort(
         dataset, patients=patients, images=images, prevalence=prevalence, classes=classes, risk=risk
@@ -170,6 +173,11 @@ def make_run(
             cost = {"parameters_trainable": parameters, "parameters_total": 10 * parameters}
             cost |= {"seconds_train": parameters / 100, "seconds_inference": 0.5}
             cost |= {"strategy_notes": list(notes)}
+            if shift:
+                scores = [name for name in predictions if str(name).startswith("score_")]
+                moved = np.array([0.0] * (len(classes) - 1) + [shift])
+                predictions[scores] = shift_log_odds(predictions[scores].to_numpy(), -moved)
+                cost |= {"log_odds_shift": moved.tolist()}
             folder.write_cell(name, predictions, [{"epoch": 1, "validation_loss": 0.5}], cost)
     return folder
 

@@ -107,7 +107,7 @@ def groupable_columns(cohort: pd.DataFrame) -> list[str]:
     def fits(column: str) -> bool:
         different = cohort[column].nunique()
         shared = different <= min(MOST_GROUPS, patients / FEWEST_PATIENTS)
-        return different > 1 and (_has_bands(cohort[column]) or shared)
+        return different > 1 and (has_bands(cohort[column]) or shared)
 
     named = [c for c in map(str, cohort) if c not in NAMES and not c.startswith("risk_")]
     return [column for column in named if fits(column)]
@@ -118,7 +118,7 @@ def _values(
 ) -> tuple[pd.Series[Any], list[str]]:
     """The group of each patient or image, indexed by its name; and the groups in their order."""
     values = cohort[column]
-    if _has_bands(values):
+    if has_bands(values):
         groups, names = _bands(values, edges or _edges(values))
     else:
         groups = values.astype(object).where(values.notna())
@@ -136,7 +136,8 @@ def _values(
     return by_patient.first().where(by_patient.nunique() <= 1, SEVERAL), [*names, SEVERAL]
 
 
-def _has_bands(values: pd.Series[Any]) -> bool:
+def has_bands(values: pd.Series[Any]) -> bool:
+    """Whether a column is a number with so many values that it is cut into bands."""
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     number = is_numeric_dtype(values) and not is_bool_dtype(values)

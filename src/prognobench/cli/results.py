@@ -291,15 +291,22 @@ def claims(results: Path, file: Path | None, formats: Sequence[str]) -> None:
     help="Also check these claims; 'study' checks the study's findings also on other data than the "
     "study's.",
 )
+@click.option(
+    "--appendix",
+    is_flag=True,
+    help="Also write RESULTS/appendix.md and .html: TRIPOD+AI and CLAIM 2024, filled with what is "
+    "known, with blanks for the authors.",
+)
 @ALL
 @OWN_METRICS
-def report(results: Path, out: Path | None, **options: Any) -> None:
+def report(results: Path, out: Path | None, appendix: bool, **options: Any) -> None:
     """Write one HTML page about all results, which needs no network and no other file.
 
     \b
     Examples:
       prognobench report
       prognobench report elsewhere/results --metric average_precision --figures
+      prognobench report --appendix
     """
     from prognobench.analysis.report.page import write_report
     from prognobench.cli.repeating import write_public_command
@@ -309,3 +316,11 @@ def report(results: Path, out: Path | None, **options: Any) -> None:
             results, out, write_command=write_public_command, progress=progress, **options
         )
     console.say(f"written: {file}")
+    if appendix:
+        from prognobench.analysis.report.appendix import write_appendix
+        from prognobench.analysis.scores import read_scores
+        from prognobench.analysis.shown import show_runs
+
+        shown = show_runs(read_scores(results), everything=options["everything"])
+        for file in write_appendix(results, shown, options["metric"]):
+            console.say(f"written: {file}")

@@ -191,12 +191,12 @@ def list_datasets(scored: Scored) -> Iterator[tuple[Table, list[str]]]:
         title = f"{name}: {len(first):,} patients, {len(cohort):,} images"
         title += f", {centres} centres" if centres > 1 else ""
         remarks = [str(warning) for warning in folder.meta.get("warnings", [])]
-        remarks += _exclusions(folder)
+        remarks += count_exclusions(folder)
         columns = ("patients", "share", "images")
         yield Table(title, ("class",), columns, tuple(rows), references=1), remarks
 
 
-def _exclusions(folder: RunFolder) -> list[str]:
+def count_exclusions(folder: RunFolder) -> list[str]:
     """How many rows or files were left out for each reason, the most frequent reason first."""
     if not (folder.path / "exclusions.csv").exists():
         return []
