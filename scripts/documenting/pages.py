@@ -57,6 +57,7 @@ HEADINGS = {
     "loss": "Losses",
     "cv": "Cross-validation",
     "regime": "Regimes",
+    "engine": "Engines",
 }
 PRODUCES = {
     "Adapted": "trains the backbone",

@@ -16,7 +16,7 @@ from prognobench.registry import GROUPS, LOSSES, Part, near
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-SECTIONS = ("dataset", "model", "strategy", "regime", "cv", "loss", "train", "checks", "paths")
+SECTIONS = (*GROUPS, "train", "checks", "paths")
 
 
 Known = dict[tuple[str, str], Any]
@@ -87,7 +87,7 @@ def read_config(described: Mapping[str, Any], built: Collection[str] = tuple(GRO
     """
     faults: list[str] = []
     components = {}
-    for kind in GROUPS:
+    for kind in (kind for kind in GROUPS if kind in described):  # no engine is stored
         stored = Component(**described[kind])
         whole = {**stored.settings, "name": stored.name, "builder": stored.builder}
         components[kind] = _component(kind, whole, faults) if kind in built else stored

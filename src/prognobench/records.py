@@ -490,7 +490,8 @@ class Checks:
 class RunConfig:
     """One fully resolved choice of everything that a run depends on.
 
-    ``baselines`` says whether a sweep gets the baselines that join sweeps; it changes no number.
+    ``baselines`` says whether a sweep gets the baselines that join sweeps, ``engine`` where cells
+    are computed; they change no number.
     """
 
     dataset: Component
@@ -506,6 +507,7 @@ class RunConfig:
     seed: int = 42
     device: str = "auto"
     baselines: bool = True
+    engine: Component = Component("here", "here")
 
     @property
     def training_seed(self) -> int:

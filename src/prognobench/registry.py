@@ -205,9 +205,11 @@ LOSSES = Registry("loss", "prognobench.losses", facts={"usual": False})
 METRICS = Registry("metric", "prognobench.metrics")
 CVS = Registry("cv", "prognobench.folds")
 REGIMES = Registry("regime", "prognobench.folds")
+ENGINES = Registry("engine", "prognobench.runs.engines")
 
 GROUPS: Mapping[str, Registry] = {
-    registry.kind: registry for registry in (DATASETS, MODELS, STRATEGIES, LOSSES, CVS, REGIMES)
+    registry.kind: registry
+    for registry in (DATASETS, MODELS, STRATEGIES, LOSSES, CVS, REGIMES, ENGINES)
 }
 """The registries whose parts a config group chooses."""
 

@@ -68,6 +68,7 @@ of training, so that old results are not taken for new ones.
 def describe(config: RunConfig) -> dict[str, Any]:
     """Return the whole resolved config as plain JSON values."""
     described: dict[str, Any] = json_form(asdict(config))
+    del described["engine"]
     return described
 
 

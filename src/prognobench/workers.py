@@ -153,6 +153,9 @@ class Beside(Generic[Job, Done]):
 PR_SET_PDEATHSIG = 1
 """Option of ``prctl``, from Linux's ``sys/prctl.h``."""
 
+PARENT = "PROGNOBENCH_PARENT"
+"""Environment variable: the process id of the engine that started this worker."""
+
 LOOK = 0.25
 """Seconds between two looks at whether the parent still lives."""
 

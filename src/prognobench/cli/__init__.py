@@ -22,7 +22,7 @@ from prognobench.cli.data import data
 from prognobench.cli.discover import list_
 from prognobench.cli.handing_on import results_
 from prognobench.cli.results import claims, compare, report, score, table
-from prognobench.cli.run import plan, run
+from prognobench.cli.run import plan, run, status
 
 NAME, COMPLETION = "prognobench", "_PROGNOBENCH_COMPLETE"
 
@@ -71,6 +71,7 @@ def cli() -> None:
 for command in (
     run,
     plan,
+    status,
     data,
     score,
     table,

@@ -17,7 +17,7 @@ from prognobench.errors import ConfigError
 from prognobench.records import Checks, Paths, Train
 from prognobench.registry import GROUPS, STRATEGIES, near
 
-SECTION_GROUPS = ("dataset", "model", "strategy", "regime", "cv", "train", "loss")
+SECTION_GROUPS = ("dataset", "model", "strategy", "regime", "cv", "train", "loss", "engine")
 CONFIG_GROUPS = (*SECTION_GROUPS, "experiment")
 SECTIONS = (*SECTION_GROUPS, "checks", "paths")
 

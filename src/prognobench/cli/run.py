@@ -1,19 +1,28 @@
-"""Commands that compute: run, and plan, which says what a run would cost."""
+"""Commands that compute: run, plan, which says what a run would cost, and status, how far it is."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from prognobench.cli import console
 from prognobench.cli.ending import FAILED_CELLS
-from prognobench.cli.options import compose_configs, takes_overrides
+from prognobench.cli.options import FOLDER, RESULTS, compose_configs, takes_overrides
 from prognobench.cli.results import print_answer
+from prognobench.errors import ConfigError
 
 if TYPE_CHECKING:
+    from prognobench.records import RunConfig
+    from prognobench.registry import Part
     from prognobench.runs.execute import Outcome
+    from prognobench.runs.status import Status
+    from prognobench.runs.sweeps import Command, Sweep
 
 
 @click.command(short_help="Train and evaluate models, fold by fold.")
@@ -24,14 +33,18 @@ if TYPE_CHECKING:
     is_flag=True,
     help="End when no cell is free, without waiting for those that other processes compute.",
 )
+@click.option("--worker", type=FOLDER, hidden=True)
 @click.pass_context
-def run(context: click.Context, /, no_table: bool, no_wait: bool, **composing: Any) -> None:
+def run(
+    context: click.Context, /, no_table: bool, no_wait: bool, worker: Path | None, **composing: Any
+) -> None:
     """Train and evaluate a model on a dataset, fold by fold, and print its table.
 
     With -m every combination of the given values is run, and the baseline 'metadata' where the
     cohort has covariates (baselines=false leaves it out). Cells that are done already are skipped,
-    so the same command goes on where it stopped. Several processes can share the work: start the
-    command again in another terminal or on another machine with the same results folder.
+    so the same command goes on where it stopped. Several processes can share the work:
+    engine=local, engine=slurm and engine=dask start them, and so does the same command in another
+    terminal or on another machine with the same results folder.
 
     --from repeats a stored run. Its done cells are skipped, so give another results folder to
     compute all of it again.
@@ -43,12 +56,23 @@ def run(context: click.Context, /, no_table: bool, no_wait: bool, **composing: A
       prognobench run -m experiment=embedded
       prognobench run train.epochs=30 strategy=lora strategy.rank=16
       prognobench run --from 3f2a9c paths.results=again
+      prognobench run -m model=vit,cnn strategy=full,lora engine=local engine.workers=2
     """
-    from prognobench.runs.execute import run as run_all
+    from prognobench.runs.engines.order import Order
 
+    joined = None if worker is None else _begin_work(worker)
     configs = compose_configs(**composing)
+    engine = _choose_engine(configs)
     with console.progress_bars() as progress:
-        outcomes = run_all(configs, progress, sweep=composing["multirun"], wait=not no_wait)
+        order = Order(configs, _as_command(**composing), progress, not no_wait, joined)
+        ended = engine(order, **configs[0].engine.settings)
+    if joined is not None:
+        joined.tell("ended")
+        return
+    if ended.message:
+        console.say(ended.message)
+        return
+    outcomes = ended.outcomes
     _say_remarks(outcomes)
     _say_outcomes(outcomes)
     if elsewhere := sum(outcome.elsewhere for outcome in outcomes):
@@ -60,6 +84,36 @@ def run(context: click.Context, /, no_table: bool, no_wait: bool, **composing: A
         _print_scores(outcomes)
     if any(outcome.failed or outcome.refusal for outcome in outcomes):
         context.exit(FAILED_CELLS)
+
+
+def _begin_work(folder: Path) -> Sweep:
+    """Join a sweep as a worker, which ends with the engine that started it."""
+    from prognobench.runs.sweeps import join_sweep
+    from prognobench.workers import PARENT, end_with_parent
+
+    if parent := os.environ.get(PARENT):
+        end_with_parent(int(parent), by_thread=True)
+    return join_sweep(folder)
+
+
+def _choose_engine(configs: Sequence[RunConfig]) -> Part:
+    from prognobench.registry import ENGINES
+
+    names = dict.fromkeys(config.engine.name for config in configs)
+    if len({repr(config.engine) for config in configs}) > 1:
+        raise ConfigError(
+            f"one engine computes all of a sweep, and this one names several ({', '.join(names)}); "
+            "give engine and its settings one value each"
+        )
+    return ENGINES[configs[0].engine.builder]
+
+
+def _as_command(
+    overrides: Sequence[str], multirun: bool, config_dir: Path | None, components: Path | None
+) -> Command:
+    from prognobench.runs.sweeps import Command
+
+    return Command(tuple(overrides), multirun, config_dir, components, Path.cwd())
 
 
 def _say_remarks(outcomes: Sequence[Outcome]) -> None:
@@ -144,3 +198,63 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:,.1f} {unit}"
     return f"{seconds:,.0f} seconds"
+
+
+REFRESH = 5.0
+"""Seconds between two looks of ``status --watch``."""
+
+SHOWN = 5
+"""Running cells and failures that are listed; the others are counted."""
+
+
+@click.command(short_help="Say how far the runs are, while they are computed.")
+@RESULTS
+@click.option("--watch", is_flag=True, help="Look again every few seconds, until Ctrl-C.")
+@click.option("--runs", is_flag=True, help="Also list the runs that are finished.")
+def status(results: Path, watch: bool, runs: bool) -> None:
+    """Say how far the runs of RESULTS are, from the stored files alone.
+
+    Works on any machine that sees the folder, whatever computes the cells.
+
+    \b
+    Examples:
+      prognobench status
+      prognobench status /shared/results --watch
+    """
+    from prognobench.runs.status import read_status
+
+    while True:
+        if watch and console.is_watched():
+            click.clear()
+        _print_status(read_status(results), runs)
+        if not watch:
+            return
+        time.sleep(REFRESH)
+
+
+def _print_status(now: Status, runs: bool) -> None:
+    from prognobench.runs.status import STATES
+
+    table = now.table
+    if not runs:
+        table = table[
+            (table[["running", "failed", "left"]].sum(axis=1) > 0) | (table["remark"] != "")
+        ]
+    if len(table):
+        console.print_frame(table)
+    total = sum(now.count(state) for state in STATES)
+    parts = [f"{now.count(state):,} {state}" for state in STATES if now.count(state)]
+    console.say(f"{total:,} cells: {', '.join(parts) or 'none'}")
+    for cell, holder in [*now.running.items()][:SHOWN]:
+        since = datetime.fromtimestamp(holder.since).astimezone()
+        console.say(f"running: {cell} by process {holder.pid} on {holder.host} since {since:%H:%M}")
+    if len(now.running) > SHOWN:
+        console.say(f"running: {len(now.running) - SHOWN:,} more")
+    for failure in now.failures[:SHOWN]:
+        console.complain(f"{failure.where}: {failure.message}")
+    if len(now.failures) > SHOWN:
+        console.say(
+            f"{len(now.failures) - SHOWN:,} more cells failed; 'prognobench report' lists all"
+        )
+    if now.expected_end is not None:
+        console.say(f"{now.rate:,.0f} cells an hour; done about {now.expected_end:%Y-%m-%d %H:%M}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,10 +16,11 @@ from prognobench.runs.dispatch import WORK
 from prognobench.runs.prepare import Prepared, prepare
 from prognobench.runs.recording import describe_environment, describe_run, tabulate_run
 from prognobench.runs.shortcut import store_shortcuts
+from prognobench.runs.sweeps import Sweep
 from prognobench.runs.turns import Turns, find_computing, wait_for_others
 from prognobench.runs.workspace import Workspace
 from prognobench.store import RunFolder, run_folder
-from prognobench.workers import keep_freed_memory
+from prognobench.workers import hold, keep_freed_memory
 
 PARTS = (16, 64, 256)
 """A sweep of more splits than the first is prepared in parts, which end at so many splits."""
@@ -57,6 +58,7 @@ def run(
     *,
     sweep: bool = False,
     wait: bool = True,
+    joined: Sweep | None = None,
 ) -> list[Outcome]:
     """Compute and store the cells of these runs that are not done yet.
 
@@ -68,6 +70,8 @@ def run(
         Also compute the baselines that join sweeps: see :func:`.baselines.add_baselines`.
     wait
         Also wait for the cells that other processes compute, and compute those that they leave.
+    joined
+        The sweep of workers that this process belongs to, if it does.
 
     Raises
     ------
@@ -93,10 +97,12 @@ def run(
             is_finished = not left and run.folder.is_described
             todo += [] if is_finished else [run]
             outcomes.append(
-                partial(_report_finished, run) if is_finished else partial(_outcome, run, left)
+                partial(_report_finished, run)
+                if is_finished
+                else partial(report_outcome, run, left)
             )
         if todo:
-            work = _begin(todo, workspace)
+            work = _begin(todo, workspace, joined)
             # What others compute now is waited for when nothing else is left to do.
             if work(wait and len(parts) == 1):
                 waiting.append(work)
@@ -145,7 +151,9 @@ def _prepare_part(
     return runs, refused
 
 
-def _begin(runs: Sequence[Prepared], workspace: Workspace) -> Callable[[bool], int]:
+def _begin(
+    runs: Sequence[Prepared], workspace: Workspace, joined: Sweep | None
+) -> Callable[[bool], int]:
     """Check the machine and the strategies; return what computes these runs, waiting or not.
 
     It returns the number of cells that other processes still compute.
@@ -165,11 +173,12 @@ def _begin(runs: Sequence[Prepared], workspace: Workspace) -> Callable[[bool], i
         # A run is described when it has something to store: a sweep of thousands starts at once.
         run.folder.describe_later(partial(_describe, run, str(devices[run.config.device])))
     store_shortcuts(runs, workspace)
-    turns = Turns(runs)
+    turns = Turns(runs, joined.name, joined.file) if joined else Turns(runs)
+    ordered = joined.order(runs) if joined else runs
 
     def compute() -> None:
         for kind, work in WORK.items():
-            work.compute([run for run in runs if run.kind is kind], workspace, devices, turns)
+            work.compute([run for run in ordered if run.kind is kind], workspace, devices, turns)
 
     def work(wait: bool) -> int:
         left = wait_for_others(compute, runs, turns, wait=wait)
@@ -183,7 +192,8 @@ def _begin(runs: Sequence[Prepared], workspace: Workspace) -> Callable[[bool], i
 def _describe(run: Prepared, device: str) -> None:
     weights = {"origin": run.source.origin, "fingerprint": run.source.fingerprint}
     environment = {**describe_environment(device), "weights": weights}
-    run.folder.create(describe_run(run), environment, tabulate_run(run))
+    with hold(run.folder.path, "description"):  # or two machines would mix their files
+        run.folder.create(describe_run(run), environment, tabulate_run(run))
 
 
 def check_strategies(runs: Sequence[Prepared], workspace: Workspace) -> None:
@@ -239,7 +249,8 @@ def _report_finished(run: Prepared) -> Outcome:
     return Outcome(run.config, run.folder, (), found, {}, reason)
 
 
-def _outcome(run: Prepared, left: set[str]) -> Outcome:
+def report_outcome(run: Prepared, left: Collection[str]) -> Outcome:
+    """Return how a run ended, as the store has it; ``left`` are the cells that were unfinished."""
     done = run.folder.done_cells()
     return Outcome(
         config=run.config,

@@ -52,6 +52,27 @@ def try_on_shapes(run: Prepared, workspace: Workspace) -> None:
         return
 
 
+def count_operations(run: Prepared, workspace: Workspace) -> int:
+    """Return the operations of a training step on one image, counted on shapes alone.
+
+    Raises
+    ------
+    NotApplicableError
+        If the strategy cannot be applied to this backbone.
+    """
+    fingerprint = run.source.fingerprint
+
+    def count() -> int:
+        shapes = workspace.once(partial(_shapes, run.source), "shapes", fingerprint)
+        backbone = replace(shapes, module=deepcopy(shapes.module))
+        with torch.device("meta"):
+            adapted = run.adapt(backbone)
+        return step_flops(adapted, backbone.preprocessing, 1)
+
+    strategy = asdict(run.config.strategy)
+    return workspace.once(count, "operations", fingerprint, strategy, len(run.classes))
+
+
 def _shapes(source: BackboneSource) -> Backbone:
     backbone = source.load()
     return replace(backbone, module=backbone.module.to("meta"))

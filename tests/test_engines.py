@@ -1,0 +1,245 @@
+"""Engines start workers on one results folder; every cell is computed once, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from prognobench.cli import cli
+from prognobench.errors import ConfigError
+from prognobench.files import read_json, write_json
+from prognobench.registry import ENGINES
+from prognobench.runs.status import read_status
+from prognobench.runs.sweeps import Command, begin_sweep, join_sweep
+
+OWN = """
+import os, signal, time
+from functools import partial
+from prognobench.records import Estimator
+from prognobench.registry import STRATEGIES
+
+@STRATEGIES.register("logged_prior")
+def logged_prior(*, log: str, pause: float = 0.0, deadly: bool = False) -> Estimator:
+    "Leaves a line for each fit; may kill its own process."
+    return Estimator("none", {"one": partial(make, log, pause, deadly)})
+
+def make(log, pause, deadly, seed):
+    from sklearn.dummy import DummyClassifier
+    with open(log, "a") as file:
+        print(os.getpid(), file=file)
+    if deadly:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(pause)
+    return DummyClassifier()
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A folder with a user's own strategies, ``logged`` and ``deadly``."""
+    files = {
+        "components/own.py": OWN,
+        "configs/strategy/logged.yaml": (
+            f"name: logged\nbuilder: logged_prior\nlog: {tmp_path / 'log'}\npause: 0.2\n"
+        ),
+        "configs/strategy/deadly.yaml": (
+            f"name: deadly\nbuilder: logged_prior\nlog: {tmp_path / 'deadly'}\ndeadly: true\n"
+        ),
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def command(own: Path, *overrides: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "prognobench", "run", "-m"),
+        *(f"--config-dir={own / 'configs'}", f"--components={own / 'components'}"),
+        *("dataset=severity", "dataset.patients=30", "dataset.image_size=64", "device=cpu"),
+        *("model=cnn", "model.weights=random", "cv.folds=3", "baselines=false", "--no-table"),
+        *(f"paths.results={own / 'results'}", f"paths.cache={own / 'cache'}", *overrides),
+    ]
+
+
+def lines(file: Path) -> Sequence[str]:
+    return file.read_text().split() if file.exists() else []
+
+
+def done_cells(own: Path) -> list[Path]:
+    return sorted((own / "results").glob("runs/*/*/*/*/cells/*/done.json"))
+
+
+def test_local_workers_share_cells_and_a_killed_one_costs_nothing(own: Path) -> None:
+    sweep = command(own, "strategy=logged", "seed=range(1,9)", "engine=local", "engine.workers=2")
+    engine = subprocess.Popen(sweep, stderr=subprocess.PIPE, text=True)
+    while len(lines(own / "log")) < 2:
+        assert engine.poll() is None
+        time.sleep(0.01)
+    os.kill(int(lines(own / "log")[-1]), signal.SIGKILL)
+    said = engine.communicate()[1]
+    assert engine.returncode == 0, said
+    assert len(done_cells(own)) == 24
+    assert 24 <= len(lines(own / "log")) <= 27, "the killed one's run may be fitted again"
+    assert len(set(lines(own / "log"))) >= 2
+    now = read_status(own / "results")
+    assert (now.count("done"), now.count("left"), now.running) == (24, 0, {})
+
+
+def test_a_cell_that_kills_its_workers_fails_and_costs_no_other(own: Path) -> None:
+    sweep = command(own, "strategy=logged,deadly", "engine=local", "engine.workers=1")
+    ended = subprocess.run(sweep, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended.stderr
+    assert "3 workers died while they computed this cell" in ended.stderr
+    assert len(lines(own / "deadly")) == 3
+    assert len(done_cells(own)) == 3
+    now = read_status(own / "results")
+    assert (now.count("done"), now.count("failed")) == (3, 3)
+    shown = CliRunner().invoke(cli, ["status", str(own / "results")])
+    assert shown.exit_code == 0
+    assert "3 failed" in shown.stderr
+    assert "workers died" in shown.stderr
+
+
+def test_dask_workers_share_cells(own: Path) -> None:
+    pytest.importorskip("distributed")
+    sweep = command(own, "strategy=logged", "seed=1,2,3,4", "engine=dask", "engine.workers=2")
+    ended = subprocess.run(sweep, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert len(done_cells(own)) == len(lines(own / "log")) == 12
+
+
+# ------------------------------------------------------------------ what workers are told
+
+
+@pytest.fixture
+def sweep_folder(tmp_path: Path) -> Path:
+    return begin_sweep(tmp_path / "results", Command(("model=vit",)), "local", []).path
+
+
+def test_a_worker_gets_the_command_without_the_engine(tmp_path: Path) -> None:
+    told = Command(("model=vit,cnn", "engine=slurm", "engine.workers=3"), True, tmp_path)
+    arguments = told.for_worker(tmp_path / "sweep")
+    assert "model=vit,cnn" in arguments
+    assert "-m" in arguments
+    assert not [argument for argument in arguments if argument.startswith("engine")]
+
+
+def test_a_worker_that_sees_the_sweep_says_so(sweep_folder: Path) -> None:
+    sweep = join_sweep(sweep_folder)
+    assert [told["state"] for told in sweep.workers().values()] == ["working"]
+    sweep.tell("ended")
+    assert [told["state"] for told in sweep.workers().values()] == ["ended"]
+
+
+def test_a_worker_with_another_version_is_refused(sweep_folder: Path) -> None:
+    content = read_json(sweep_folder / "sweep.json")
+    versions = {**content["versions"], "torch": "1.0"}
+    write_json(sweep_folder / "sweep.json", {**content, "versions": versions})
+    with pytest.raises(ConfigError, match=r"has torch 2\..*was started with torch 1\.0"):
+        join_sweep(sweep_folder)
+
+
+def test_a_worker_that_does_not_see_the_results_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"does not see .*file system that all workers share"):
+        join_sweep(tmp_path / "elsewhere")
+
+
+# ------------------------------------------------------------------ what cannot be started
+
+
+def refusal(own: Path, *overrides: str) -> str:
+    arguments = command(own, "strategy=logged", *overrides)[3:]
+    ended = CliRunner().invoke(cli, arguments)
+    assert isinstance(ended.exception, ConfigError), ended.output
+    assert not list((own / "results").glob("sweeps/*"))
+    assert not done_cells(own)
+    return str(ended.exception)
+
+
+def test_slurm_is_missed_where_there_is_none(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(own))
+    assert "there is no SLURM here" in refusal(own, "engine=slurm")
+
+
+def test_what_sbatch_refuses_is_said(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    sbatch = own / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(
+        "#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1\n"
+    )
+    sbatch.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}{os.pathsep}{os.environ['PATH']}")
+    said = refusal(own, "engine=slurm", "engine.partition=gpu")
+    assert said == "SLURM refuses the workers: invalid partition specified: gpu"
+
+
+def test_a_dask_scheduler_that_does_not_answer_is_named(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    from prognobench.runs.engines import dask
+
+    monkeypatch.setattr(dask, "PATIENCE", 0.5)
+    said = refusal(own, "engine=dask", "engine.address=tcp://127.0.0.1:1")
+    assert "engine.address=tcp://127.0.0.1:1: no Dask scheduler answers there" in said
+
+
+def test_one_engine_computes_a_sweep(own: Path) -> None:
+    assert "one engine computes all of a sweep" in refusal(own, "engine=local,dask")
+
+
+def test_every_engine_has_a_file_and_a_purpose() -> None:
+    assert set(ENGINES) == {"here", "local", "slurm", "dask"}
+    assert all(part.summary for part in ENGINES.values())
+
+
+def test_status_of_a_sweep_that_nobody_has_begun(tmp_path: Path) -> None:
+    from prognobench.store import RunFolder
+
+    run = RunFolder(tmp_path / "runs" / "mortality" / "vit" / "lora" / "0123456789ab")
+    begin_sweep(tmp_path, Command(()), "slurm", [(run, ["r0-f0", "r0-f1"])])
+    now = read_status(tmp_path)
+    assert now.count("left") == 2
+    assert now.table["remark"].tolist() == ["not begun"]
+    assert now.expected_end is None
+
+
+# ------------------------------------------------------------------ a real SLURM
+
+
+@pytest.mark.skipif(
+    "SLURM_CONF" not in os.environ or shutil.which("sbatch") is None,
+    reason="needs a SLURM of its own: scripts/local-slurm start FOLDER, then SLURM_CONF",
+)
+def test_slurm_computes_each_cell_once_whatever_is_killed(own: Path) -> None:
+    small = ("engine.gpus=0", "engine.cpus=1", "engine.memory_gb=1.8", "engine.workers=2")
+    sweep = command(own, "strategy=logged", "seed=range(1,13)", "engine=slurm", *small)
+    submitted = subprocess.run(sweep, capture_output=True, text=True, check=True)
+    job = submitted.stderr.partition("SLURM job ")[2].partition(".")[0]
+    deadline = time.monotonic() + 120
+    while len(set(lines(own / "log"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(int(lines(own / "log")[0]), signal.SIGKILL)
+    while len(done_cells(own)) < 36 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(done_cells(own)) == 36
+    assert 36 <= len(lines(own / "log")) <= 39
+    while queue(job) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not queue(job), "workers leave when nothing is free"
+
+
+def queue(job: str) -> list[str]:
+    shown = subprocess.run(["squeue", "-h", "-j", job], capture_output=True, text=True, check=False)
+    return shown.stdout.splitlines()
