@@ -521,7 +521,8 @@ def test_every_shipped_config_is_read_back_from_its_run(group: str, name: str) -
             key = fault.partition(" is missing")[0].removeprefix(f"{group}.")
             groups[group][key] = ["A"] if (name, key) == ("external", "test") else "given"
         config = from_mapping(groups)
-    assert stored_and_read(config) == config
+    # Where cells were computed is not stored.
+    assert stored_and_read(config) == replace(config, engine=RunConfig.engine)
 
 
 finite = st.floats(min_value=1e-6, max_value=1.0, exclude_max=True)
