@@ -20,7 +20,7 @@ from prognobench.runs.sweeps import Sweep
 from prognobench.runs.turns import Turns, find_computing, wait_for_others
 from prognobench.runs.workspace import Workspace
 from prognobench.store import RunFolder, run_folder
-from prognobench.workers import hold, keep_freed_memory
+from prognobench.workers import keep_freed_memory
 
 PARTS = (16, 64, 256)
 """A sweep of more splits than the first is prepared in parts, which end at so many splits."""
@@ -192,8 +192,7 @@ def _begin(
 def _describe(run: Prepared, device: str) -> None:
     weights = {"origin": run.source.origin, "fingerprint": run.source.fingerprint}
     environment = {**describe_environment(device), "weights": weights}
-    with hold(run.folder.path, "description"):  # or two machines would mix their files
-        run.folder.create(describe_run(run), environment, tabulate_run(run))
+    run.folder.create(describe_run(run), environment, tabulate_run(run))
 
 
 def check_strategies(runs: Sequence[Prepared], workspace: Workspace) -> None:
