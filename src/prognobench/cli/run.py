@@ -109,10 +109,17 @@ def _choose_engine(configs: Sequence[RunConfig]) -> Part:
 
 
 def _as_command(
-    overrides: Sequence[str], multirun: bool, config_dir: Path | None, components: Path | None
+    overrides: Sequence[str],
+    multirun: bool,
+    config_dir: Path | None,
+    components: Path | None,
+    stored: str | None = None,
 ) -> Command:
+    from prognobench.cli.repeating import repeat_run
     from prognobench.runs.sweeps import Command
 
+    if stored is not None:
+        overrides = repeat_run(stored, overrides)
     return Command(tuple(overrides), multirun, config_dir, components, Path.cwd())
 
 
