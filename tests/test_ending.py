@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -110,6 +111,28 @@ def test_each_kind_of_end_has_its_code(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(ending, "_drop_stdout", lambda: None)
     assert ended(error, monkeypatch) == code
+
+
+def test_a_machine_that_refuses_a_thread_is_answered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert ended(None, monkeypatch) == 3
+    assert "too little memory" in capsys.readouterr().err
+
+
+def test_an_error_is_shown_when_there_is_no_memory_to_colour_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lack(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("rich.console.Console", lack)
+    assert ended(MemoryError(), monkeypatch) == 3
+    assert "error: this machine has too little memory" in capsys.readouterr().err
 
 
 def test_a_full_disk_behind_a_message_is_a_refusal(

@@ -39,12 +39,15 @@ def warn(message: str) -> None:
 
 
 def _coloured(kind: str, style: str, line: str) -> None:
-    from rich.console import Console
-    from rich.text import Text
+    try:
+        from rich.console import Console
+        from rich.text import Text
 
-    begin, text = Text(f"{kind}: ", style=style), Text(printable(line))
-    with suppress(OSError, ValueError):
-        Console(stderr=True, soft_wrap=True).print(begin, text, sep="")
+        begin, text = Text(f"{kind}: ", style=style), Text(printable(line))
+        with suppress(OSError, ValueError):
+            Console(stderr=True, soft_wrap=True).print(begin, text, sep="")
+    except Exception:  # without memory, an import fails with errors of many types
+        say(f"{kind}: {line}")
 
 
 def is_watched() -> bool:

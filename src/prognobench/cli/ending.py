@@ -48,12 +48,15 @@ def finish(command: Callable[[], int], commands: Collection[str] = ()) -> None:
         Names of all commands, of which the report of a bug shows the one that was called.
     """
     _prepare_streams()
-    with _answered_signals():
-        try:
-            code = command()
-            sys.stdout.flush()
-        except BaseException as error:
-            code = _answer(error, commands)
+    try:
+        with _answered_signals():
+            try:
+                code = command()
+                sys.stdout.flush()
+            except BaseException as error:
+                code = _answer(error, commands)
+    except (RuntimeError, OSError) as error:  # not even a thread to begin with
+        code = _answer(error, commands)
     if _received:
         _leave()
     sys.exit(code)
@@ -158,8 +161,8 @@ def _answered_signals() -> Iterator[None]:
     heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _interrupt) for number in heard}
     woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    threading.Thread(target=_end_in_time, args=(reading,), daemon=True, name="signals").start()
     try:
+        threading.Thread(target=_end_in_time, args=(reading,), daemon=True, name="signals").start()
         yield
     finally:
         if not _received:  # otherwise the process is about to end, and is to end in time
