@@ -18,7 +18,7 @@ from PIL import Image
 
 from prognobench.analysis.scores import score
 from prognobench.cli.compose import compose
-from prognobench.errors import PrognobenchError
+from prognobench.errors import ConfigError, PrognobenchError
 from prognobench.imaging.decode import read_image
 from prognobench.registry import DATASETS
 
@@ -132,6 +132,23 @@ def test_configs_are_read_or_refused(
     for overrides in (["train=mine"], ["experiment=mine"]):
         with only_our_errors():
             assert compose(overrides, config_dir=folder, multirun=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a: &a [*a]",
+        "a: &a {b: *a}",
+        "a: " + "[" * 9999,
+        "a: " + "[" * 90 + "]" * 90,
+        "\n".join(["a0: &a0 [1]", *(f"a{n}: &a{n} [{f'*a{n - 1},' * 9}]" for n in range(1, 9))]),
+    ],
+)
+def test_configs_without_end_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"mine.yaml: .*(levels|plain YAML)"):
+        compose(["experiment=mine"], config_dir=tmp_path)
 
 
 @few

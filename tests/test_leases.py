@@ -180,7 +180,7 @@ def test_a_lease_is_renewed_while_its_process_works(
     lease.clear()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"unknown": 1}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"unknown": 1}', "[" * 9999])
 def test_a_lease_that_cannot_be_read_holds_until_it_expires(tmp_path: Path, content: str) -> None:
     (tmp_path / ".lease-1").write_text(content)
     assert Lease.take(tmp_path, "lease") is None

@@ -137,6 +137,8 @@ def read_json(path: Path, wanted: str | None = None) -> Any:
     """
     try:
         return json.loads(_read(path, wanted))
+    except RecursionError as error:
+        raise _unreadable(path, ValueError("it is nested without end")) from error
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 

@@ -373,7 +373,7 @@ def _read_holder(file: Path) -> Holder | None:
         return Holder(**json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return Holder()
 
 

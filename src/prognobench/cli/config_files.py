@@ -30,6 +30,15 @@ _VALUE = re.compile(r"\$\{[\w.\[\]@/-]+\}")
 _ENVIRONMENT = re.compile(r"\$\{oc\.env:[^${}]*\}")
 
 
+DEEPEST, MOST_VALUES = 30, 20_000
+"""What a config file may hold."""
+
+UNBOUNDED = (
+    f"has more than {DEEPEST} levels or {MOST_VALUES:,} values; write out what repeats itself "
+    "through &name and *name"
+)
+
+
 def config_root() -> Path:
     """Return the folder of the configs that come with prognobench."""
     installed = Path(__file__).parents[1] / "configs"
@@ -194,9 +203,27 @@ def _parse(file: Path, text: str) -> dict[str, Any]:
         raise ConfigError(
             f"{file}: cannot be read as plain YAML: {' '.join(str(error).split())}"
         ) from error
+    except RecursionError as error:
+        raise ConfigError(f"{file}: {UNBOUNDED}") from error
+    if not _is_bounded(document):
+        raise ConfigError(f"{file}: {UNBOUNDED}")
     if not isinstance(document, dict | None):
         raise ConfigError(f"{file}: a config consists of lines KEY: VALUE")
     return document or {}
+
+
+def _is_bounded(document: Any) -> bool:
+    """Return whether a file is small once its aliases are expanded: one can contain itself."""
+    left, count = [(document, 0)], 0
+    while left:
+        value, depth = left.pop()
+        count += 1
+        if count > MOST_VALUES or depth > DEEPEST:
+            return False
+        inner = [*value.values()] if isinstance(value, Mapping) else value
+        if isinstance(inner, list):
+            left += [(each, depth + 1) for each in inner]
+    return True
 
 
 def _is_sweep(hydra: Any) -> bool:
