@@ -184,6 +184,10 @@ def test_the_terminal_gets_bold_and_a_pipe_gets_text(results, scored):
     one = table(results, scored, metrics=("mcc",), where={"dataset": ["toy"]})[0]
     drawn = terminal(one)
     assert drawn.row_count == len(one.rows)
+    narrow = terminal(one, 20)  # a line for each name and value
+    assert len(narrow.columns) == 2
+    assert narrow.row_count > 2 * len(one.rows)
+    assert len(terminal(one, 200).columns) == len(one.heads) + len(one.columns)
     heads, lines = plain_rows(one)
     assert heads[0] == "model"
     assert all(len(line) == len(heads) for line in lines)

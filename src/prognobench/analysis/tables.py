@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 SYNTHETIC = "synthetic images, no clinical data"
 
+WHOLE = 20
+"""Names of so many characters are not folded in a terminal."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -288,19 +291,30 @@ def _unbroken(text: str) -> str:
     return number.replace(" ", "\u00a0") + bracket + remark
 
 
-def terminal(table: Table) -> RichTable:
-    """Return a table for ``rich``: best in bold, references dim."""
+def terminal(table: Table, width: int | None = None) -> RichTable:
+    """Return a table for ``rich``: best in bold, references dim.
+
+    Parameters
+    ----------
+    width
+        Of the terminal, in characters. Where the words of a row do not fit beside each other, every
+        value gets a line of its own, below the names of its row.
+    """
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    if width is not None and _least_width(table) > width:
+        return _cards(table)
     drawn = RichTable(title_justify="left", box=None, header_style="bold")
     drawn.title = Text(printable(table.title))
     drawn.caption = Text(printable("\n".join(table.notes)))
     drawn.caption_justify = "left"
-    for name in table.heads:
-        drawn.add_column(Text(printable(name)))
+    # Nothing is cut off, however narrow the terminal: short names stay whole, the rest is folded.
+    for place, name in enumerate(table.heads):
+        longest = max((len(names[place]) for names, _ in table.rows), default=0)
+        drawn.add_column(Text(printable(name)), no_wrap=longest <= WHOLE, overflow="fold")
     for name in table.columns:
-        drawn.add_column(Text(printable(name)), justify="right")
+        drawn.add_column(Text(printable(name)), justify="right", overflow="fold")
     for style, part in (("", table.competing), ("dim", table.below)):
         for names, row in part:
             cells = [
@@ -308,6 +322,37 @@ def terminal(table: Table) -> RichTable:
                 for entry in row
             ]
             drawn.add_row(*(Text(printable(name)) for name in names), *cells, style=style)
+    return drawn
+
+
+def _least_width(table: Table) -> int:
+    """Return the width that the longest words of each column need beside each other."""
+    heads, rows = plain_rows(table)
+    words = [
+        max((len(word) for cell in column for word in cell.split()), default=0)
+        for column in zip(heads, *rows, strict=True)
+    ]
+    return sum(words) + 2 * len(words)
+
+
+def _cards(table: Table) -> RichTable:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    drawn = RichTable(title_justify="left", box=None, show_header=False)
+    drawn.title = Text(printable(table.title))
+    drawn.caption = Text(printable("\n".join(table.notes)))
+    drawn.caption_justify = "left"
+    drawn.add_column(overflow="fold")
+    drawn.add_column(justify="right", overflow="fold")
+    for style, part in (("", table.competing), ("dim", table.below)):
+        for names, row in part:
+            named = " · ".join(printable(name) for name in names if name)
+            drawn.add_row(Text(named, "bold"), "", style=style)
+            for head, entry in zip(table.columns, row, strict=True):
+                if entry.plain:
+                    value = Text(printable(entry.plain), "bold" if entry.mark == "best" else "")
+                    drawn.add_row(Text(f"  {printable(head)}"), value, style=style)
     return drawn
 
 

@@ -55,6 +55,13 @@ def is_watched() -> bool:
     return sys.stdout.isatty()
 
 
+def measure_width() -> int:
+    """Return the width of the terminal, in characters."""
+    from rich.console import Console
+
+    return Console().width
+
+
 def draw(drawing: RenderableType) -> None:
     """Print one of rich's drawings on stdout."""
     from rich.console import Console

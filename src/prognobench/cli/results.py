@@ -59,7 +59,7 @@ def _print_made(made: Made) -> None:
 
     for table in made.tables:
         if console.is_watched():
-            console.draw(terminal(table))
+            console.draw(terminal(table, console.measure_width()))
         else:
             console.print_rows(*plain_rows(table), title=table.title, notes=table.notes)
     for file in made.files:
