@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from prognobench.analysis.report.drawing import (
     unit_square,
 )
 from prognobench.analysis.report.figures import Figure, report_command
-from prognobench.analysis.scores import Scored
+from prognobench.analysis.scores import CHANCE, Scored
 from prognobench.analysis.statistics.aggregate import (
     Context,
     best_baseline,
@@ -90,7 +90,7 @@ class Closeup:
     scored: Scored
     metric: Metric
     synthetic: bool
-    left_out: int = 0
+    lines: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def panels(self) -> dict[str, Panel]:
@@ -168,7 +168,7 @@ def choose_closeups(
     found = list(iter_contexts(cells[(cells["metric"] == metric.name) & cells["mean"].notna()]))
     found.sort(key=lambda context: (context[0]["k"] > 0, -len(context[1])))
     runs = scored.runs
-    wanted: list[tuple[dict[str, Any], tuple[Series, ...], bool]] = []
+    wanted: list[Wanted] = []
     for named, own, references in found[:MOST_CONTEXTS]:
         picked = sort_best_first(own, metric).drop_duplicates("strategy").head(MOST_SERIES)
         baseline = best_baseline(references, metric)
@@ -176,7 +176,7 @@ def choose_closeups(
         chosen += [baseline] if baseline is not None else []
         series = tuple(_find_series(chosen, runs))
         if series:
-            wanted.append((named, series, bool(own["synthetic"].any())))
+            wanted.append((named, series, bool(own["synthetic"].any()), _list_lines(references)))
     closeups = list(_load(wanted, scored, metric))
     drawn = [describe_context(closeup.named) for closeup in closeups]
     missing = [
@@ -185,6 +185,18 @@ def choose_closeups(
         if context not in drawn
     ]
     return closeups, [*missing, *_count_undrawn(closeups, found)]
+
+
+Wanted = tuple[dict[str, Any], tuple[Series, ...], bool, dict[str, float]]
+"""Context, what is drawn, whether it is synthetic, and lines beside it."""
+
+
+def _list_lines(references: pd.DataFrame) -> dict[str, float]:
+    """Return chance and every baseline: what an interval is held against."""
+    chosen = references["baseline"].astype(bool) | (references["strategy"] == CHANCE)
+    own = references[chosen & references["mean"].notna()]
+    pairs = zip(own["strategy"], own["mean"], strict=True)
+    return {reference_label(str(name)): float(mean) for name, mean in pairs}
 
 
 def _count_undrawn(closeups: Sequence[Closeup], found: Sequence[Context]) -> Iterator[str]:
@@ -222,17 +234,17 @@ def _find_series(chosen: Sequence[pd.Series[Any]], runs: pd.DataFrame) -> Iterat
 
 
 def _load(
-    wanted: Sequence[tuple[dict[str, Any], tuple[Series, ...], bool]],
+    wanted: Sequence[Wanted],
     scored: Scored,
     metric: Metric,
 ) -> Iterator[Closeup]:
-    rows = sorted({row for _, series, _ in wanted for one in series for row in one.rows})
+    rows = sorted({row for _, series, *_ in wanted for one in series for row in one.rows})
     for predictions in load_predictions(scored.runs.loc[rows], scored.folders):
         cells = make_cells(predictions, "patient", scored.scaling)
         here = set(predictions.cells["run"])
-        for named, series, synthetic in wanted:
+        for named, series, synthetic, lines in wanted:
             if here.issuperset(row for one in series for row in one.rows):
-                yield Closeup(named, series, predictions, cells, scored, metric, synthetic)
+                yield Closeup(named, series, predictions, cells, scored, metric, synthetic, lines)
 
 
 # ------------------------------------------------------------------ figures
@@ -362,16 +374,39 @@ def intervals(closeup: Closeup) -> Figure:
     rows = []
     for name, panel in closeup.panels.items():
         found = _resample(closeup, panel)
-        rows.append((name, found.value[0], found.low[0], found.high[0]))
-    text = "; ".join(f"{name} {v:.2f} ({a:.2f} to {b:.2f})" for name, v, a, b in rows)
+        rows.append((name, found.value[0], found.low[0], found.high[0], CHOICE))
+    text = "; ".join(f"{name} {v:.2f} ({a:.2f} to {b:.2f})" for name, v, a, b, _ in rows)
+    lines = [(name, value, np.nan, np.nan, REFERENCE) for name, value in closeup.lines.items()]
+    beside = "; ".join(f"{name} {value:.2f}" for name, value, *_ in lines)
+    text += f". Lines, means over folds: {beside}" if lines else ""
     return closeup.figure(
         f"interval-{metric.name}",
         f"{metric.title} with intervals",
         f"{metric.title}, pooled out-of-fold, with 95 % bootstrap intervals over patients: {text}.",
-        pd.DataFrame(rows, columns=["label", "value", "low", "high"]),
+        pd.DataFrame([*rows, *lines], columns=["label", "value", "low", "high", "kind"]),
         forest(metric.title),
-        size=(4.4, 1.0 + 0.26 * len(rows)),
+        size=(4.4, 1.3 + 0.26 * len(rows)),
     )
+
+
+def find_groups(closeup: Closeup) -> dict[str, NDArray[np.float64]]:
+    """Return ``column=group`` -> which patients of the best choice belong to it, 1 or 0."""
+    row, panel = closeup.series[0].rows[0], closeup.panels[closeup.best]
+    folders = closeup.scored.folders
+    try:
+        columns = groupable_columns(folders[row].cohort())[:MOST_COLUMNS]
+    except StoreError:
+        return {}
+    runs = closeup.scored.runs.loc[[row for one in closeup.series for row in one.rows]]
+    masks = find_subgroups(
+        closeup.predictions, runs, folders, "patient", {name: () for name in columns}
+    )
+    test = closeup.cells.test
+    own = closeup.predictions.cells["run"].to_numpy()[test.cell] == row
+    return {
+        name: np.isin(panel.patients, test.ids[mask & own]).astype(np.float64)
+        for name, mask in masks.items()
+    }
 
 
 def by_subgroup(closeup: Closeup) -> Iterator[Figure]:
@@ -379,21 +414,8 @@ def by_subgroup(closeup: Closeup) -> Iterator[Figure]:
     import pandas as pd
 
     metric, best = closeup.metric, closeup.best
-    row, panel = closeup.series[0].rows[0], closeup.panels[best]
-    folders = closeup.scored.folders
-    try:
-        columns = groupable_columns(folders[row].cohort())[:MOST_COLUMNS]
-    except StoreError:
-        return
-    runs = closeup.scored.runs.loc[[row for one in closeup.series for row in one.rows]]
-    masks = find_subgroups(
-        closeup.predictions, runs, folders, "patient", {name: () for name in columns}
-    )
-    test = closeup.cells.test
-    own = closeup.predictions.cells["run"].to_numpy()[test.cell] == row
-    rows = []
-    for name, mask in masks.items():
-        inside = np.isin(panel.patients, test.ids[mask & own]).astype(np.float64)
+    panel, rows = closeup.panels[best], []
+    for name, inside in find_groups(closeup).items():
         found = _resample(closeup, panel, inside)
         n, positives = int(inside.sum()), int(inside[panel.strata == 1].sum())
         count = f"{n}, {positives} {closeup.positive}" if closeup.is_binary else f"{n}"

@@ -202,9 +202,19 @@ def _name_points(axes: Axes, named: pd.DataFrame, points: pd.DataFrame) -> None:
 
 
 def forest(x: str, zero: float | None = None) -> Callable[[Axes, pd.DataFrame], None]:
-    """Columns label, value, low, high: points with intervals, one row each."""
+    """Columns label, value, low, high: points with intervals, one row each.
+
+    Rows whose column ``kind`` says reference are vertical lines.
+    """
 
     def draw(axes: Axes, data: pd.DataFrame) -> None:
+        is_line = data["kind"] == REFERENCE if "kind" in data else np.zeros(len(data), dtype=bool)
+        lines, data = data[is_line], data[~is_line]
+        for number, line in enumerate(_records(lines)):
+            style = LINES[1 + number % (len(LINES) - 1)]
+            axes.axvline(
+                line["value"], color=FAINT, linewidth=1, linestyle=style, label=line["label"]
+            )
         place = np.arange(len(data))[::-1]
         values = data["value"].to_numpy(float)
         reach = np.stack([values - data["low"], data["high"] - values])
@@ -233,6 +243,9 @@ def forest(x: str, zero: float | None = None) -> Callable[[Axes, pd.DataFrame], 
         axes.set_yticks(place, data["label"])
         axes.set_ylim(-0.7, len(data) - 0.3)
         axes.set_xlabel(x)
+        if len(lines):  # in inches, since these figures have as many rows as choices
+            below = -0.5 / (axes.get_window_extent().height / axes.figure.dpi)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.4, below), ncols=2, fontsize=7)
         axes.tick_params(axis="y", length=0)
 
     return draw

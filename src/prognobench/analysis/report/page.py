@@ -15,7 +15,7 @@ from prognobench.analysis.report.calibrating import (
     draw_calibration,
     follow_calibration,
 )
-from prognobench.analysis.report.closeups import choose_closeups, draw_closeup
+from prognobench.analysis.report.closeups import choose_closeups, draw_closeup, find_groups
 from prognobench.analysis.report.figures import (
     Figure,
     differences,
@@ -26,6 +26,7 @@ from prognobench.analysis.report.figures import (
     save_figures,
     trade_offs,
 )
+from prognobench.analysis.report.groups import compare_groups, pool_by_centre
 from prognobench.analysis.report.sections import (
     WriteCommand,
     list_commands,
@@ -214,6 +215,8 @@ class _Page:
         for closeup in closeups:
             yield Block("heading", describe_context(closeup.named))
             yield from self._figures(draw_closeup(closeup))
+            compared = compare_groups(closeup, find_groups(closeup)), pool_by_centre(closeup)
+            yield self._tables([table for table in compared if table is not None])
             if closeup.is_binary:
                 stages = follow_calibration(closeup)
                 yield self._tables([compare_calibration(closeup, stages)])
