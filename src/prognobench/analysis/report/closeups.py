@@ -403,10 +403,11 @@ def find_groups(closeup: Closeup) -> dict[str, NDArray[np.float64]]:
     )
     test = closeup.cells.test
     own = closeup.predictions.cells["run"].to_numpy()[test.cell] == row
-    return {
+    groups = {
         name: np.isin(panel.patients, test.ids[mask & own]).astype(np.float64)
         for name, mask in masks.items()
     }
+    return {name: inside for name, inside in groups.items() if inside.any()}
 
 
 def by_subgroup(closeup: Closeup) -> Iterator[Figure]:

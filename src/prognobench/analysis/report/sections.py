@@ -84,7 +84,7 @@ def make_headline(cells: pd.DataFrame, verdicts: Sequence[Verdict], metric: Metr
         " · ".join([f"the best by {title} on each dataset", *shared]),
         ("dataset",),
         (
-            *("best choice", "selection", f"{title}, folds", f"{title}, patients [95 %]"),
+            *("best choice", f"{title}, folds", f"{title}, patients [95 %]", "selection"),
             *("as good", "no image", "ceiling", "chance", "patients"),
         ),
         tuple(rows),
@@ -122,9 +122,9 @@ def _headline_row(
     mean = float(best["mean"])
     return (title + (" (synthetic)" if best["synthetic"] else ""),), (
         Entry(f"{best['model']}, {best['strategy']}", "best"),
-        Entry(", ".join(describe_optimism(best)) or "the only choice"),
         Entry(f"{mean:.3f}{spread}", below=bool(best["below"]), value=mean),
         _interval(pooled),
+        Entry(", ".join(describe_optimism(best)) or "the only choice"),
         Entry(f"{(own['mark'] == 'tie').sum()} of {len(own) - 1}"),
         _baseline(references, metric),
         _reference(references, ORACLE),
