@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -217,29 +217,53 @@ def test_status_of_a_sweep_that_nobody_has_begun(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------ a real SLURM
 
-
-@pytest.mark.skipif(
+real_slurm = pytest.mark.skipif(
     "SLURM_CONF" not in os.environ or shutil.which("sbatch") is None,
     reason="needs a SLURM of its own: scripts/local-slurm start FOLDER, then SLURM_CONF",
 )
-def test_slurm_computes_each_cell_once_whatever_is_killed(own: Path) -> None:
-    small = ("engine.gpus=0", "engine.cpus=1", "engine.memory_gb=1.8", "engine.workers=2")
-    sweep = command(own, "strategy=logged", "seed=range(1,13)", "engine=slurm", *small)
+SMALL = ("engine=slurm", "engine.gpus=0", "engine.cpus=1", "engine.memory_gb=1.8")
+
+
+def submit(own: Path, *overrides: str) -> str:
+    """Submit a sweep, whose submitting process ends at once, and return the job's number."""
+    sweep = command(own, "strategy=logged", *SMALL, *overrides)
     submitted = subprocess.run(sweep, capture_output=True, text=True, check=True)
-    job = submitted.stderr.partition("SLURM job ")[2].partition(".")[0]
-    deadline = time.monotonic() + 120
-    while len(set(lines(own / "log"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(int(lines(own / "log")[0]), signal.SIGKILL)
-    while len(done_cells(own)) < 36 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert len(done_cells(own)) == 36
-    assert 36 <= len(lines(own / "log")) <= 39
-    while queue(job) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not queue(job), "workers leave when nothing is free"
+    return submitted.stderr.partition("SLURM job ")[2].partition(".")[0]
 
 
 def queue(job: str) -> list[str]:
-    shown = subprocess.run(["squeue", "-h", "-j", job], capture_output=True, text=True, check=False)
-    return shown.stdout.splitlines()
+    shown = subprocess.run(
+        ["squeue", "-h", "-o", "%T", "-j", job], capture_output=True, text=True, check=False
+    )
+    return shown.stdout.split()
+
+
+def await_true(holds: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.1)
+
+
+@real_slurm
+def test_slurm_computes_each_cell_once_whatever_is_killed(own: Path) -> None:
+    job = submit(own, "seed=range(1,13)", "engine.workers=2")
+    await_true(lambda: len(set(lines(own / "log"))) == 2)
+    os.kill(int(lines(own / "log")[0]), signal.SIGKILL)
+    await_true(lambda: len(done_cells(own)) == 36)
+    assert 36 <= len(lines(own / "log")) <= 39
+    await_true(lambda: not queue(job))  # workers leave when nothing is free
+
+
+@real_slurm
+def test_a_preempted_worker_goes_on_where_it_was(own: Path) -> None:
+    job = submit(own, "seed=range(1,13)", "engine.workers=1", "engine.partition=low")
+    await_true(lambda: len(done_cells(own)) >= 3)
+    urgent = ["sbatch", "--partition=high", "--cpus-per-task=2", "--wrap=sleep 1"]
+    subprocess.run(urgent, cwd=own, check=True, stdout=subprocess.DEVNULL)
+    await_true(lambda: queue(job) == ["PENDING"])
+    assert len(done_cells(own)) < 36
+    subprocess.run(["scontrol", "update", f"jobid={job}_0", "starttime=now"], check=False)
+    await_true(lambda: len(done_cells(own)) == 36, 300)
+    assert len(lines(own / "log")) <= 39
+    await_true(lambda: not queue(job))
