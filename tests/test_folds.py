@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from prognobench.errors import DataError
 from prognobench.folds import check_folds, export_folds, import_folds, make_folds
+from prognobench.folds.regimes import TooFewPatientsError
 from prognobench.records import Cohort, Component, Files, Fold
 
 PARTS = ("train", "validation", "test")
@@ -365,6 +367,42 @@ def test_what_every_fold_has_too_few_of_is_said_once_and_allows_all_of_them() ->
     split(cohort, "k_fold", "few_shot", regime_k=most)
     with pytest.raises(DataError):
         split(cohort, "k_fold", "few_shot", regime_k=most + 1)
+
+
+def test_what_a_regime_refuses_of_any_fold_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(cohort: Cohort, fold: Fold, seed: int) -> list[Fold]:
+        raise DataError([f"fold {fold.name} is refused"])
+
+    monkeypatch.setattr("prognobench.folds.splits.REGIMES", {"full": refuse})
+    with pytest.raises(DataError) as caught:
+        split(simple(), "k_fold", folds=3)
+    assert caught.value.faults == tuple(f"fold r0-f{number} is refused" for number in range(3))
+
+
+def test_too_few_patients_is_the_same_error_in_another_process() -> None:
+    with pytest.raises(DataError) as caught:
+        split(simple(60, 20), "k_fold", "few_shot", regime_k=13)
+    error = TooFewPatientsError("fold r0-f0 has 12 patients", "of a class", 12)
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.most) == (str(error), 12)
+    assert "the most possible is 12" in str(caught.value)
+
+
+def test_patients_that_are_taken_out_are_not_drawn_either() -> None:
+    cohort = simple()
+    out: set[str] = set()
+
+    def clean(folds: Sequence[Fold]) -> list[Fold]:
+        table = cohort.table["patient_id"]
+        out.update(table.iloc[folds[0].train].unique()[:3])
+        kept = [fold.train[~table.iloc[fold.train].isin(out).to_numpy()] for fold in folds]
+        return [replace(fold, train=train) for fold, train in zip(folds, kept, strict=True)]
+
+    cv, regime = Component("k_fold", "k_fold"), Component("few_shot", "few_shot", {"k": 9})
+    drawn = make_folds(cohort, cv, regime, 42, clean)
+    assert len(out) == 3
+    assert len(drawn) == 50
+    assert not any(out & patients(cohort, fold.train) for fold in drawn)
 
 
 def test_an_outcome_that_cannot_be_learnt() -> None:
