@@ -18,6 +18,8 @@ from PIL import Image
 
 from prognobench.cli import cli, console, main
 from prognobench.registry import DATASETS
+from prognobench.runs.turns import LEASE
+from prognobench.workers import Lease
 
 SMALL = (
     "dataset=severity",
@@ -73,6 +75,22 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             main()
     assert not end.value.code
     return home / "results"
+
+
+def test_what_others_compute_is_left_to_them(prognobench: Command, results: Path) -> None:
+    (mark, *_) = results.glob("runs/*/*/linear_probe/*/cells/*/done.json")
+    content = mark.read_bytes()
+    mark.unlink()
+    lease = Lease.take(mark.parents[2], LEASE)
+    assert lease is not None
+    try:
+        said = prognobench("run", *SMALL, "strategy=linear_probe", "--no-wait", "--no-table")
+    finally:
+        lease.clear()
+        mark.write_bytes(content)
+    assert said.code == 0
+    assert "cells 2 done before, 1 computed elsewhere" in said.err
+    assert "other processes still compute 1 of these cells" in said.err
 
 
 def test_a_run_ends_with_its_table(prognobench: Command, results: Path) -> None:
