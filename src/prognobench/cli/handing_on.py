@@ -1,4 +1,4 @@
-"""Commands for a results folder as a whole: results pack, results check."""
+"""Commands for a results folder as a whole: results pack, merge, check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from prognobench.cli import console
 
 
-@click.group("results", short_help="Check or hand on a results folder.")
+@click.group("results", short_help="Check, merge or hand on a results folder.")
 def results_() -> None:
     """Look after a results folder as a whole."""
 
@@ -51,6 +51,42 @@ def pack(results: Path, out: Path, key: Path | None, keep: Sequence[str]) -> Non
         file = pack_all(results, out, Pseudonyms.of(key), keep, progress)
     console.say(f"written: {file}")
     console.say(f"the key of its pseudonyms, which stays with you: {key}")
+
+
+@results_.command(short_help="Make one results folder of several.")
+@click.argument(
+    "sources",
+    metavar="RESULTS...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+)
+@click.option(
+    "--into",
+    required=True,
+    metavar="FOLDER",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="A new folder, or a results folder that gets what it lacks.",
+)
+def merge(sources: Sequence[Path], into: Path) -> None:
+    """Copy the runs of several RESULTS into one folder, such as two halves of a sweep.
+
+    A cell that several folders have must have the same predictions in all; otherwise every conflict
+    is listed and nothing is copied.
+
+    \b
+    Examples:
+      prognobench results merge mine theirs --into results
+      prognobench results merge theirs --into results
+    """
+    from prognobench.analysis.merging import merge as merge_all
+
+    with console.progress_bars() as progress:
+        merged = merge_all(sources, into, progress)
+    console.say(
+        f"{into}: {merged.runs:,} new runs, {merged.cells:,} new cells; {merged.equal:,} cells are "
+        "equal in several folders"
+    )
 
 
 DAMAGED = 1
