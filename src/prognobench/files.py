@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,9 +22,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Table: TypeAlias = pd.DataFrame | Mapping[Any, NDArray[Any]]
+    Keep: TypeAlias = Callable[[pd.DataFrame], pd.Series[bool]]
 
 TEXT_COLUMNS = ("patient_id", "image", "source", "centre", "part", "item", "reason")
 """Columns that are text whatever they look like (a patient called ``007`` or ``NA``)."""
+
+BLOCK = 100_000
+"""Rows that are written at once: millions as text would not fit into memory."""
 
 LONG = 1000
 """From this many rows on, formatting each different value once is faster."""
@@ -74,11 +78,19 @@ def write_text(path: Path, text: str) -> str:
 
 def write_bytes(path: Path, content: bytes) -> str:
     """Write a file whole or not at all; return its checksum."""
+    return write_blocks(path, [content])
+
+
+def write_blocks(path: Path, blocks: Iterable[bytes]) -> str:
+    """Write a file of several pieces, whole or not at all; return its checksum."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
+    digest = hashlib.blake2b()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as file:
-            file.write(content)
+            for block in blocks:
+                file.write(block)
+                digest.update(block)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
@@ -86,7 +98,11 @@ def write_bytes(path: Path, content: bytes) -> str:
         with suppress(OSError):
             draft.unlink()
         raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
-    return checksum(content)
+    except BaseException:  # the pieces could not be made
+        with suppress(OSError):
+            draft.unlink()
+        raise
+    return digest.hexdigest()[:32]
 
 
 def write_json(path: Path, value: Any) -> str:
@@ -160,12 +176,35 @@ def write_table(path: Path, table: Table) -> str:
 
     Returns the checksum of the file.
     """
-    buffer = io.StringIO()
+    return write_tables(path, [table])
+
+
+def write_tables(path: Path, tables: Iterable[Table]) -> str:
+    """Write tables of the same columns as one CSV, each as it comes, so that none is kept.
+
+    Returns the checksum of the file.
+    """
+    return write_blocks(path, _csv_blocks(tables))
+
+
+def _csv_blocks(tables: Iterable[Table]) -> Iterator[bytes]:
+    names: list[Any] | None = None
+    for table in tables:
+        if names is None:
+            names = list(table)
+            yield _csv([names])
+        columns = [table[name] for name in names]
+        for start in range(0, len(columns[0]) if columns else 0, BLOCK):
+            rows = slice(start, start + BLOCK)
+            texts = [_texts(column[rows]) for column in columns]
+            yield _csv(zip(*texts, strict=True))
+
+
+def _csv(rows: Iterable[Any]) -> bytes:
     # The csv module is several times as fast as pandas, which calls float_format per cell.
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(table)
-    writer.writerows(zip(*(_texts(table[column]) for column in table), strict=True))
-    return write_text(path, buffer.getvalue())
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue().encode()
 
 
 def _texts(values: Any) -> Any:
@@ -187,7 +226,10 @@ def _text(value: Any) -> str:
 
 
 def read_table(
-    path: Path, text: Sequence[str] = TEXT_COLUMNS, wanted: str | None = None
+    path: Path,
+    text: Sequence[str] = TEXT_COLUMNS,
+    wanted: str | None = None,
+    keep: Keep | None = None,
 ) -> pd.DataFrame:
     """Read what :func:`write_table` wrote; the columns in ``text`` stay text.
 
@@ -195,9 +237,11 @@ def read_table(
     ----------
     wanted
         The checksum that the file must have, if that is known.
+    keep
+        Says which rows are kept; a large table is then read in pieces.
     """
     try:
-        return _parse(_read(path, wanted), text)
+        return _parse(_read(path, wanted), text, keep)
     except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 
@@ -241,15 +285,25 @@ def read_tables(
     return table
 
 
-def _parse(content: bytes, text: Sequence[str]) -> pd.DataFrame:
+def _parse(content: bytes, text: Sequence[str], keep: Keep | None = None) -> pd.DataFrame:
     import pandas as pd
 
-    table = pd.read_csv(
-        io.BytesIO(content),
-        dtype=dict.fromkeys(text, str),
-        keep_default_na=False,
-        na_values=[""],
-    )
+    how: dict[str, Any] = {
+        "dtype": dict.fromkeys(text, str),
+        "keep_default_na": False,
+        "na_values": [""],
+    }
+    if keep is None:
+        return _unguard(pd.read_csv(io.BytesIO(content), **how), text)
+    with pd.read_csv(io.BytesIO(content), chunksize=BLOCK, **how) as pieces:
+        kept = [piece[keep(piece)] for piece in pieces]
+    if not kept:
+        return _unguard(pd.read_csv(io.BytesIO(content), **how), text)
+    return _unguard(pd.concat(kept, ignore_index=True), text)
+
+
+def _unguard(table: pd.DataFrame, text: Sequence[str]) -> pd.DataFrame:
+    """Take away what keeps spreadsheets from computing; a blank of a text column is empty text."""
     for column in table.columns:
         if table[column].dtype == "str" or table[column].dtype == object:
             values = table[column]

@@ -13,7 +13,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from prognobench.errors import DamagedError, NotApplicableError, PrognobenchError, StoreError
 from prognobench.files import (
+    checksum,
     checksum_file,
     json_form,
     read_json,
@@ -238,6 +239,18 @@ class RunFolder:
         if not (folder / "done.json").exists() or not all((folder / s).is_dir() for s in saved):
             return False
         return self.find_cell_damage(cell, *saved) is None
+
+    def stamp_files(self) -> str:
+        """Return a checksum of the names, sizes and times of all files of the run.
+
+        It changes whenever one is written, replaced or removed; models are not looked at.
+        """
+        stamps = _stamp_folder(self.path)
+        with suppress(OSError), os.scandir(self.path / "cells") as cells:
+            for cell in sorted(cells, key=lambda entry: entry.name):
+                stamps.append(cell.name)
+                stamps += _stamp_folder(cell.path)
+        return checksum(repr(stamps).encode())
 
     def identify(self) -> tuple[str, ...]:
         """Return checksums that change with every number and name that the run has stored."""
@@ -553,6 +566,20 @@ def _with_way_out(way_out: str) -> Iterator[None]:
         raise type(error)(
             message if "prognobench" in message else f"{message}; {way_out}"
         ) from error
+
+
+def _stamp_folder(folder: Path | str) -> list[object]:
+    """Return name, size, times and inode of each file; nothing of files that come and go."""
+    stamps: list[object] = []
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith(".") or not entry.is_file(follow_symlinks=True):
+                continue
+            stat = entry.stat()
+            stamps.append(
+                (entry.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+            )
+    return stamps
 
 
 def _has_stamp(file: Path, stamp: Sequence[int]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +42,15 @@ AS_STORED = "as stored"
 """How the column ``risks`` begins where class weights cannot be undone."""
 
 
-def find_runs(results: Path) -> list[RunFolder]:
+def find_runs(
+    results: Path, is_known: Callable[[RunFolder], bool] | None = None
+) -> list[RunFolder]:
     """Return every run below a results folder, after its files were compared with their checksums.
+
+    Parameters
+    ----------
+    is_known
+        Of which runs this was done before, and no file has changed since.
 
     Raises
     ------
@@ -55,12 +62,11 @@ def find_runs(results: Path) -> list[RunFolder]:
     folders = list(iter_runs(results))
     if not folders:
         raise StoreError(f"no runs below {results}: start with 'prognobench run'")
-    damaged = [damage for folder in folders for damage in _find_damage(folder)]
+    new = [folder for folder in folders if is_known is None or not is_known(folder)]
+    damaged = [damage for folder in new for damage in _find_damage(folder)]
     if damaged:
         raise DamagedError(listed(damaged, between="\n"))
-    older = sum(
-        not folder.has_checksums(cell) for folder in folders for cell in folder.marked_cells()
-    )
+    older = sum(not folder.has_checksums(cell) for folder in new for cell in folder.marked_cells())
     if older:
         warnings.warn(
             f"{older:,} cells in {results} were stored without checksums by an older version: "
@@ -115,6 +121,7 @@ def _describe_run(folder: RunFolder) -> dict[str, Any]:
     failures = {} if len(done) == len(folder.cells) else folder.failures()
     failed = [cell for cell in failures if cell not in done]
     fingerprints = meta.get("fingerprints", {})
+    costs = [folder.cost(cell) for cell in done]
     config = meta.get("config", {})
     settings = config.get("regime", {}).get("settings", {})
     return {
@@ -126,10 +133,10 @@ def _describe_run(folder: RunFolder) -> dict[str, Any]:
         "failed": len(failed),
         "failure": failures[failed[0]]["message"] if failed else None,
         "not_applicable": meta.get("not_applicable"),
-        **_costs(folder, done),
+        **_costs(costs),
         "baseline": "image" not in meta.get("reads", ("image",)),
-        "risks": _describe_risks([folder.cost(cell) for cell in done]),
-        "notes": _join_notes([folder.cost(cell) for cell in done]),
+        "risks": _describe_risks(costs),
+        "notes": _join_notes(costs),
         "weights": meta.get("weights"),
         "version": folder.environment().get("prognobench"),
         "finished": folder.finished(done[-1]) if done else None,
@@ -138,10 +145,9 @@ def _describe_run(folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def _costs(folder: RunFolder, done: Sequence[str]) -> dict[str, float]:
+def _costs(costs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     import numpy as np
 
-    costs = [folder.cost(cell) for cell in done]
     means = {}
     for name in COSTS:
         values = [cost[name] for cost in costs if isinstance(cost.get(name), int | float)]

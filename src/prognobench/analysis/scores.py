@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,14 @@ from prognobench.analysis.predictions import Level, Spans, load_predictions
 from prognobench.analysis.subgroups import Bands, check_columns, find_subgroups
 from prognobench.analysis.thresholds import HALF, VALIDATION, Scaling
 from prognobench.errors import StoreError
-from prognobench.files import checksum, read_sealed, read_table, write_sealed, write_table
+from prognobench.files import (
+    checksum,
+    read_sealed,
+    read_table,
+    write_sealed,
+    write_table,
+    write_tables,
+)
 from prognobench.metrics.metric import all_metrics
 from prognobench.store import RunFolder
 
@@ -41,6 +48,9 @@ COLUMNS = (
 
 NOTE = "scores.json"
 """What ``runs.csv`` and ``scores.csv`` were made of, how, and their checksums."""
+
+AT_ONCE = 1000
+"""Runs whose predictions are in memory at once."""
 
 TEXT = (
     *("dataset", "model", "strategy", "regime", "cv", "key", "cohort", "folds", "path", "version"),
@@ -89,18 +99,34 @@ def score(
     StoreError
         If there are no runs, or a file of theirs is damaged.
     """
-    found = find_runs(results)
-    made_of = _identify(results, found)
-    runs, folders = list_runs(results, found)
-    scores = score_table(runs, folders, settings, progress)
+    _score(results, _survey(results, {}), settings, progress)
+    return results / "scores.csv"
+
+
+def _score(
+    results: Path,
+    surveyed: _Surveyed,
+    settings: Settings,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Score runs that were surveyed; return the note of what was made of what."""
+    runs, folders = list_runs(results, surveyed.folders)
     # The note that says what they were made of is absent while they are written.
     (results / NOTE).unlink(missing_ok=True)
     files = {
         "runs.csv": write_table(results / "runs.csv", runs),
-        "scores.csv": write_table(results / "scores.csv", scores),
+        "scores.csv": write_tables(
+            results / "scores.csv", score_tables(runs, folders, settings, progress)
+        ),
     }
-    write_sealed(results / NOTE, {"made_of": made_of, "settings": asdict(settings), "files": files})
-    return results / "scores.csv"
+    note = {
+        "made_of": surveyed.made_of,
+        "settings": asdict(settings),
+        "files": files,
+        "seen": surveyed.seen,
+    }
+    write_sealed(results / NOTE, note)
+    return note
 
 
 def score_table(
@@ -112,14 +138,51 @@ def score_table(
     """Return the scores of all complete cells of these runs; see :func:`score`."""
     import pandas as pd
 
+    return pd.concat(score_tables(runs, folders, settings, progress), ignore_index=True)
+
+
+def score_tables(
+    runs: pd.DataFrame,
+    folders: Sequence[RunFolder],
+    settings: Settings = Settings(),
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Iterator[pd.DataFrame]:
+    """Yield the scores of :func:`score_table`, of :data:`AT_ONCE` runs at a time.
+
+    Chance is scored once for each cohort and its folds, whatever the runs on them.
+    """
     check_columns(runs, folders, settings.by or {})
+    parts = [runs.iloc[start : start + AT_ONCE] for start in range(0, len(runs), AT_ONCE)]
+    chance: set[tuple[str, str, str]] = set()
+    for number, part in enumerate(parts):
+
+        def say(label: str, done: int, total: int, before: int = number) -> None:
+            if progress:
+                progress(label, before * total + done, total * len(parts))
+
+        table = _score_part(part, folders, settings, say)
+        own = set(map(tuple, part[["dataset", "cohort", "folds"]].to_numpy()))
+        if repeated := [folds[:12] for _, _, folds in own & chance]:
+            again = (table["model"] == CHANCE) & table["key"].isin(repeated)
+            table = table[~again]
+        chance |= own
+        yield table
+
+
+def _score_part(
+    runs: pd.DataFrame,
+    folders: Sequence[RunFolder],
+    settings: Settings,
+    progress: Callable[[str, int, int], None],
+) -> pd.DataFrame:
+    import pandas as pd
+
     train = count_training_patients(runs, folders)
     tables: list[pd.DataFrame] = []
     for predictions in load_predictions(runs, folders):
         sizes = predictions.cells.merge(train, how="left")["train_patients"].to_numpy(float)
         for number, level in enumerate(settings.levels):
-            if progress:
-                progress("scoring", number, len(settings.levels))
+            progress("scoring", number, len(settings.levels))
             cells = make_cells(predictions, level, settings.scaling, settings.rules)
             spans = predictions.spans
             common: dict[str, Any] = {
@@ -133,8 +196,7 @@ def score_table(
             for group, inside in groups.items():
                 scores = _Scores(cells, pooled, group=group, inside=inside, **common)
                 tables += scores.tables(runs)
-    if progress:
-        progress("scoring", len(settings.levels), len(settings.levels))
+    progress("scoring", len(settings.levels), len(settings.levels))
     if not tables:
         return pd.DataFrame(columns=list(COLUMNS))
     scaling = pd.Categorical([settings.scaling]).repeat(sum(map(len, tables)))
@@ -294,11 +356,16 @@ class Scored:
         return found[0] if found else "none"
 
 
-def read_scores(results: Path) -> Scored:
+def read_scores(results: Path, metrics: Sequence[str] | None = None) -> Scored:
     """Read the scores of a results folder.
 
     They are made anew if the stored runs are not those that they were made of; and, with the
     settings that they were made with, if a file of theirs was changed.
+
+    Parameters
+    ----------
+    metrics
+        Read the scores of these metrics only: all of 10,000 runs fill the memory.
 
     Raises
     ------
@@ -307,17 +374,54 @@ def read_scores(results: Path) -> Scored:
     StoreError
         If there are no runs.
     """
-    found = find_runs(results)
     note = _read_note(results)
+    surveyed = _survey(results, note.get("seen", {}))
     scored, settings = None, Settings()
-    if note.get("made_of") == _identify(results, found):
-        scored, settings = _read(results, found, note["files"]), _read_settings(note)
+    if note.get("made_of") == surveyed.made_of:
+        settings = _read_settings(note)
+        scored = _read(results, surveyed.folders, note["files"], metrics)
     if scored is None:
-        score(results, settings=settings)
-        scored = _read(results, found, _read_note(results)["files"])
+        note = _score(results, surveyed, settings)
+        scored = _read(results, surveyed.folders, note["files"], metrics)
     if scored is None:
         raise StoreError(f"{results / 'scores.csv'} was changed while it was read; try again")
     return scored
+
+
+@dataclass(frozen=True)
+class _Surveyed:
+    """The runs of a results folder, all whole.
+
+    Attributes
+    ----------
+    made_of
+        A checksum of the names and checksums of all runs.
+    seen
+        Path of each run -> a checksum of its files' sizes and times, and of their checksums.
+    """
+
+    folders: Sequence[RunFolder]
+    made_of: str
+    seen: Mapping[str, tuple[str, str]]
+
+
+def _survey(results: Path, before: Mapping[str, Sequence[str]]) -> _Surveyed:
+    """Find all runs, and read those whose files changed since they were seen ``before``."""
+    seen: dict[str, tuple[str, str]] = {}
+
+    def is_known(folder: RunFolder) -> bool:
+        path = str(folder.path.relative_to(results))
+        stamp, told = folder.stamp_files(), before.get(path, ("", ""))
+        seen[path] = (stamp, told[1] if stamp == told[0] else "")
+        return bool(seen[path][1])
+
+    folders = find_runs(results, is_known)
+    for folder in folders:
+        path = str(folder.path.relative_to(results))
+        stamp, content = seen[path]
+        seen[path] = (stamp, content or checksum(repr(folder.identify()).encode()))
+    stored = [(path, content) for path, (_, content) in seen.items()]
+    return _Surveyed(folders, checksum(repr((__version__, COLUMNS, stored)).encode()), seen)
 
 
 def _read_note(results: Path) -> dict[str, Any]:
@@ -335,21 +439,32 @@ def _read_settings(note: Mapping[str, Any]) -> Settings:
     return Settings(kept["scaling"], tuple(kept["rules"]), by, tuple(kept["levels"]))
 
 
-def _identify(results: Path, folders: Sequence[RunFolder]) -> str:
-    """Return a checksum of the names and checksums of all stored runs."""
-    stored = [(str(folder.path.relative_to(results)), folder.identify()) for folder in folders]
-    return checksum(repr((__version__, COLUMNS, stored)).encode())
-
-
-def _read(results: Path, found: Sequence[RunFolder], files: Mapping[str, str]) -> Scored | None:
+def _read(
+    results: Path,
+    found: Sequence[RunFolder],
+    files: Mapping[str, str],
+    metrics: Sequence[str] | None,
+) -> Scored | None:
     """Read both tables; nothing if one was changed, or lacks a metric that is registered now."""
+    there: set[str] = set()
+
+    def keep(rows: pd.DataFrame) -> pd.Series[bool]:
+        there.update(rows["metric"].unique())
+        return rows["metric"].isin(list(metrics or ()))
+
     try:
-        tables = [read_table(results / name, TEXT, files[name]) for name in files]
+        tables = [
+            read_table(results / "runs.csv", TEXT, files["runs.csv"]),
+            read_table(
+                results / "scores.csv", TEXT, files["scores.csv"], keep if metrics else None
+            ),
+        ]
     except StoreError:
         return None
     # A regime without k has 0 here: blanks do not group.
     runs, scores = (table.fillna({"k": 0}).astype({"k": int}) for table in tables)
-    if not {metric.name for metric in all_metrics()}.issubset(scores["metric"].unique()):
+    there.update(scores["metric"].unique())
+    if not {metric.name for metric in all_metrics()} <= there:
         return None
     # Of the folds that a score is of: runs on the same folds can be paired. The key of a row of
     # chance or of a ceiling is the start of that digest.

@@ -85,7 +85,7 @@ def make_table(
     """
     _check([*rows, columns], formats)
     selection = Selection(tuple(metrics), threshold, level)
-    scored = show_runs(scored or read_scores(results), where, everything)
+    scored = show_runs(scored or read_scores(results, metrics), where, everything)
     cells = add_optimism(aggregate(scored, selection), scored)
     order = [metric.name for metric in selection.found()]
     by_metric = cells.sort_values("metric", key=lambda names: names.map(order.index), kind="stable")
