@@ -42,11 +42,16 @@ def oft(
     from peft import OFTConfig
 
     chosen = choose_layers(backbone, targets, "OFT", separate_qkv=separate_qkv, convolutions="none")
+    module = chosen.backbone.module
+    names = [n for n in chosen.names if module.get_parameter(f"{n}.weight").shape[1] > 1]
+    notes = chosen.notes
+    if single := len(chosen.names) - len(names):
+        notes = (*notes, f"OFT: {single} layers of one input are not adapted: nothing can turn")
     options: dict[str, Any] = {
         "oft_block_size": block_size,
         # The exact transform, as in the paper, instead of a truncated series.
         "use_cayley_neumann": False,
-        "target_modules": pattern(chosen.names),
+        "target_modules": pattern(names),
     }
     return adapt_with_peft(
         chosen.backbone,
@@ -55,7 +60,7 @@ def oft(
         lr=lr,
         head_dropout=head_dropout,
         head_norm=head_norm,
-        notes=chosen.notes,
+        notes=notes,
         prepare=_rotate_rows,
     )
 
