@@ -521,3 +521,24 @@ def test_folds_of_a_real_cohort(real_cohort_root: Path) -> None:
         split(cohort, "leave_one_centre_out")
     with pytest.raises(DataError, match="centres have fewer than"):
         split(cohort, "leave_one_centre_out", unknown_centre="train")
+
+
+def test_few_shot_per_centre_draws_from_each_centre_and_is_nested() -> None:
+    centres = ["ABCD"[number % 4] for number in range(120)]
+    cohort = simple(120, 60, centres)
+    folds = {
+        k: split(cohort, "leave_one_centre_out", "few_shot_per_centre", regime_k=k, regime_draws=3)
+        for k in (1, 3)
+    }
+    centre_of = cohort.table.set_index("patient_id")["centre"].to_dict()
+    for k, drawn in folds.items():
+        assert len(drawn) == 4 * 3
+        for fold in drawn:
+            assert class_counts(cohort, fold.train).tolist() == [3 * k, 3 * k]
+            trained = [centre_of[name] for name in patients(cohort, fold.train)]
+            assert sorted(trained.count(name) for name in set(trained)) == [2 * k] * 3
+            assert not set(trained) & {centre_of[n] for n in patients(cohort, fold.test)}
+    for smaller, larger in zip(folds[1], folds[3], strict=True):
+        assert set(smaller.train) < set(larger.train)
+    with pytest.raises(DataError, match=r"centre . of fold r0-f0 .*; the most possible is"):
+        split(cohort, "leave_one_centre_out", "few_shot_per_centre", regime_k=16)

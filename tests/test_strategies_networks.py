@@ -318,3 +318,14 @@ def test_a_pair_trains_is_saved_loaded_and_merged_or_says_why_not(
     found, reason, _ = script.try_pair(family, script.trained_strategies()[strategy])
     assert found == result, reason
     assert bool(reason) == (result == "refused")
+
+
+def test_adapters_behind_frozen_zeros_are_noted() -> None:
+    torch.manual_seed(0)
+    # Its residual branches end in a norm whose scale begins at zero.
+    stopped = adapt("lora", made("resnet18", zero_init_last=True))
+    (note,) = [note for note in stopped.notes if "never trained" in note]
+    assert note.startswith("32 adapter tensors")
+    moving = adapt("lora", made("resnet18", zero_init_last=False))
+    assert not [note for note in moving.notes if "never trained" in note]
+    assert all(p.requires_grad for n, p in stopped.model.named_parameters() if "lora_" in n)

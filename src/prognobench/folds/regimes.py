@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -36,6 +38,22 @@ class TooFewPatientsError(DataError):
 
     def __reduce__(self) -> tuple[type[TooFewPatientsError], tuple[Any, ...]]:
         return type(self), (self.there, self.wanted, self.most)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Training patients that are drawn evenly from groups.
+
+    Attributes
+    ----------
+    group
+        ``(patients,)``: the group of each, such as the centre.
+    most
+        Patients of each class and group.
+    """
+
+    group: NDArray[np.object_]
+    most: int
 
 
 @REGIMES.register("full")
@@ -78,6 +96,45 @@ def few_shot(
         raise TooFewPatientsError(there, f"of a class for regime.k={k}", counts.min())
     quota = np.full(len(counts), k)
     return _draws(patients, fold, seed, quota, draws=draws, validation=validation)
+
+
+@REGIMES.register("few_shot_per_centre")
+def few_shot_per_centre(
+    cohort: Cohort,
+    fold: Fold,
+    seed: int,
+    *,
+    k: Annotated[int, Ge(1)],
+    draws: Annotated[int, Ge(1)] = 10,
+    validation: Validation = "proportional",
+) -> list[Fold]:
+    """``k`` patients per class from each centre of the training part, in several draws.
+
+    Draws are nested, as those of ``few_shot``.
+
+    Parameters
+    ----------
+    validation
+        As in ``few_shot``.
+
+    Raises
+    ------
+    TooFewPatientsError
+        If a class has fewer than ``k`` patients in a centre of the training part.
+    """
+    patients = Patients.of(cohort)
+    members = patients.members(fold.train)
+    centre = np.empty(len(patients.ids), dtype=object)
+    centre[patients.of_row] = cohort.table["centre"].to_numpy(dtype=object)
+    for name in dict.fromkeys(sorted(map(str, centre[members]))):
+        own = members[centre[members] == name]
+        if (most := int(patients.counts(own).min())) < k:
+            there = f"{cohort.name}: centre {name} of fold {fold.name} has {patients.describe(own)}"
+            raise TooFewPatientsError(there, f"of a class for regime.k={k} in each centre", most)
+    groups = len(set(centre[members]))
+    quota = np.full(len(patients.classes), k * groups)
+    spread = Spread(centre, k)
+    return _draws(patients, fold, seed, quota, draws=draws, validation=validation, spread=spread)
 
 
 @REGIMES.register("reduced")
@@ -139,6 +196,7 @@ def _draws(
     *,
     draws: int,
     validation: Validation,
+    spread: Spread | None = None,
 ) -> list[Fold]:
     """Draw the quota of each class from the training part, and validation patients to match."""
     training, validating = patients.members(fold.train), patients.members(fold.validation)
@@ -156,7 +214,7 @@ def _draws(
         axes = (seed, "folds", "draw", fold.repeat, fold.fold, draw)
         splits.append(
             patients.fold(
-                _take_first(patients, training, quota, generator(*axes, "train")),
+                _take_first(patients, training, quota, generator(*axes, "train"), spread),
                 _take_first(patients, validating, matching, generator(*axes, "validation")),
                 patients.members(fold.test),
                 fold=fold.fold,
@@ -167,12 +225,31 @@ def _draws(
     return splits
 
 
+def _rank(groups: NDArray[np.object_]) -> NDArray[np.intp]:
+    """How many of the same group come before each."""
+    seen: dict[object, int] = {}
+    ranks = np.zeros(len(groups), dtype=np.intp)
+    for at, group in enumerate(groups):
+        ranks[at] = seen.get(group, 0)
+        seen[group] = ranks[at] + 1
+    return ranks
+
+
 def _take_first(
-    patients: Patients, members: Members, quota: NDArray[np.intp], random: np.random.Generator
+    patients: Patients,
+    members: Members,
+    quota: NDArray[np.intp],
+    random: np.random.Generator,
+    spread: Spread | None = None,
 ) -> Members:
-    """The first patients of each class in a random order that does not depend on the quota."""
-    shuffled = (
+    """The first patients of each class in a random order that does not depend on the quota.
+
+    With ``spread`` the first of each class and group.
+    """
+    shuffled: Iterable[Members] = (
         random.permutation(members[patients.labels[members] == label])
         for label in range(len(quota))
     )
+    if spread is not None:
+        shuffled = (one[_rank(spread.group[one]) < spread.most] for one in shuffled)
     return np.concatenate([one[:count] for one, count in zip(shuffled, quota, strict=True)])

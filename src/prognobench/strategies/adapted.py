@@ -148,6 +148,43 @@ def unreached(model: nn.Module, backbone: Backbone, method: str) -> tuple[str, .
     return tuple(name for name, g in zip(trainable, gradients, strict=True) if g is None)
 
 
+def find_stopped(model: nn.Module, backbone: Backbone) -> tuple[str, ...]:
+    """Return the trainable tensors outside the head that frozen zeros cut off from the output.
+
+    Residual branches of random weights often end in a scale of zero. Where that stays frozen, what
+    the branch adds is zero for ever, and nothing inside it is trained.
+    """
+    import torch
+
+    if not any(_is_zero_scale(name, parameter) for name, parameter in model.named_parameters()):
+        return ()
+    trainable = {
+        name: p
+        for name, p in model.named_parameters()
+        if p.requires_grad and not name.startswith("head.")
+    }
+    model.eval()
+    with torch.enable_grad():
+        logits = model(wavy_image(backbone))
+        # A head of several classes may have equal and opposite slopes: the first class alone.
+        found = torch.autograd.grad(logits[:, 0].sum(), list(trainable.values()), allow_unused=True)
+    model.train()
+    moving = {
+        name.rpartition(".lora_")[0] or name
+        for name, gradient in zip(trainable, found, strict=True)
+        if gradient is not None and bool(gradient.any())
+    }
+    # One factor of an update starts at zero, so the other has no gradient yet: both are judged.
+    return tuple(name for name in trainable if (name.rpartition(".lora_")[0] or name) not in moving)
+
+
+def _is_zero_scale(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a frozen vector of zeros, and no bias."""
+    if parameter.requires_grad or parameter.is_meta or name.endswith("bias"):
+        return False
+    return parameter.ndim == 1 and parameter.numel() > 1 and not parameter.any().item()
+
+
 def group_parameters(
     model: nn.Module,
     lr: float,

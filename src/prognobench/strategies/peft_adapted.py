@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from prognobench.errors import NotApplicableError, listed
 from prognobench.records import Adapted, Backbone
-from prognobench.strategies.adapted import BUILD_ERRORS, group_parameters, unreached
+from prognobench.strategies.adapted import (
+    BUILD_ERRORS,
+    find_stopped,
+    group_parameters,
+    unreached,
+)
 from prognobench.strategies.adapted_files import (
     check_identity,
     load_tensors,
@@ -82,6 +87,12 @@ def adapt_with_peft(
         raise NotApplicableError(
             f"{method}: the backbone does not call {len(idle)} of the adapters "
             f"({', '.join(idle[:3])}); leave these layers out of strategy.targets"
+        )
+    if stopped := find_stopped(model, backbone):
+        notes = (
+            *notes,
+            f"{len(stopped)} adapter tensors are never trained: frozen scales of zero, as random "
+            "weights have, cut them off; use pretrained weights, or train the norms too",
         )
     merges = True
     if unmergeable := _find_unmergeable(model):
