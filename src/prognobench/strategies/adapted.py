@@ -167,7 +167,9 @@ def find_stopped(model: nn.Module, backbone: Backbone) -> tuple[str, ...]:
     with torch.enable_grad():
         logits = model(wavy_image(backbone))
         # A head of several classes may have equal and opposite slopes: the first class alone.
-        found = torch.autograd.grad(logits[:, 0].sum(), list(trainable.values()), allow_unused=True)
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(
+            logits[:, 0].sum(), list(trainable.values()), allow_unused=True
+        )
     model.train()
     moving = {
         name.rpartition(".lora_")[0] or name

@@ -53,6 +53,12 @@ class Study:
     def folders(self) -> list[RunFolder]:
         return [self.scored.folders[row] for row in self.runs.index]
 
+    @property
+    def of_images(self) -> pd.DataFrame:
+        """The runs whose strategy looks at images."""
+        reads = [self.scored.folders[row].meta.get("reads", ["image"]) for row in self.runs.index]
+        return self.runs[["image" in each for each in reads]]
+
     def configs(self, section: str) -> list[Mapping[str, Any]]:
         """Return the different contents of a section of the runs' configs."""
         found: list[Mapping[str, Any]] = []
@@ -190,21 +196,25 @@ def _predictors(study: Study) -> Iterator[str]:
 
 
 def _compared(study: Study) -> Iterator[str]:
+    runs = study.of_images
     yield (
-        f"Compared on the same patients: models {_list(study.runs['model'])}; strategies "
-        f"{_list(study.runs['strategy'])}."
+        f"Compared on the same patients: models {_list(runs['model'])}; strategies "
+        f"{_list(runs['strategy'])}."
     )
+    others = study.runs.drop(index=runs.index)
+    if len(others):
+        yield f"Baselines that see no image: {_list(others['strategy'])}."
 
 
 def _models(study: Study) -> Iterator[str]:
-    for name, runs in study.runs.groupby("model", sort=True):
+    for name, runs in study.of_images.groupby("model", sort=True):
         total = runs["parameters_total"].max()
         size = f", {total / 1e6:.2f} million parameters" if not math.isnan(total) else ""
         yield f"{name}{size}, adapted by {_list(runs['strategy'])}."
 
 
 def _pretrained(study: Study) -> Iterator[str]:
-    for name, runs in study.runs.groupby("model", sort=True):
+    for name, runs in study.of_images.groupby("model", sort=True):
         if origins := _list(filter(None, map(str, runs["weights"].dropna()))):
             yield f"{name}: {origins}."
 
