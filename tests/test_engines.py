@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from prognobench.cli import cli
+from prognobench.cli import cli, console
 from prognobench.errors import ConfigError
 from prognobench.files import read_json, write_json
 from prognobench.registry import ENGINES
@@ -213,6 +213,24 @@ def test_status_of_a_sweep_that_nobody_has_begun(tmp_path: Path) -> None:
     assert now.count("left") == 2
     assert now.table["remark"].tolist() == ["not begun"]
     assert now.expected_end is None
+
+
+def test_a_log_says_once_a_minute_how_many_cells_are_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with console.progress_bars() as progress:
+        assert progress is not None
+        for done in range(5):
+            progress("mortality, vit, lora, cell r0-f0", 1, 10)
+            progress("cells", done, 10)
+            now[0] += 31
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "2 of 10 cells done, the rest takes about 4.1 minutes",
+        "4 of 10 cells done, the rest takes about 3.1 minutes",
+    ]
 
 
 # ------------------------------------------------------------------ a real SLURM

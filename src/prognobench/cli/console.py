@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from prognobench.records import Progress
+
+
+CELLS = "cells"
+"""Label under which the progress of all cells is told."""
 
 
 def _cell(value: object) -> str:
@@ -132,11 +137,49 @@ def print_frame(frame: pd.DataFrame, title: str | None = None, most: int | None 
     print_rows([str(column) for column in frame.columns], cells, title)
 
 
+LOG_EVERY = 60.0
+"""Seconds between two lines of a log."""
+
+
+class _Log:
+    """Says in a log how far the cells are, without the steps within them."""
+
+    def __init__(self) -> None:
+        self._began = self._told = time.monotonic()
+        self._first: int | None = None
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        if label != CELLS:
+            return
+        now = time.monotonic()
+        if self._first is None:
+            self._began, self._first = now, done
+        if now - self._told < LOG_EVERY:
+            return
+        self._told = now
+        end = ""
+        if done > self._first:
+            seconds = (now - self._began) * (total - done) / (done - self._first)
+            end = f", the rest takes about {describe_duration(seconds)}"
+        say(f"{done:,} of {total:,} cells done{end}")
+
+
+def describe_duration(seconds: float) -> str:
+    """Return a duration in the unit that people would choose."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:,.0f} seconds"
+
+
 @contextmanager
 def progress_bars() -> Iterator[Progress | None]:
-    """Yield a callback that draws progress bars on stderr; ``None`` if that is not a terminal."""
+    """Yield a callback that draws progress bars on stderr.
+
+    If that is not a terminal but a log, a line a minute says how many cells are done.
+    """
     if not sys.stderr.isatty():
-        yield None
+        yield _Log()
         return
     from rich.console import Console
     from rich.markup import escape

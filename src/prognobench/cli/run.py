@@ -192,19 +192,13 @@ def plan(**composing: Any) -> None:
         planned = plan_all(configs, progress, sweep=composing["multirun"])
     console.print_frame(planned.table)
     usual = float(planned.table["seconds_usual"].sum())
+    ours, theirs = map(console.describe_duration, (planned.seconds, usual))
     console.say(
-        f"{int(planned.table['left'].sum()):,} cells left: about {_duration(planned.seconds)}; "
-        f"cell by cell, as a script would train them, {_duration(usual)}"
+        f"{int(planned.table['left'].sum()):,} cells left: about {ours}; cell by cell, as a script "
+        f"would train them, {theirs}"
     )
     for assumption in planned.assumptions:
         console.say(f"assumed: {assumption}")
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.1f} {unit}"
-    return f"{seconds:,.0f} seconds"
 
 
 REFRESH = 5.0

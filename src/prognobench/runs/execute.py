@@ -173,7 +173,8 @@ def _begin(
         # A run is described when it has something to store: a sweep of thousands starts at once.
         run.folder.describe_later(partial(_describe, run, str(devices[run.config.device])))
     store_shortcuts(runs, workspace)
-    turns = Turns(runs, joined.name, joined.file) if joined else Turns(runs)
+    name, since = (joined.name, joined.file) if joined else ("", None)
+    turns = Turns(runs, name, since, workspace.progress)
     ordered = joined.order(runs) if joined else runs
 
     def compute() -> None:

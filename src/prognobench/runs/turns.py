@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prognobench.errors import StoreError, WorkerDiedError
-from prognobench.records import Fold
+from prognobench.records import Fold, Progress
 from prognobench.runs.prepare import Prepared
 from prognobench.store import RunFolder
 from prognobench.workers import Holder, Lease, find_holder
@@ -38,18 +38,25 @@ class Turns:
     since
         Of that sweep: a failure that is recorded later than this file stands; without it, one that
         is recorded from now on.
+    progress
+        Told under the label ``cells`` how many of them have ended.
     """
 
     def __init__(
-        self, runs: Sequence[Prepared], session: str = "", since: Path | None = None
+        self,
+        runs: Sequence[Prepared],
+        session: str = "",
+        since: Path | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        self._session = session
+        self._session, self._progress = session, progress
         self._since = since.stat().st_mtime_ns if since else None
         self._failures = {
             (run.folder.path, fold.name): self._failure(run, fold)
             for run in runs
             for fold in run.list_unfinished()
         }
+        self._ended = 0
 
     def is_open(self, run: Prepared, fold: Fold) -> bool:
         """Whether a cell is unfinished, and has not failed since this work began."""
@@ -92,10 +99,14 @@ class Turns:
                     run.folder.write_failure(fold.name, WorkerDiedError(MOST_ATTEMPTS))
             yield lease if left and lease.holder.attempt <= MOST_ATTEMPTS else None
         finally:
-            if open_folds():
+            still = open_folds()
+            if still:
                 lease.give_back()
             else:
                 lease.clear()
+            self._ended += len(left) - len(still)
+            if self._progress:
+                self._progress("cells", self._ended, len(self._failures))
 
     def _failure(self, run: Prepared, fold: Fold) -> object:
         """Return what changes when a cell fails anew; of a sweep, whether it failed since."""
