@@ -190,6 +190,18 @@ def test_a_lease_that_cannot_be_read_holds_until_it_expires(tmp_path: Path, cont
     lease.clear()
 
 
+def test_a_lease_that_is_cleared_just_now_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / ".lease-1").symlink_to(tmp_path / "gone")  # listed, and not there when it is read
+    assert Lease.take(tmp_path, "lease") is None
+    assert find_holder(tmp_path, "lease") is None
+
+
+def test_a_place_where_no_lease_can_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        Lease.take(tmp_path / "file" / "folder", "lease")
+
+
 def test_what_is_held_briefly_is_waited_for(tmp_path: Path) -> None:
     with hold(tmp_path, "cache") as first:
         assert first is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,9 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_runs import store_instead
 
-from prognobench.errors import NotApplicableError, StoreError, TrainingError
+from prognobench.errors import DamagedError, NotApplicableError, StoreError, TrainingError
 from prognobench.files import read_json, read_table, write_json, write_table
 from prognobench.records import Component, Paths, RunConfig, Train
 from prognobench.store import RunFolder, iter_runs, run_folder, run_key
@@ -44,6 +46,18 @@ def folder(config: RunConfig) -> RunFolder:
     meta = {"cells": ["r0-f0", "r0-f1"], "not_applicable": None}
     table = pd.DataFrame({"patient_id": ["007", "=1+1", "NA", ""], "age": [1.5, None, 3, 4]})
     folder.create(meta, {"python": "3"}, {"cohort": table})
+    return folder
+
+
+@pytest.fixture
+def complete(folder: RunFolder) -> RunFolder:
+    """A run with a complete cell, whose model is saved, and a failed one."""
+    meta = {"cells": ["r0-f0", "r0-f1"], "not_applicable": None}
+    nothing = pd.DataFrame({"item": [], "reason": []}, dtype=str)
+    folder.create({**meta, "classes": ["a", "b"]}, {"python": "3"}, {"exclusions": nothing})
+    predictions = pd.DataFrame({"part": ["test"], "patient_id": ["1"], "score_a": [0.5]})
+    folder.write_cell("r0-f0", predictions, [], {}, save=lambda t: write_json(t / "a.json", 1))
+    folder.write_failure("r0-f1", TrainingError("loss is not finite"))
     return folder
 
 
@@ -123,6 +137,18 @@ def test_an_adapted_part_appears_whole_or_not_at_all(folder: RunFolder) -> None:
     assert folder.is_done("r0-f1", "adapted")
 
 
+def test_drafts_of_dead_processes_go_when_the_cell_is_complete(complete: RunFolder) -> None:
+    cell = complete.path / "cells" / "r0-f1"
+    (cell / ".adapted.77").mkdir(parents=True)
+    (cell / ".adapted.77" / "half").write_text("x")
+    for name in (".predictions.csv.77", ".lease-1", "mine.txt"):
+        (cell / name).write_text("x")
+    complete.write_cell("r0-f1", pd.DataFrame({"part": ["test"]}), [], {})
+    names = {file.name for file in cell.iterdir()}
+    stored = {"predictions.csv", "history.csv", "cost.json", "done.json"}
+    assert names == stored | {".lease-1", "mine.txt"}
+
+
 def test_a_run_that_cannot_be_says_why(folder: RunFolder) -> None:
     folder.mark_not_applicable(NotApplicableError("no attention in resnet18"))
     assert RunFolder(folder.path).meta["not_applicable"] == "no attention in resnet18"
@@ -146,6 +172,74 @@ def test_machines_that_describe_a_run_at_once_do_not_mix_their_files(
         assert {run.environment()["machine"] for run in runs} <= {*range(machines)}
         assert [run.find_damage() for run in runs] == [None] * machines
         assert not list(runs[0].path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("run.json", "{}", lambda folder: folder.meta),
+        ("run.json", "[]", lambda folder: folder.cells),
+        ("cells/r0-f0/done.json", '{"finished": "today", "files": {}}', RunFolder.done_cells),
+        ("cells/r0-f0/done.json", "[" * 9999, lambda folder: folder.cost("r0-f0")),
+        ("cells/r0-f1/failure.json", '{"type": "TrainingError"}', RunFolder.failures),
+    ],
+)
+def test_a_file_with_other_entries_than_it_is_written_with_is_damaged(
+    complete: RunFolder, name: str, content: str, read: Callable[[RunFolder], object]
+) -> None:
+    (complete.path / name).write_text(content)
+    folder = RunFolder(complete.path)
+    if read is RunFolder.done_cells:
+        assert folder.done_cells() == []
+        with pytest.raises(DamagedError, match=r"done.json .* lacks its own checksum"):
+            folder.predictions("r0-f0")
+    else:
+        with pytest.raises(DamagedError, match=rf"{Path(name).name} .*the same 'prognobench run'"):
+            read(folder)
+
+
+@pytest.mark.parametrize("name", ["environment.json", "cells/r0-f0/cost.json"])
+def test_a_file_without_entries_is_damaged_although_its_checksum_is_right(
+    complete: RunFolder, name: str
+) -> None:
+    store_instead(complete, name, b"[1]")
+    with pytest.raises(DamagedError, match=f"{Path(name).name} is damaged"):
+        complete.environment() if name.startswith("environment") else complete.cost("r0-f0")
+
+
+def test_a_saved_model_is_whole_or_refused(complete: RunFolder) -> None:
+    saved = complete.require_model("r0-f0") / "a.json"
+    assert read_json(saved) == 1
+    assert complete.is_done("r0-f0", "adapted")
+    content = saved.read_bytes()
+    saved.write_bytes(content + b" ")
+    with pytest.raises(DamagedError, match=r"a.json is damaged or missing"):
+        complete.require_model("r0-f0")
+    assert not complete.is_done("r0-f0", "adapted")
+    assert complete.is_done("r0-f0"), "predictions do not need it"
+    saved.unlink()
+    assert not complete.is_done("r0-f0", "adapted")
+    saved.write_bytes(content)
+    assert complete.require_model("r0-f0") == saved.parent
+    with pytest.raises(StoreError, match=r"done.json cannot be read"):
+        complete.require_model("r0-f1")
+
+
+def test_what_is_not_there_yet_is_said(complete: RunFolder, config: RunConfig) -> None:
+    assert run_folder(config, "none").not_applicable is None
+    assert complete.failed_at("r0-f0") == 0
+    assert complete.failed_at("r0-f1") > 0
+    assert len(complete.exclusions()) == 0
+    (complete.path / "run.json").write_text("{")
+    assert RunFolder(complete.path).not_applicable is None
+    with pytest.raises(DamagedError):
+        [folder.cells for folder in iter_runs(config.paths.results)]
+
+
+def test_a_run_that_cannot_be_described_is_an_error_for_the_user(config: RunConfig) -> None:
+    config.paths.results.joinpath("runs").write_text("a file where a folder should be")
+    with pytest.raises(StoreError, match="cannot be written"):
+        run_folder(config, "key").create({"cells": [], "not_applicable": None}, {}, {})
 
 
 def test_runs_are_found_again(folder: RunFolder, tmp_path: Path) -> None:

@@ -216,6 +216,10 @@ def read_predictions(results: Path) -> dict[str, bytes]:
     }
 
 
-def find_leases(results: Path) -> list[str]:
-    """Return the leases and drafts that nobody took away."""
-    return [str(path.relative_to(results)) for path in results.glob("runs/**/.*")]
+def find_left(results: Path) -> list[str]:
+    """Return what nobody took away: drafts of files, and leases that still hold."""
+    from prognobench.workers import find_holder
+
+    left = [str(path.relative_to(results)) for path in results.glob("runs/**/.*.*")]
+    folders = {path.parent for path in results.glob("runs/**/.lease-*")}
+    return left + [str(folder) for folder in folders if find_holder(folder, "lease")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,6 +54,9 @@ CELL_FILES = ("predictions.csv", "history.csv", "cost.json")
 
 SAVED = ("adapted", "epochs")
 """Folders that a cell may have: its model, and the model after each epoch."""
+
+DRAFT = re.compile(r"\.(adapted|[\w-]+\.csv|(environment|cost|done)\.json)\.\d+$")
+"""Name under which a file or folder of one process is written before it is whole."""
 
 WRITTEN_AGAIN = "the same 'prognobench run' writes it again"
 COMPUTED_AGAIN = "the same 'prognobench run' computes the cell again"
@@ -457,6 +461,7 @@ class RunFolder:
             files[f"{stem}.csv"] = write_table(self.path / f"{stem}.csv", table)
         files["environment.json"] = write_json(self.path / "environment.json", environment)
         write_sealed(self.path / "run.json", {**json_form(described), "files": files})
+        _remove_drafts(self.path)
         self.__dict__.pop("meta", None)
 
     def describe_later(self, write: Callable[[], None]) -> None:
@@ -511,6 +516,7 @@ class RunFolder:
         mark = {"finished": _now(), "files": files, "stamps": json_form(stamps)}
         write_sealed(folder / "done.json", mark)
         (folder / "failure.json").unlink(missing_ok=True)
+        _remove_drafts(folder)
 
     def write_epoch(self, cell: str, epoch: int, save: Callable[[Path], None]) -> None:
         """Store the adapted part as it is after an epoch, while the cell is computed."""
@@ -596,6 +602,19 @@ def _write_folder(folder: Path, save: Callable[[Path], None]) -> None:
     save(draft)
     shutil.rmtree(folder, ignore_errors=True)
     draft.replace(folder)
+
+
+def _remove_drafts(folder: Path) -> None:
+    """Remove what processes left in a folder that died while they wrote what is now complete."""
+    for draft in [each for each in os.listdir(folder) if _is_draft(each)]:
+        with suppress(OSError):
+            shutil.rmtree(folder / draft) if (folder / draft).is_dir() else (
+                folder / draft
+            ).unlink()
+
+
+def _is_draft(name: str) -> bool:
+    return DRAFT.match(name) is not None
 
 
 def _folder_name(name: str) -> str:
