@@ -254,6 +254,42 @@ def test_an_array_that_was_damaged_is_built_anew(root: Path, folder: Path, left:
     assert np.array_equal(again.array, whole)
 
 
+@pytest.mark.parametrize("damage", ["bit", "blank image", "half"])
+def test_pixels_that_changed_are_never_used(
+    root: Path, folder: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = np.array(pixel_cache(cohort_of(root), Recipe(16, "bicubic"), folder).array)
+    (path,) = folder.glob("pixels/*/*.npy")
+    row = whole[0].size
+    content = bytearray(path.read_bytes())
+    start = len(content) - whole.size
+    if damage == "bit":
+        content[start + row + 5] ^= 1
+    else:
+        size = row if damage == "blank image" else whole.size // 2
+        content[start : start + size] = bytes(size)
+    path.write_bytes(content)
+
+    with counted(monkeypatch) as decoded, pytest.warns(match="was damaged since it was written"):
+        again = pixel_cache(cohort_of(root), Recipe(16, "bicubic"), folder)
+
+    assert np.array_equal(again.array, whole)
+    assert len(set(decoded)) == {"bit": 1, "blank image": 1}.get(damage, len(whole) // 2)
+    with counted(monkeypatch) as decoded:  # what was repaired is not looked at again
+        pixel_cache(cohort_of(root), Recipe(16, "bicubic"), folder)
+    assert not decoded
+
+
+def test_damaged_pixels_of_another_cohort_are_not_taken(root: Path, folder: Path) -> None:
+    cohort = cohort_of(root)
+    whole = np.array(pixel_cache(cohort, Recipe(16, "bicubic"), folder).array)
+    (path,) = folder.glob("pixels/*/*.npy")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    fewer = replace(cohort, table=cohort.table.iloc[1:].reset_index(drop=True), digests=None)
+    assert np.array_equal(pixel_cache(fewer, Recipe(16, "bicubic"), folder).array, whole[1:])
+
+
 def test_a_cache_that_is_a_file_is_told(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StoreError, match=r"another folder can be chosen with paths\.cache"):

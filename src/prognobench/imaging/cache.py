@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -16,7 +17,7 @@ import numpy as np
 from prognobench.errors import DataError, StoreError
 from prognobench.imaging.content import cohort_digest, content_digests
 from prognobench.imaging.decode import read_image
-from prognobench.imaging.draft import Draft, stored_rows
+from prognobench.imaging.draft import Draft, is_whole, stored_rows
 from prognobench.imaging.square import to_square
 from prognobench.records import Cohort, Files, ImageOptions, Preprocessing, Progress, Rendered
 from prognobench.workers import hold, shared_out
@@ -142,7 +143,7 @@ def readable_pixels(
         try:
             home.mkdir(parents=True, exist_ok=True)
             with hold(home, path.stem):
-                if _mapped(path) is None:
+                if _mapped(path, repair=True) is None:
                     if broken := _build(draft, cohort, recipe, digests, progress):
                         return Pixels(np.load(draft.part, mmap_mode="r"), digests), broken
                     draft.finish()
@@ -157,8 +158,14 @@ def readable_pixels(
     return Pixels(np.load(path, mmap_mode="r"), digests), {}
 
 
-def _mapped(path: Path) -> NDArray[np.uint8] | None:
-    """Return the array of a file, or nothing where there is none or it was damaged since."""
+def _mapped(path: Path, *, repair: bool = False) -> NDArray[np.uint8] | None:
+    """Return the array of a file, or nothing where there is none or it was damaged since.
+
+    Parameters
+    ----------
+    repair
+        Make a damaged array a draft again, of which the damaged images are decoded anew.
+    """
     try:
         array: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     except (FileNotFoundError, NotADirectoryError):
@@ -166,7 +173,16 @@ def _mapped(path: Path) -> NDArray[np.uint8] | None:
     except (ValueError, EOFError):
         path.unlink(missing_ok=True)
         return None
-    return array
+    if is_whole(path):
+        return array
+    if repair:
+        warnings.warn(
+            f"the pixel cache {path} was damaged since it was written; its damaged images are "
+            "decoded again",
+            stacklevel=2,
+        )
+        path.replace(path.with_suffix(".part"))
+    return None
 
 
 def pixel_digests(cohort: Cohort, recipe: Recipe, folder: Path) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from prognobench.files import stamp_file
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -26,8 +28,8 @@ class Draft:
     """Rows of uint8 that are written once each, beside a checksum that says so.
 
     A row without its checksum, or with another's, counts as not written. The files lie beside the
-    array that they will become, ``path``: ``.part`` and ``.crc`` while it is written, and
-    ``.digests``, one line per row, which stays.
+    array that they will become, ``path``: ``.part`` while it is written; ``.crc``, the checksums,
+    and ``.digests``, one line per row, which stay.
     """
 
     path: Path
@@ -105,16 +107,50 @@ class Draft:
 
     def finish(self) -> None:
         """Make it the array; from then on it is whole."""
-        with self.part.open("r+b") as file:
-            os.fsync(file.fileno())
+        for written in (self.part, self.checksums):
+            with written.open("r+b") as file:
+                os.fsync(file.fileno())
         self.part.replace(self.path)
-        self.checksums.unlink()
+        _remember(self.path)
 
     def discard(self) -> None:
         """Remove every trace."""
-        for ending in (".part", ".crc", ".digests"):
+        for ending in (".part", ".crc", ".seen", ".digests"):
             with suppress(OSError):
                 self.path.with_suffix(ending).unlink()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether an array has the checksums that it was written with.
+
+    It is read, at about a gigabyte a second, only where its size or a time changed since it was
+    written or last read. An array of an older version has no checksums and is taken as it is.
+    """
+    with suppress(OSError):
+        if path.with_suffix(".seen").read_text(encoding="ascii") == _stamp(path):
+            return True
+    if not path.with_suffix(".crc").exists():
+        return True
+    try:
+        sums = np.frombuffer(path.with_suffix(".crc").read_bytes(), dtype="<u8")
+        array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError):
+        return False
+    if len(sums) != len(array) or any(
+        zlib.crc32(row.data) + WRITTEN != wanted for row, wanted in zip(array, sums, strict=True)
+    ):
+        return False
+    _remember(path)
+    return True
+
+
+def _remember(path: Path) -> None:
+    with suppress(OSError):  # a cache that cannot be written is read again next time
+        path.with_suffix(".seen").write_text(_stamp(path), encoding="ascii")
+
+
+def _stamp(path: Path) -> str:
+    return f"{stamp_file(path)} {stamp_file(path.with_suffix('.crc'))}"
 
 
 def stored_rows(home: Path, wanted: set[str]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
@@ -128,6 +164,8 @@ def stored_rows(home: Path, wanted: set[str]) -> Iterator[tuple[str, NDArray[np.
         if wanted.isdisjoint(digests):
             continue
         whole, part = listing.with_suffix(".npy"), listing.with_suffix(".part")
+        if whole.exists() and not is_whole(whole):
+            continue
         try:
             array = np.load(whole if whole.exists() else part, mmap_mode="r")
         except (OSError, ValueError):
