@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from made_runs import forget_checksums, make_run
 
-from prognobench.analysis.checking import check_results
+from prognobench.analysis.checking import ASIDE, check_results, repair_results
 from prognobench.analysis.scores import Settings, read_scores, score
 from prognobench.analysis.statistics.score_tables import make_table
 from prognobench.errors import DamagedError, StoreError
@@ -161,3 +161,43 @@ def test_check_lists_what_is_damaged_torn_or_foreign_and_changes_nothing(tmp_pat
     assert [state for _, state, _ in found] == ["torn", "foreign", "damaged"]
     assert "r0-f0/history.csv" in found[2][2]
     assert list_files(tmp_path) == before
+
+
+def test_repair_moves_what_is_wrong_aside_and_deletes_nothing(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, patients=40, folds=3)
+    score(tmp_path)
+    assert check_results(tmp_path) == []
+    cells = folder.path / "cells"
+    (cells / "r0-f0" / "history.csv").write_bytes(b"")
+    (cells / "r9-f9").mkdir()
+    (cells / "r9-f9" / "mine.txt").write_text("mine")
+    new, old = cells / "r0-f1" / ".cost.json.123", cells / "r0-f1" / ".cost.json.124"
+    for draft in (new, old):
+        draft.write_text("{")
+    os.utime(old, (1, 1))
+    contents = sorted(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    states = [state for _, state, _ in check_results(tmp_path)]
+    assert states == ["torn", "torn", "foreign", "damaged", "stale"]
+
+    moved = dict(repair_results(tmp_path))
+
+    assert [Path(before).name for before in moved] == [".cost.json.124", "r9-f9", "r0-f0"]
+    assert all(Path(after).parts[0] == ASIDE for after in moved.values())
+    assert new.exists()
+    assert sorted(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()) == contents
+    assert [state for _, state, _ in check_results(tmp_path)] == ["torn", "stale"]
+    assert folder.done_cells() == ["r0-f1", "r0-f2"]
+    assert len(read_scores(tmp_path).scores)
+    assert [state for _, state, _ in check_results(tmp_path)] == ["torn"]
+
+
+def test_repair_of_a_description_leaves_its_cells(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, patients=40, folds=2)
+    (folder.path / "cohort.csv").write_bytes(b"")
+    for number in ("", "-2"):
+        ((before, after),) = repair_results(tmp_path)
+        assert Path(before).name == "run.json"
+        assert Path(after).name == f"run.json{number}"
+        assert len([*folder.path.glob("cells/*/done.json")]) == 2
+        (folder.path / "run.json").write_text("{")
+        folder.__dict__.pop("meta", None)

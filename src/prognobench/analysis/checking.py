@@ -1,15 +1,24 @@
-"""What of a results folder is damaged, torn, foreign or stale; nothing is changed."""
+"""What of a results folder is damaged, torn, foreign or stale, and how it is put aside."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from prognobench.analysis.scores import is_stale
 from prognobench.errors import StoreError
 from prognobench.store import SAVED, RunFolder
 
 Finding = tuple[str, str, str]
 """Path below the results folder, what it is (``damaged``, ``foreign``, ...), and what to do."""
+
+ASIDE = "set-aside"
+"""Folder of a results folder where :func:`repair_results` puts files; nothing reads it."""
+
+SETTLED = 3600
+"""Seconds after which a draft was left by a process that died."""
 
 
 def check_results(results: Path) -> list[Finding]:
@@ -20,33 +29,81 @@ def check_results(results: Path) -> list[Finding]:
     StoreError
         If there is no such folder.
     """
+    return [finding for finding, _ in _find(results)]
+
+
+def repair_results(results: Path) -> list[tuple[str, str]]:
+    """Move what :func:`check_results` finds into the folder ``set-aside``; nothing is deleted.
+
+    A cell without its folder is computed again by the same ``prognobench run``, and a run without
+    its ``run.json`` is described again. Drafts that may be in use stay.
+
+    Returns
+    -------
+    Of each file and folder that was moved, where it was and where it is, below ``results``.
+
+    Raises
+    ------
+    StoreError
+        If there is no such folder, or a file cannot be moved.
+    """
+    moved: dict[Path, Path] = {}
+    for _, path in _find(results):
+        if path is None or any(inside in moved for inside in (path, *path.parents)):
+            continue
+        place = results / ASIDE / path.relative_to(results)
+        number = 1
+        while place.exists():
+            number += 1
+            place = place.with_name(f"{path.name}-{number}")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(place)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be moved: {error.strerror or error}") from error
+        moved[path] = place
+    return [(str(a.relative_to(results)), str(b.relative_to(results))) for a, b in moved.items()]
+
+
+def _find(results: Path) -> Iterator[tuple[Finding, Path | None]]:
+    """Yield each finding, and what is moved to repair it."""
     if not results.is_dir():
         raise StoreError(f"no results in {results}: start with 'prognobench run'")
-    found: list[Finding] = []
     for path in sorted(results.glob("runs/*/*/*/*")):
         place = str(path.relative_to(results))
-        found += [(place, kind, what) for kind, what in _check_run(RunFolder(path))]
-    return found
+        for kind, what, which in _check_run(RunFolder(path)):
+            yield (place, kind, what), which
+    if is_stale(results):
+        what = "they are of other runs than those that are stored; 'prognobench score' makes them"
+        yield ("scores.csv", "stale", f"{what} again, as every table does"), None
 
 
-def _check_run(folder: RunFolder) -> Iterator[tuple[str, str]]:
+def _check_run(folder: RunFolder) -> Iterator[tuple[str, str, Path | None]]:
     for draft in sorted(folder.path.rglob(".*.[0-9]*")):
-        yield "torn", f"{draft} was left by a process that died, or is being written now"
+        what = f"{draft} was left by a process that died, or is being written now"
+        yield "torn", what, draft if _is_settled(draft) else None
     if not folder.exists:
-        yield "foreign", "it has no run.json; the same 'prognobench run' writes it again"
+        yield "foreign", "it has no run.json; the same 'prognobench run' writes it again", None
         return
     try:
         cells = folder.cells
     except StoreError as error:
-        yield "damaged", str(error)
+        yield "damaged", str(error), folder.path / "run.json"
         return
     if damage := folder.find_damage():
-        yield "damaged", damage
+        yield "damaged", damage, folder.path / "run.json"
     for home in sorted(folder.path.glob("cells/*")):
         if home.name not in cells:
-            yield "foreign", f"{home} is not a cell of this run"
+            yield "foreign", f"{home} is not a cell of this run", home
     for cell in folder.marked_cells():
         if damage := folder.find_cell_damage(cell, *SAVED):
-            yield "damaged", damage
+            yield "damaged", damage, folder.path / "cells" / cell
         elif not folder.has_checksums(cell):
-            yield "unchecked", f"cell {cell} was stored without checksums by an older version"
+            what = f"cell {cell} was stored without checksums by an older version"
+            yield "unchecked", what, None
+
+
+def _is_settled(draft: Path) -> bool:
+    with suppress(OSError):
+        return time.time() - draft.stat().st_mtime > SETTLED
+    return False

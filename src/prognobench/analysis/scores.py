@@ -23,6 +23,7 @@ from prognobench.analysis.thresholds import HALF, VALIDATION, Scaling
 from prognobench.errors import StoreError
 from prognobench.files import (
     checksum,
+    checksum_file,
     read_sealed,
     read_table,
     write_sealed,
@@ -386,6 +387,21 @@ def read_scores(results: Path, metrics: Sequence[str] | None = None) -> Scored:
     if scored is None:
         raise StoreError(f"{results / 'scores.csv'} was changed while it was read; try again")
     return scored
+
+
+def is_stale(results: Path) -> bool:
+    """Whether there are score tables that were made of other files than those that are stored."""
+    if not (results / "scores.csv").exists():
+        return False
+    note = _read_note(results)
+    stamps = {path: stamp for path, (stamp, _) in note.get("seen", {}).items()}
+    stored = {
+        str(folder.path.relative_to(results)): folder.stamp_files()
+        for folder in map(RunFolder, results.glob("runs/*/*/*/*"))
+        if folder.exists
+    }
+    whole = all(checksum_file(results / name) == n for name, n in note.get("files", {}).items())
+    return stamps != stored or not whole
 
 
 @dataclass(frozen=True)

@@ -94,20 +94,30 @@ DAMAGED = 1
 
 @results_.command(short_help="Compare stored files with their checksums.")
 @click.argument("results", type=click.Path(path_type=Path, file_okay=False), default="results")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Move what is damaged, torn or foreign into RESULTS/set-aside; nothing is deleted.",
+)
 @click.pass_context
-def check(context: click.Context, results: Path) -> None:
-    """List the stored files of RESULTS that are damaged, torn or foreign. Nothing is changed.
+def check(context: click.Context, results: Path, repair: bool) -> None:
+    """List the stored files of RESULTS that are damaged, torn, foreign or stale.
 
-    The exit code is 1 if a file is damaged.
+    Nothing is changed without --repair, after which the same 'prognobench run' computes the cells
+    that were damaged again. The exit code is 1 if a file is damaged.
 
     \b
     Examples:
       prognobench results check
-      prognobench results check elsewhere/results
+      prognobench results check elsewhere/results --repair
     """
-    from prognobench.analysis.checking import check_results
+    from prognobench.analysis.checking import check_results, repair_results
 
     found = check_results(results)
+    if repair:
+        for before, after in repair_results(results):
+            console.say(f"moved: {before} -> {after}")
+        found = check_results(results)
     if not found:
         console.say(f"{results}: all stored files are as they were written")
         return
