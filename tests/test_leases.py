@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from prognobench import workers
+from prognobench.analysis.checking import check_results
 from prognobench.cli.compose import compose
 from prognobench.registry import load_components
 from prognobench.runs.execute import run
@@ -200,6 +202,90 @@ def test_a_place_where_no_lease_can_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         Lease.take(tmp_path / "file" / "folder", "lease")
+
+
+@pytest.mark.parametrize("wrong", [{"pid": "1"}, {"attempt": None}, {"released": "no"}])
+def test_a_lease_with_values_of_other_types_holds_until_it_expires(
+    tmp_path: Path, wrong: dict[str, object]
+) -> None:
+    lease = Lease.take(tmp_path, "lease", "session")
+    assert lease is not None
+    lease.path.write_text(json.dumps({**vars(lease.holder), **wrong}))
+    assert Lease.take(tmp_path, "lease", "session") is None
+    pass_time(tmp_path, EXPIRY + 5)
+    after = Lease.take(tmp_path, "lease", "session")
+    assert after is not None
+    assert after.holder.attempt == 1
+    after.clear()
+
+
+@pytest.mark.parametrize("name", [".lease-\u00b2", ".lease-007", ".lease-0", ".lease-x", ".lease-"])
+def test_files_that_only_look_like_a_lease_hold_nothing(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    lease = Lease.take(tmp_path, "lease")
+    assert lease is not None
+    assert lease.number == 1
+    lease.clear()
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_lease_that_a_full_disk_refuses_to_write_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lease = Lease.take(tmp_path, "other")
+    assert lease is not None
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            Lease.take(tmp_path, "lease")
+        lease.give_back()
+    assert not os.listdir(tmp_path), "a full disk can still delete"
+    for name in ("lease", "other"):
+        after = Lease.take(tmp_path, name)
+        assert after is not None
+        after.clear()
+
+
+def test_a_folder_that_can_only_be_read_tells_who_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    lease = Lease.take(tmp_path, "lease")
+    assert lease is not None
+    move_elsewhere(tmp_path)
+    monkeypatch.setattr(workers, "_clocks", {})
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "write_bytes", read_only)
+        disk.setattr(Path, "unlink", read_only)
+        holder = find_holder(tmp_path, "lease")
+        assert holder is not None
+        assert holder.host == "node7"
+        pass_time(tmp_path, EXPIRY + 5)
+        assert find_holder(tmp_path, "lease") is None
+        lease.clear()
+    assert os.listdir(tmp_path) == [".lease-1"]
+
+
+def test_results_check_tells_leases_of_dead_processes_only(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "dataset" / "model" / "strategy" / "key"
+    held = Lease.take(run, "lease")
+    assert held is not None
+    cell = run / "cells" / "fold1"
+    with other_process(cell):
+        assert [kind for _, kind, _ in check_results(tmp_path)] == ["foreign"], "no run.json"
+    found = check_results(tmp_path)
+    assert [kind for _, kind, _ in found] == ["left", "foreign"]
+    assert str(cell / ".lease-1") in found[0][2]
+    after = Lease.take(cell, "lease")
+    assert after is not None
+    after.give_back()
+    assert [kind for _, kind, _ in check_results(tmp_path)] == ["foreign"]
+    held.clear()
 
 
 def test_what_is_held_briefly_is_waited_for(tmp_path: Path) -> None:

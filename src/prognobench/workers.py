@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import signal
 import sys
 import threading
@@ -297,10 +298,15 @@ class Lease:
         )
         lease = cls(folder, name, number + 1, holder)
         try:
-            with open(lease.path, "x", encoding="utf-8") as file:
-                json.dump(vars(holder), file)
+            lease.path.touch(exist_ok=False)
         except FileExistsError:
             return None
+        try:
+            lease.path.write_text(json.dumps(vars(holder)), encoding="utf-8")
+        except BaseException:  # on a full disk a nameless lease would hold until it expires
+            with suppress(OSError):
+                lease.path.unlink()
+            raise
         _renewed.add(lease)
         return lease
 
@@ -319,15 +325,23 @@ class Lease:
             return
         # The highest number goes last: it is the one that others look at.
         for number in sorted(_numbers(self.folder, self.name)):
-            (self.folder / f".{self.name}-{number}").unlink(missing_ok=True)
+            with suppress(OSError):  # the disk refuses; the work is done, so the rest is harmless
+                (self.folder / f".{self.name}-{number}").unlink()
 
     def give_back(self) -> None:
         """Let others do the work, which is not finished."""
         _renewed.discard(self)
         if self.is_ours:
             draft = self.folder / f".{self.name}.{os.getpid()}.{threading.get_ident()}"
-            draft.write_text(json.dumps({**vars(self.holder), "released": True}), encoding="utf-8")
-            draft.replace(self.path)
+            told = json.dumps({**vars(self.holder), "released": True})
+            try:
+                draft.write_text(told, encoding="utf-8")
+                draft.replace(self.path)
+            except OSError:
+                # A full disk can still delete. Otherwise this process would hold it until it ends.
+                for file in (draft, self.path):
+                    with suppress(OSError):
+                        file.unlink()
 
 
 @contextmanager
@@ -357,6 +371,23 @@ def find_holder(folder: Path, name: str) -> Holder | None:
     return None if holder is None or _is_free(file, holder) else holder
 
 
+def find_dead(folder: Path) -> list[Path]:
+    """Return the lease files below a folder whose process has ended or no longer renews them.
+
+    They are harmless: the next process that wants the work takes it over.
+    """
+    found = []
+    for file in sorted(folder.rglob(".*-[1-9]*")):
+        name, _, number = file.name[1:].rpartition("-")
+        # Lower numbers belong to leases that were taken over.
+        numbers = _numbers(file.parent, name) if number.isdecimal() and file.is_file() else []
+        if numbers and int(number) == max(numbers):
+            holder = _read_holder(file)
+            if holder is not None and not holder.released and _is_free(file, holder):
+                found.append(file)
+    return found
+
+
 def _numbers(folder: Path, name: str) -> list[int]:
     start = f".{name}-"
     try:
@@ -364,17 +395,21 @@ def _numbers(folder: Path, name: str) -> list[int]:
     except FileNotFoundError:
         return []
     ends = (each[len(start) :] for each in names if each.startswith(start))
-    return [int(end) for end in ends if end.isdigit()]
+    # Only as a lease writes it: 007 and ² are files of somebody else.
+    return [int(end) for end in ends if re.fullmatch("[1-9][0-9]*", end)]
 
 
 def _read_holder(file: Path) -> Holder | None:
     """Return who wrote a lease; nobody known while it is being written, ``None`` once deleted."""
     try:
-        return Holder(**json.loads(file.read_text(encoding="utf-8")))
+        holder = Holder(**json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, RecursionError):
         return Holder()
+    nobody = vars(Holder())
+    fits = all(type(value) is type(nobody[key]) for key, value in vars(holder).items())
+    return holder if fits else Holder()
 
 
 def _is_free(file: Path, holder: Holder) -> bool:
@@ -402,8 +437,11 @@ def _clock(folder: Path) -> float:
             probe.write_bytes(b"")
             asked = time.monotonic()
             ahead = probe.stat().st_mtime - asked
+        except OSError:  # a folder that can only be read is looked at by this machine's clock
+            return time.time()
         finally:
-            probe.unlink(missing_ok=True)
+            with suppress(OSError):
+                probe.unlink()
         _clocks[device] = asked, ahead
     return time.monotonic() + ahead
 

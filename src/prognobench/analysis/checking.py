@@ -10,6 +10,7 @@ from pathlib import Path
 from prognobench.analysis.scores import is_stale
 from prognobench.errors import StoreError
 from prognobench.store import SAVED, RunFolder
+from prognobench.workers import find_dead
 
 Finding = tuple[str, str, str]
 """Path below the results folder, what it is (``damaged``, ``foreign``, ...), and what to do."""
@@ -79,9 +80,7 @@ def _find(results: Path) -> Iterator[tuple[Finding, Path | None]]:
 
 
 def _check_run(folder: RunFolder) -> Iterator[tuple[str, str, Path | None]]:
-    for draft in sorted(folder.path.rglob(".*.[0-9]*")):
-        what = f"{draft} was left by a process that died, or is being written now"
-        yield "torn", what, draft if _is_settled(draft) else None
+    yield from _check_traces(folder.path)
     if not folder.exists:
         yield "foreign", "it has no run.json; the same 'prognobench run' writes it again", None
         return
@@ -107,3 +106,12 @@ def _is_settled(draft: Path) -> bool:
     with suppress(OSError):
         return time.time() - draft.stat().st_mtime > SETTLED
     return False
+
+
+def _check_traces(folder: Path) -> Iterator[tuple[str, str, Path | None]]:
+    for draft in sorted(folder.rglob(".*.[0-9]*")):
+        what = f"{draft} was left by a process that died, or is being written now"
+        yield "torn", what, draft if _is_settled(draft) else None
+    for lease in find_dead(folder):
+        what = f"{lease} is the lease of a process that ended; 'prognobench run' takes it over"
+        yield "left", what, None
