@@ -55,7 +55,7 @@ def finish(command: Callable[[], int], commands: Collection[str] = ()) -> None:
                 sys.stdout.flush()
             except BaseException as error:
                 code = _answer(error, commands)
-    except (RuntimeError, OSError) as error:  # not even a thread to begin with
+    except (RuntimeError, OSError, MemoryError) as error:  # not even for a thread, or an answer
         code = _answer(error, commands)
     if _received:
         _leave()
