@@ -64,7 +64,7 @@ def test_another_side_keeps_the_weights(network):
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(ConfigError, match="no hub"):
+    with pytest.raises(ConfigError, match="not on a hub"):
         build(network="vit", weights="hub")
     with pytest.raises(ConfigError, match="patch of 8"):
         build(network="vit", image_size=68)

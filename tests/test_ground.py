@@ -132,7 +132,7 @@ def test_components_of_an_installed_package_are_found(monkeypatch: pytest.Monkey
         def load(self) -> None:
             registry.register("brought_by_a_package")(lambda: None)
 
-    monkeypatch.setattr("prognobench.registry.entry_points", lambda group: [Entry()])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [Entry()])
     assert "brought_by_a_package" in registry
 
 

@@ -396,10 +396,11 @@ def test_processes_share_frozen_cells_without_locks_of_the_system(tmp_path: Path
     assert not list(tmp_path.glob("results/runs/**/.lease-*"))
 
 
-@pytest.fixture(scope="module")
-def taken_over(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def taken_over(tmp_path: Path) -> Path:
     """The folder with the code of strategies that lose their leases, which is loaded."""
-    folder = tmp_path_factory.mktemp("taken_over")
+    folder = tmp_path / "taken_over"
+    folder.mkdir()
     (folder / "components").mkdir()
     (folder / "components" / "taken_over.py").write_text(TAKEN_OVER)
     load_components(folder / "components")

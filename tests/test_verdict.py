@@ -254,7 +254,7 @@ def test_the_report_pools_seeds(tmp_path):
     assert [len(one.rows) for one in closeup.series] == [2, 2]
     [verdict] = reach_verdicts(scored)
     headline = make_headline(cells, [verdict], find_metric("mcc"))
-    assert f"{verdict.pooled.value:.3f} [" in headline.rows[0][1][3].text
+    assert f"{verdict.pooled.value:.3f} [" in headline.rows[0][1][2].text
 
 
 # ------------------------------------------------------------------ nothing left out uncounted

@@ -21,7 +21,7 @@ from prognobench.config import default_cache, schema_of
 from prognobench.errors import ConfigError, StoreError
 from prognobench.files import json_form
 from prognobench.records import Checks, ImageOptions, Train
-from prognobench.registry import DATASETS, GROUPS, LOSSES
+from prognobench.registry import DATASETS, ENGINES, GROUPS, LOSSES
 from prognobench.store import RunFolder
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*", re.ASCII)
@@ -35,6 +35,9 @@ BESIDE = {"dataset": ("pixels",), "model": ("card",)}
 
 MISSING = "???"
 SHORTEST_PREFIX = 4
+
+STORED = tuple(group for group in GROUPS if group != ENGINES.kind)
+"""The groups whose choices a run stores: not where it was computed."""
 
 
 def write_command(meta: Mapping[str, Any]) -> str | None:
@@ -50,7 +53,7 @@ def write_command(meta: Mapping[str, Any]) -> str | None:
     ``None`` if what is stored does not hold every setting, as in an archive that was handed on.
     """
     config = meta.get("config", {})
-    if not {*GROUPS, "train", "image", "paths"} <= set(config):
+    if not {*STORED, "train", "image", "paths"} <= set(config):
         return None
     folders = [part for folder in meta.get("components", ()) for part in ("--components", folder)]
     return shlex.join(["prognobench", "run", *folders, *write_overrides(config)])
@@ -82,7 +85,7 @@ def write_overrides(config: Mapping[str, Any]) -> list[str]:
     """
     loss = config["loss"]
     stored: dict[str, dict[str, Any]] = {}
-    for group in GROUPS:
+    for group in STORED:
         component = config[group]
         stored[group] = {
             "name": component["name"],
@@ -245,7 +248,7 @@ def find_run(run: str, given: Sequence[str] = ()) -> RunFolder:
     Parameters
     ----------
     given
-        Overrides, of which ``paths.results`` says where keys are looked for.
+        Overrides, of which ``paths.results`` says where keys are looked for before ``results``.
 
     Raises
     ------
@@ -254,15 +257,17 @@ def find_run(run: str, given: Sequence[str] = ()) -> RunFolder:
     """
     if (Path(run) / "run.json").is_file():
         return RunFolder(Path(run))
-    results = "results"
-    for override in given:
-        key, _, value = override.partition("=")
-        results = value.strip("'\"") if key == "paths.results" else results
+    chosen = [o.partition("=")[2].strip("'\"") for o in given if o.startswith("paths.results=")]
+    # A run is often repeated into another folder than the one that it lies in.
+    places = dict.fromkeys([*chosen[-1:], "results"])
     usable = len(run) >= SHORTEST_PREFIX and re.fullmatch("[0-9a-f]+", run)
-    found = sorted(Path(results).glob(f"runs/*/*/*/{run}*/run.json")) if usable else []
+    pattern = f"runs/*/*/*/{run}*/run.json"
+    matches = (sorted(Path(results).glob(pattern)) if usable else [] for results in places)
+    found = next(filter(None, matches), [])
     if not found:
         raise StoreError(
-            f"--from {run}: it is neither a run's folder nor the beginning of a key in {results}; "
+            f"--from {run}: it is neither a run's folder nor the beginning of a key in "
+            f"{' or '.join(places)}; "
             "'prognobench report' and RESULTS/runs.csv list the keys"
         )
     if len(found) > 1:
