@@ -285,7 +285,7 @@ def _require_components(run: str, folder: RunFolder) -> None:
     config, folders = folder.meta["config"], folder.meta.get("components", ())
     missing = [
         f"{group} {config[group]['builder']!r}"
-        for group in GROUPS
+        for group in STORED
         if config[group]["builder"] not in GROUPS[group]
     ]
     if missing:
