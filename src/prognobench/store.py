@@ -1,4 +1,4 @@
-"""Run folders on disk: the only writer under ``results/runs``, and their reader.
+"""A run's key, and its folder on disk: the only writer under ``results/runs``, and the reader.
 
 Every file is written under another name and then renamed, a cell's completion mark last. So every
 file that exists is whole, and a cell without its mark counts as not computed. ``run.json`` and the

@@ -1,5 +1,4 @@
-"""Work on several processors and machines: processes that end with this one, leases by which
-processes share work, and the memory that they keep.
+"""Processes that share work: workers, leases on cells, and the memory that processes keep.
 
 By default the C library of Linux gives large blocks back to the system at once, which then makes
 every page anew a moment later. That costs a fifth of a transformer's forward pass, and three

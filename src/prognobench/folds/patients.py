@@ -1,4 +1,4 @@
-"""Patients as splits need them, and how they are dealt out to parts."""
+"""Patients as splits need them, and how they are dealt out to parts, stratified by outcome."""
 
 from __future__ import annotations
 

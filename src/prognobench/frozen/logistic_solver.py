@@ -1,4 +1,4 @@
-"""Penalised logistic regressions of many training parts, solved exactly and together."""
+"""Logistic regressions of many training parts under given penalties, solved exactly at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear heads of cells: grouped, trained together, the best of each chosen, kept on disk."""
+"""Linear probes of cells, fitted together: validation chooses head or penalty; kept on disk."""
 
 from __future__ import annotations
 

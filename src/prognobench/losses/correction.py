@@ -1,4 +1,4 @@
-"""What class weights, samplers and offsets do to probabilities, and whether it can be undone."""
+"""How far weights, samplers and offsets shift the log odds: recorded here, undone in analysis."""
 
 from __future__ import annotations
 

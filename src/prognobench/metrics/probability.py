@@ -1,4 +1,4 @@
-"""Metrics of probabilities as such: how far off, and how well calibrated.
+"""Metrics of probabilities as such, and the shift of log odds that undoes class weights.
 
 Each takes a :class:`~prognobench.metrics.sample.Sample` and returns one value per row of its batch,
 ``(batch,)``. The registration says the range and which value is best.

@@ -1,4 +1,4 @@
-"""From configs to runs that are ready to start: cohorts, folds, weights, keys, folders.
+"""From configs to runs that are ready to start: cohorts, folds, weights, folders.
 
 Everything that can be wrong is found here, for all runs at once, before any of them trains.
 """

@@ -1,4 +1,4 @@
-"""Which cells this process may compute: those that are open, and that no other process computes.
+"""Which cell a process computes next: one that is open, and that no other process computes.
 
 The store is the scheduler. Any number of processes on any machines take the next cell that is
 neither done nor leased. A cell that failed since this work began is not tried again by another.
