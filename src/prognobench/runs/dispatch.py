@@ -87,8 +87,8 @@ class Training(Work):
         train_cells(runs, workspace, devices, turns)
 
     def identify_costs(self, run: Prepared) -> str:
-        # What a step costs does not depend on how many epochs there will be.
-        return repr({**asdict(run.config.train), "epochs": 1})
+        # What a step costs does not depend on how many epochs there will be, nor on the seed.
+        return repr({**asdict(run.config.train), "epochs": 1, "seed": None})
 
     def measure(self, run: Prepared, left: Sequence[Fold]) -> Rates:
         from prognobench.runs.measure import measure_training
@@ -125,8 +125,11 @@ class Fitting(Work):
 
     def identify_costs(self, run: Prepared) -> str:
         config = run.config
-        # Classifiers cost by the size of their parts, so other folds are measured anew.
-        return repr((asdict(config.train), run.fingerprints, config.loss))
+        # Classifiers cost by the size of their parts, whichever patients are in them.
+        sizes = [len(fold.train) for fold in run.folds]
+        shared = (run.fingerprints["cohort"], run.fingerprints["weights"])
+        train = {**asdict(config.train), "seed": None}
+        return repr((train, *shared, min(sizes), max(sizes), config.loss))
 
     def measure(self, run: Prepared, left: Sequence[Fold]) -> Rates:
         from prognobench.runs.measure import measure_frozen
