@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from prognobench.errors import ConfigError
 
@@ -79,8 +79,9 @@ class Part:
 
     @cached_property
     def locations(self) -> tuple[str, ...]:
-        """Names of the settings that are marked as a :class:`Location`."""
-        return self._marked(Location)
+        """Names of the settings that are paths, or marked as a :class:`Location`."""
+        paths = (n for n, a in self.annotations.items() if Path in (a, *get_args(a)))
+        return (*self._marked(Location), *paths)
 
     @cached_property
     def private(self) -> tuple[str, ...]:

@@ -118,11 +118,7 @@ def run_key(config: RunConfig, cohort: str, folds: str, weights: str) -> str:
 def _choice(group: str, component: Component) -> dict[str, Any]:
     """Return what a component computes with; where its content lies does not matter."""
     locations = GROUPS[group][component.builder].locations
-    settings = {
-        name: value
-        for name, value in component.settings.items()
-        if name not in locations and not isinstance(value, Path)
-    }
+    settings = {name: value for name, value in component.settings.items() if name not in locations}
     return {"builder": component.builder, "settings": settings}
 
 

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from prognobench.config import default_cache, schema_of
 from prognobench.errors import ConfigError, StoreError
 from prognobench.files import json_form
 from prognobench.records import Checks, ImageOptions, Train
-from prognobench.registry import DATASETS, ENGINES, GROUPS, LOSSES
+from prognobench.registry import ENGINES, GROUPS, LOSSES
 from prognobench.store import RunFolder
 
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*", re.ASCII)
@@ -60,19 +61,29 @@ def write_command(meta: Mapping[str, Any]) -> str | None:
 
 
 def write_public_command(meta: Mapping[str, Any]) -> str | None:
-    """As :func:`write_command`, but return ``None`` also if the command would name a patient."""
-    dataset = meta.get("config", {}).get("dataset", {})
-    return None if any(_name_patients(dataset)) else write_command(meta)
+    """As :func:`write_command`, but ``None`` also if the command would name a patient or a file."""
+    command, config = write_command(meta), meta.get("config", {})
+    if command is None or meta.get("components"):
+        return None
+    named = [_name_privately(group, config[group]) for group in STORED]
+    places = _differ("paths", _usual_paths(), config["paths"])
+    return None if any(chain(places, *named)) else command
 
 
-def _name_patients(dataset: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield what settings of a stored dataset, and of its parts, name patients with."""
-    settings = dataset.get("settings", dataset)
-    builder = str(dataset.get("builder"))
-    private = DATASETS[builder].private if builder in DATASETS else ()
-    yield from (settings[name] for name in private if settings.get(name))
-    for part in (settings.get("parts") or {}).values():
-        yield from _name_patients(part)
+def _usual_paths() -> dict[str, str]:
+    return {"results": "results", "cache": str(default_cache())}
+
+
+def _name_privately(group: str, component: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield what settings of a stored choice, and of its parts, name patients and files with."""
+    settings, builder = component.get("settings", component), str(component.get("builder"))
+    if builder in GROUPS[group]:
+        part = GROUPS[group][builder]
+        for name in (*part.private, *part.locations):
+            if settings.get(name) and settings[name] != part.settings[name].default:
+                yield settings[name]
+    for inner in (settings.get("parts") or {}).values():
+        yield from _name_privately(group, inner)
 
 
 def write_overrides(config: Mapping[str, Any]) -> list[str]:
@@ -101,9 +112,7 @@ def write_overrides(config: Mapping[str, Any]) -> list[str]:
     overrides += _write_pixels(chosen["dataset"][0], dataset["settings"], config["image"])
     overrides += _differ("checks", json_form(asdict(Checks())), config.get("checks", {}))
     overrides += _differ("", {"device": "auto"}, {"device": config.get("device", "auto")})
-    paths = config["paths"]
-    usual = {"results": "results", "cache": str(default_cache())}
-    overrides += _differ("paths", usual, paths)
+    overrides += _differ("paths", _usual_paths(), config["paths"])
     return [*overrides, f"seed={config['seed']}"]
 
 

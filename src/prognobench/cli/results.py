@@ -271,6 +271,10 @@ def claims(results: Path, file: Path | None, formats: Sequence[str]) -> None:
     _print_made(make_claims(results, file, formats))
 
 
+COMMANDS = "commands.sh"
+"""The complete command of each run, beside the report, which names no file of its user's."""
+
+
 @click.command(short_help="Write one HTML page about all results.")
 @RESULTS
 @click.option(
@@ -309,18 +313,23 @@ def report(results: Path, out: Path | None, appendix: bool, **options: Any) -> N
       prognobench report --appendix
     """
     from prognobench.analysis.report.page import write_report
-    from prognobench.cli.repeating import write_public_command
+    from prognobench.analysis.report.sections import list_commands
+    from prognobench.analysis.scores import read_scores
+    from prognobench.analysis.shown import show_runs
+    from prognobench.cli.repeating import write_command, write_public_command
+    from prognobench.files import write_text
 
     with console.progress_bars() as progress:
         file = write_report(
             results, out, write_command=write_public_command, progress=progress, **options
         )
     console.say(f"written: {file}")
+    shown = show_runs(read_scores(results), everything=options["everything"])
+    commands = "\n".join(list_commands(shown, write_command))
+    write_text(results / COMMANDS, f"{commands}\n")
+    console.say(f"written: {results / COMMANDS} (names your files; not for handing on)")
     if appendix:
         from prognobench.analysis.report.appendix import write_appendix
-        from prognobench.analysis.scores import read_scores
-        from prognobench.analysis.shown import show_runs
 
-        shown = show_runs(read_scores(results), everything=options["everything"])
         for file in write_appendix(results, shown, options["metric"]):
             console.say(f"written: {file}")

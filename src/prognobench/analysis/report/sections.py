@@ -260,10 +260,13 @@ def _amount(value: float) -> Entry:
 
 
 def list_commands(scored: Scored, write: WriteCommand | None) -> list[str]:
-    """Return the command of each run, which ``write`` makes from the content of ``run.json``."""
+    """Return the command of each run, which ``write`` makes from the content of ``run.json``.
+
+    A run of which ``write`` makes none is named by its key.
+    """
     folders = [scored.folders[row] for row in real_runs(scored).index]
     commands = [
-        (write(folder.meta) if write else None) or shlex.join([*REPEAT, str(folder.path)])
+        (write(folder.meta) if write else None) or shlex.join([*REPEAT, folder.path.name])
         for folder in folders
     ]
     return list(dict.fromkeys(commands))
