@@ -134,10 +134,10 @@ def test_figures_as_files(tmp_path):
     assert kinds == {".svg", ".png", ".pdf", ".csv"}
 
 
-def test_without_a_writer_of_commands_runs_are_repeated_by_their_folders(tmp_path):
+def test_without_a_writer_of_commands_runs_are_repeated_by_their_keys(tmp_path):
     folder = make_run(tmp_path, strategy="lora", k=4, draws=2)
     text = write_report(tmp_path).read_text()
-    assert f"prognobench run --from {folder.path}" in text
+    assert f"prognobench run --from {folder.path.name}" in text
 
 
 def test_nothing_to_report_and_unknown_metrics(results, tmp_path):
