@@ -149,6 +149,21 @@ def test_a_worker_with_another_version_is_refused(sweep_folder: Path) -> None:
         join_sweep(sweep_folder)
 
 
+def test_status_says_which_workers_were_refused(tmp_path: Path) -> None:
+    from prognobench.store import RunFolder
+
+    results = tmp_path / "results"
+    run = RunFolder(results / "runs" / "mortality" / "vit" / "lora" / "0123456789ab")
+    sweep = begin_sweep(results, Command(()), "slurm", [(run, ["r0-f0"])])
+    sweep.tell("refused", "worker on node7 has torch 1.0")
+    assert read_status(results).refusals == ("worker on node7 has torch 1.0",)
+    shown = CliRunner().invoke(cli, ["status", str(results)])
+    assert "error: worker on node7 has torch 1.0" in shown.stderr
+    (run.path / "cells" / "r0-f0").mkdir(parents=True)
+    (run.path / "cells" / "r0-f0" / "failure.json").write_text("{}")
+    assert read_status(results).refusals == ()
+
+
 def test_a_worker_that_does_not_see_the_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"does not see .*file system that all workers share"):
         join_sweep(tmp_path / "elsewhere")

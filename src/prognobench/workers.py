@@ -220,6 +220,10 @@ class Holder:
     ----------
     host, pid
         Of the process.
+    machine
+        The same for processes that can see each other by their ids: :func:`_machine`.
+    started
+        When the process started, as its system says it: ids of processes are used again.
     since
         When it took the lease, in seconds since 1970 by its own clock.
     session, attempt

@@ -251,6 +251,8 @@ def _print_status(now: Status, runs: bool) -> None:
         console.say(f"running: {cell} by process {holder.pid} on {holder.host} since {since:%H:%M}")
     if len(now.running) > SHOWN:
         console.say(f"running: {len(now.running) - SHOWN:,} more")
+    for refusal in now.refusals[:SHOWN]:
+        console.complain(refusal)
     for failure in now.failures[:SHOWN]:
         console.complain(f"{failure.where}: {failure.message}")
     if len(now.failures) > SHOWN:

@@ -50,12 +50,15 @@ class Status:
         The latest first.
     finished
         When cells were finished, in seconds since 1970, in order.
+    refusals
+        What workers said that cannot work for a sweep whose cells are not all done.
     """
 
     table: pd.DataFrame
     running: dict[str, Holder]
     failures: Sequence[Failure]
     finished: Sequence[float]
+    refusals: Sequence[str] = ()
 
     def count(self, state: str) -> int:
         return int(self.table[state].sum()) if len(self.table) else 0
@@ -106,13 +109,20 @@ def read_status(results: Path) -> Status:
             counts[state] += 1
         remark = f"not applicable: {not_applicable}" if not_applicable else ""
         rows.append(_row(folder, counts, remark))
-    for folder, cells in _not_begun(results):
-        if folder.path.absolute() not in known:
-            known.add(folder.path.absolute())
-            rows.append(_row(folder, Counter(left=len(cells)), "not begun"))
+    refusals = dict[str, None]()
+    for sweep in _list_sweeps(results):
+        promised = [(RunFolder(results / name), c) for name, c in sweep.content["runs"].items()]
+        for folder, cells in promised:
+            if folder.path.absolute() not in known:
+                known.add(folder.path.absolute())
+                rows.append(_row(folder, Counter(left=len(cells)), "not begun"))
+        if any(_look(folder, cell)[0] == "left" for folder, cells in promised for cell in cells):
+            told = sweep.workers().values()
+            refusals |= {each["message"]: None for each in told if each["state"] == "refused"}
     columns = ["dataset", "model", "strategy", "run", *STATES, "remark"]
     failures.sort(key=lambda failure: -failure.when)
-    return Status(pd.DataFrame(rows, columns=columns), running, failures, sorted(finished))
+    table = pd.DataFrame(rows, columns=columns)
+    return Status(table, running, failures, sorted(finished), tuple(refusals))
 
 
 def _look(folder: RunFolder, cell: str) -> tuple[str, float]:
@@ -136,12 +146,13 @@ def _reason(folder: RunFolder, cell: str) -> str:
     return "its record cannot be read"
 
 
-def _not_begun(results: Path) -> Iterator[tuple[RunFolder, Sequence[str]]]:
-    """Yield the runs that sweeps promise, with their cells."""
+def _list_sweeps(results: Path) -> Iterator[Sweep]:
+    """Yield the sweeps whose file can be read, the oldest first."""
     for file in sorted(results.glob(f"{SWEEPS}/*/sweep.json")):
-        with suppress(StoreError, KeyError):
-            for name, cells in Sweep(file.parent).content["runs"].items():
-                yield RunFolder(results / name), cells
+        with suppress(StoreError):
+            sweep = Sweep(file.parent)
+            if "runs" in sweep.content:
+                yield sweep
 
 
 def _name(folder: RunFolder) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,11 @@ class Command:
 
     def for_worker(self, sweep: Path) -> list[str]:
         """Return the arguments of a worker: the same cells, in its own process."""
-        others = [o for o in self.overrides if o.partition("=")[0].partition(".")[0] != "engine"]
+        others = [
+            o
+            for o in self.overrides
+            if o.lstrip("+~").partition("=")[0].partition(".")[0] != "engine"
+        ]
         options = [
             *(["-m"] if self.multirun else []),
             *([f"--config-dir={self.config_dir.absolute()}"] if self.config_dir else []),
@@ -82,10 +87,9 @@ class Sweep:
 
     def order(self, runs: Sequence[Prepared]) -> list[Prepared]:
         """Return runs in the order that the sweep gives, others last."""
-        first = self.content["folder_of_results"]
-        places = {str(Path(first) / name): at for at, name in enumerate(self.content["runs"])}
-        last = len(places)
-        return sorted(runs, key=lambda run: places.get(str(run.folder.path.absolute()), last))
+        results = self.path.absolute().parents[1]
+        places = {results / name: at for at, name in enumerate(self.content["runs"])}
+        return sorted(runs, key=lambda run: places.get(run.folder.path.absolute(), len(places)))
 
     def tell(self, state: str, message: str = "") -> None:
         """Say, as a worker, what this process does for the sweep.
@@ -113,6 +117,10 @@ class Sweep:
         files = sorted(self.path.glob("workers/*.json"))
         return {file.stem: read_json(file) for file in files}
 
+    def abandon(self) -> None:
+        """Delete the sweep's folder, before any worker has begun."""
+        shutil.rmtree(self.path)
+
 
 def begin_sweep(
     results: Path,
@@ -133,7 +141,6 @@ def begin_sweep(
         "engine": engine,
         "started": now.isoformat(timespec="seconds"),
         "folder": str(command.folder.absolute()),
-        "folder_of_results": str(results.absolute()),
         "versions": _versions(),
         "command": command.for_worker(sweep.path),
         "runs": {
@@ -159,6 +166,20 @@ def join_sweep(folder: Path) -> Sweep:
         If the folder cannot be seen from here, or this machine has other versions.
     """
     sweep = Sweep(folder)
+    check_place(sweep)
+    sweep.tell("working")
+    return sweep
+
+
+def check_place(sweep: Sweep) -> None:
+    """Check that this process can work for a sweep, where it runs.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`join_sweep`.
+    """
+    folder = sweep.path
     if not sweep.file.exists():
         raise ConfigError(
             f"worker on {platform.node()}: it does not see {folder}. Choose results on a file "
@@ -174,8 +195,6 @@ def join_sweep(folder: Path) -> Sweep:
         )
         sweep.tell("refused", message)
         raise ConfigError(message)
-    sweep.tell("working")
-    return sweep
 
 
 def _versions() -> dict[str, str]:

@@ -91,13 +91,14 @@ class Turns:
         if lease is None:
             yield None
             return
+        left: list[Fold] = []
         try:
             # Looked at again, now that nobody else can end them.
             left = open_folds()
-            if left and lease.holder.attempt > MOST_ATTEMPTS:
-                for fold in left:
-                    run.folder.write_failure(fold.name, WorkerDiedError(MOST_ATTEMPTS))
-            yield lease if left and lease.holder.attempt <= MOST_ATTEMPTS else None
+            too_many = lease.holder.attempt > MOST_ATTEMPTS
+            for fold in left if too_many else ():
+                run.folder.write_failure(fold.name, WorkerDiedError(MOST_ATTEMPTS))
+            yield lease if left and not too_many else None
         finally:
             still = open_folds()
             if still:
@@ -125,7 +126,8 @@ def wait_for_others(
     Parameters
     ----------
     wait
-        Return as soon as nothing is free instead.
+        Wait for the cells that others compute; otherwise return when they have all that is left.
+        What nobody has is waited for in any case: its images are just being embedded elsewhere.
 
     Returns
     -------
@@ -141,7 +143,7 @@ def wait_for_others(
             return 0
         if left < before:  # what was free took a while, and more may be free by now
             continue
-        if not wait:
+        if not wait and _are_computed(runs, turns):
             return left
         if not told:
             told = True
@@ -160,6 +162,12 @@ def find_computing(folder: RunFolder, cell: str) -> Holder | None:
 
 def _count(runs: Sequence[Prepared], turns: Turns) -> int:
     return sum(len(turns.list_open(run)) for run in runs)
+
+
+def _are_computed(runs: Sequence[Prepared], turns: Turns) -> bool:
+    """Whether a process computes each of the open cells."""
+    open_cells = ((run.folder, fold.name) for run in runs for fold in turns.list_open(run))
+    return all(find_computing(*cell) is not None for cell in open_cells)
 
 
 def _describe(runs: Sequence[Prepared], turns: Turns) -> str:

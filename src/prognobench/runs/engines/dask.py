@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ from prognobench.errors import ConfigError, MissingExtraError
 from prognobench.registry import ENGINES
 from prognobench.runs.engines.local import last_lines
 from prognobench.runs.engines.order import Ended, Order, Watch, prepare_sweep
-from prognobench.runs.sweeps import Sweep, join_sweep, worker_arguments
+from prognobench.runs.sweeps import Sweep, check_place, worker_arguments
 from prognobench.workers import PARENT
 
 PATIENCE = 10
@@ -49,36 +49,34 @@ def dask(
     ready, sweep = prepare_sweep(order, "dask")
     if sweep is None:
         return Ended(ready.outcomes())
+    cluster: Any = None
     if address == "local":
-        count = None if workers == "auto" else workers
         cluster = distributed.LocalCluster(
-            n_workers=count,
+            n_workers=None if workers == "auto" else workers,
             threads_per_worker=1,
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
         )
-        target: Any = cluster
-    else:
-        cluster, target = None, address
-    try:
-        with distributed.Client(target, timeout=PATIENCE, set_as_default=False) as client:
-            _require_sight(client, sweep)
-            Watch(
-                ready,
-                sweep,
-                lambda: [*client.scheduler_info(n_workers=-1)["workers"]],
-                lambda place: DaskWorker(_submit(client, sweep, place)),
-                order.progress,
-            ).keep()
-    except OSError as error:
-        shutil.rmtree(sweep.path)  # no worker has seen it
-        raise ConfigError(
-            f"engine.address={address}: no Dask scheduler answers there ({error}); start one with "
-            "'dask scheduler', or use engine.address=local"
-        ) from error
-    finally:
+    with ExitStack() as opened:
         if cluster is not None:
-            cluster.close()
+            opened.callback(cluster.close)
+        try:
+            client = distributed.Client(cluster or address, timeout=PATIENCE, set_as_default=False)
+        except OSError as error:
+            sweep.abandon()
+            raise ConfigError(
+                f"engine.address={address}: no Dask scheduler answers there ({error}); start one "
+                "with 'dask scheduler', or use engine.address=local"
+            ) from error
+        opened.callback(client.close)
+        _require_sight(client, sweep)
+        Watch(
+            ready,
+            sweep,
+            lambda: [*client.scheduler_info(n_workers=-1)["workers"]],
+            lambda place: DaskWorker(_submit(client, sweep, place)),
+            order.progress,
+        ).keep()
     return Ended(ready.outcomes())
 
 
@@ -129,9 +127,11 @@ def work(folder: str) -> tuple[int, str]:
 
 
 def see(folder: str) -> str:
-    """Return why a worker cannot work for a sweep, or nothing; it writes into its folder."""
+    """Return why a worker cannot work for a sweep, or nothing; it writes in its folder."""
     try:
-        join_sweep(Path(folder))
+        sweep = Sweep(Path(folder))
+        check_place(sweep)
+        sweep.tell("ready")
     except ConfigError as error:
         return str(error)
     return ""
@@ -147,4 +147,5 @@ def _require_sight(client: Any, sweep: Sweep) -> None:
     """
     refusals: Sequence[str] = [r for r in client.run(see, str(sweep.path)).values() if r]
     if refusals:
+        sweep.abandon()
         raise ConfigError(dict.fromkeys(refusals))

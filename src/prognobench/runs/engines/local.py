@@ -79,10 +79,6 @@ def local(
     """
     cards = list_cards(order.configs)
     per_card = _count_per_card(cards) if workers_per_gpu == "auto" else workers_per_gpu
-    ready, sweep = prepare_sweep(order, "local")
-    if sweep is None:
-        return Ended(ready.outcomes())
-    cells = sum(map(len, ready.left.values()))
     most = len(cards) * per_card
     asked = (most or _count_for_processors()) if workers == "auto" else workers
     if cards and asked > most:
@@ -91,7 +87,10 @@ def local(
             f"engine.workers_per_gpu={per_card}; set engine.workers_per_gpu="
             f"{-(-asked // len(cards))}, or fewer workers"
         )
-    count = max(1, min(asked, cells))
+    ready, sweep = prepare_sweep(order, "local")
+    if sweep is None:
+        return Ended(ready.outcomes())
+    count = max(1, min(asked, sum(map(len, ready.left.values()))))
     environments = {str(number): _environment(number, count, cards) for number in range(count)}
     Watch(
         ready,
@@ -127,6 +126,8 @@ def _count_per_card(cards: Sequence[str]) -> int:
 def _count_for_processors() -> int:
     from joblib import cpu_count
 
+    if not hasattr(os, "sysconf"):  # Windows does not say so how much memory there is
+        return 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(int(cpu_count()), int(memory / MEMORY)))
 

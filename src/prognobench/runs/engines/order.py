@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from prognobench.errors import ConfigError, NotApplicableError, StoreError
+from prognobench.errors import ConfigError, StoreError
 from prognobench.records import Progress, RunConfig
 from prognobench.runs.baselines import add_baselines
 from prognobench.runs.execute import Outcome, check_strategies, report_outcome
@@ -155,12 +155,15 @@ def order_runs(runs: Sequence[Prepared], ready: Ready) -> list[Prepared]:
 
 
 def _estimate(run: Prepared, ready: Ready) -> float:
-    """Return about how many operations a cell takes; 0 where little is computed or known."""
+    """Return about how many operations a cell takes; 0 where little is computed or known.
+
+    The order is a matter of speed alone: what cannot be counted comes last, and its cells say why.
+    """
     from prognobench.runs.trained_cells import count_operations
 
     if run.kind is not TRAINED:
         return 0.0
-    with suppress(NotApplicableError):
+    with suppress(Exception):
         per_image = count_operations(run, ready.workspace)
         images = max(len(fold.train) for fold in run.folds)
         return float(per_image) * images * run.config.train.epochs

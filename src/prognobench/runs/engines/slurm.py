@@ -124,7 +124,7 @@ def slurm(
         with executor.batch():
             jobs = [executor.submit(SlurmWorker(sweep.path)) for _ in range(workers)]
     except submitit.core.utils.FailedJobError as error:
-        shutil.rmtree(sweep.path)
+        sweep.abandon()
         raise ConfigError(f"SLURM refuses the workers: {_reason(error)}") from error
     number = jobs[0].job_id.partition("_")[0]
     results = order.configs[0].paths.results
