@@ -265,6 +265,8 @@ def list_commands(scored: Scored, write: WriteCommand | None) -> list[str]:
     A run of which ``write`` makes none is named by its key.
     """
     folders = [scored.folders[row] for row in real_runs(scored).index]
+    # What files alone tell is computed beside any run of the cohort, and has no command of its own.
+    folders = [folder for folder in folders if folder.meta.get("reads") != ["files"]]
     commands = [
         (write(folder.meta) if write else None) or shlex.join([*REPEAT, folder.path.name])
         for folder in folders
