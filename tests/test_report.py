@@ -136,8 +136,11 @@ def test_figures_as_files(tmp_path):
 
 def test_without_a_writer_of_commands_runs_are_repeated_by_their_keys(tmp_path):
     folder = make_run(tmp_path, strategy="lora", k=4, draws=2)
+    # What files tell is computed beside any run, so it has no command.
+    make_run(tmp_path, model="shortcut", strategy="shortcut", meta={"reads": ["files"]})
     text = write_report(tmp_path).read_text()
     assert f"prognobench run --from {folder.path.name}" in text
+    assert text.count("prognobench run --from") == 1
 
 
 def test_nothing_to_report_and_unknown_metrics(results, tmp_path):
