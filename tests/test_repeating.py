@@ -114,7 +114,7 @@ def test_settings_are_composed_again(given):
     "more",
     [
         ["dataset=table", "dataset.table=t", "dataset.images=i", "dataset.label=y"],
-        ["dataset=cxr_icu", "dataset.root=films", "dataset.exclude=[MRN4711]"],
+        ["dataset=cxr_icu", "dataset.root=r", "dataset.exclude=[MRN4711]"],
         ["+dataset@dataset.parts.a=cxr_icu", "dataset.parts.a.root=r", "dataset=union"],
         ["model.weights=mine.safetensors"],
         ["paths.results=smith"],
