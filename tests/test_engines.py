@@ -95,6 +95,21 @@ def test_local_workers_share_cells_and_a_killed_one_costs_nothing(own: Path) -> 
     assert (now.count("done"), now.count("left"), now.running) == (24, 0, {})
 
 
+def test_a_terminated_worker_gives_its_cells_back(own: Path) -> None:
+    path = begin_sweep(own / "results", Command(()), "local", []).path
+    slow = command(own, "strategy=logged", "strategy.pause=60", f"--worker={path}")
+    worker = subprocess.Popen(slow, stderr=subprocess.PIPE, text=True)
+    while not lines(own / "log"):
+        assert worker.poll() is None
+        time.sleep(0.01)
+    worker.terminate()
+    said = worker.communicate()[1]
+    assert worker.returncode == 128 + signal.SIGTERM
+    assert said.startswith("terminated: ")
+    (lease,) = (own / "results").glob("runs/*/*/*/*/.lease-1")
+    assert read_json(lease)["released"] is True
+
+
 def test_a_cell_that_kills_its_workers_fails_and_costs_no_other(own: Path) -> None:
     sweep = command(own, "strategy=logged,deadly", "engine=local", "engine.workers=1")
     ended = subprocess.run(sweep, capture_output=True, text=True, check=False)

@@ -178,6 +178,11 @@ def end_with_parent(parent: int, by_thread: bool) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if (libc := _linux_libc()) and not by_thread:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    watch_parent(parent)
+
+
+def watch_parent(parent: int) -> None:
+    """Let this process end when its parent does; signals are answered as ever."""
     if os.name == "posix":  # elsewhere the parent's id stays the same when it ends
         threading.Thread(target=_watch, args=(parent,), daemon=True, name="parent").start()
 

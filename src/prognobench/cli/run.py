@@ -89,10 +89,10 @@ def run(
 def _begin_work(folder: Path) -> Sweep:
     """Join a sweep as a worker, which ends with the engine that started it."""
     from prognobench.runs.sweeps import join_sweep
-    from prognobench.workers import PARENT, end_with_parent
+    from prognobench.workers import PARENT, watch_parent
 
     if parent := os.environ.get(PARENT):
-        end_with_parent(int(parent), by_thread=True)
+        watch_parent(int(parent))
     return join_sweep(folder)
 
 

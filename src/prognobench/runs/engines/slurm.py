@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 import warnings
@@ -30,6 +31,9 @@ MOST_TIMEOUTS = 1000
 POLL = 2.0
 """Seconds between two looks at the tasks of the array."""
 
+KILLED_WITHIN = 300
+"""Seconds that SLURM may take from its first signal to its last."""
+
 WARNING = 60
 """Seconds before the time limit at which a worker is told to make room for its next try."""
 
@@ -50,6 +54,10 @@ class SlurmWorker:
             stdin=subprocess.DEVNULL,
             check=False,
         )
+        if done.returncode == 128 + signal.SIGTERM:
+            # The cluster pre-empts or cancels, and kills this process too. An end that is told now
+            # would be taken for the end of a task that may be requeued.
+            time.sleep(KILLED_WITHIN)
         if done.returncode:
             raise RuntimeError(f"the worker ended with exit code {done.returncode}")
         return 0
