@@ -15,8 +15,8 @@ from prognobench.store import SAVED, RunFolder, iter_runs
 RUN_FILES = ("cohort.csv", "exclusions.csv", "folds.csv", "environment.json", "run.json")
 """What a run has beside its cells; the last one says that the others are whole."""
 
-VARYING = ("files", "not_applicable")
-"""What ``run.json`` says that may differ between machines."""
+IDENTITY = ("key", "classes", "cells", "fingerprints")
+"""What ``run.json`` must say alike everywhere; paths and remarks depend on the machine."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,7 @@ def _find_conflicts(name: str, folders: Sequence[RunFolder]) -> Iterator[str]:
             yield damage
     first, *others = folders
     for other in others:
-        told, said = (
-            {key: value for key, value in folder.meta.items() if key not in VARYING}
-            for folder in (first, other)
-        )
-        differing = sorted(
-            key for key in {*told, *said} if told.get(key) != said.get(key) and key != "config"
-        )
+        differing = [key for key in IDENTITY if first.meta.get(key) != other.meta.get(key)]
         if differing:
             yield f"{name}: {first.path} and {other.path} differ in {', '.join(differing)}"
     for cell in first.cells:
