@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -169,37 +170,50 @@ class _Judge:
 
     def reach(self) -> Verdict:
         """Return the verdict, not yet named."""
-        import pandas as pd
-
-        _, own, references = self.context
-        known = own[own["mean"].notna()]
-        if known.empty:
+        _, own, _ = self.context
+        if self.known.empty:
             return Verdict("", (f"no verdict, because no choice has a score{_reason(own)}.",))
-        best = sort_best_first(known, self.metric).iloc[0]
-        runs = find_runs_of(self.scored.runs, best)
-        measure = Measure(self.metric, str(best["threshold"]))
+        runs = find_runs_of(self.scored.runs, self.best)
+        measure = Measure(self.metric, str(self.best["threshold"]))
         asked = self.scored.runs.loc[runs]
         panels = list(load_panels(asked, self.scored, self.level, (measure.rule,)).values())
-        beside = pd.concat([known, references[references["mean"].notna()]])
-        folds, share = average_draws(pick_scores(self.scored.scores, beside))
         pooled = self._pool(runs[0], panels, measure)
         says = (
-            self._say_score(best, pooled, panels[0]),
-            *self._say_others(best, known),
-            *self._say_optimism(best),
-            *self._say_baselines(best, known, references, folds, share),
-            *_say_missing(own, known),
+            self._say_score(pooled, panels[0]),
+            *self._say_others(),
+            *self._say_optimism(),
+            *self._say_baselines(),
+            *_say_missing(own, self.known),
         )
         limits = (
             *self._say_sizes(runs, panels[0]),
-            self._say_difference(best, known, references, folds, share),
+            self._say_difference(),
             *self._warn(panels[0]),
         )
         return Verdict("", says, limits, pooled)
 
+    @cached_property
+    def known(self) -> pd.DataFrame:
+        """The choices that have a score."""
+        _, own, _ = self.context
+        return own[own["mean"].notna()]
+
+    @cached_property
+    def best(self) -> pd.Series[Any]:
+        return sort_best_first(self.known, self.metric).iloc[0]
+
+    @cached_property
+    def folds(self) -> tuple[pd.DataFrame, float]:
+        """The scores of choices and references by fold, and the share that their test assumes."""
+        import pandas as pd
+
+        _, _, references = self.context
+        beside = pd.concat([self.known, references[references["mean"].notna()]])
+        return average_draws(pick_scores(self.scored.scores, beside))
+
     # -------------------------------------------------------------- what is shown
 
-    def _say_score(self, best: pd.Series[Any], pooled: Pooled, first: Panel) -> str:
+    def _say_score(self, pooled: Pooled, first: Panel) -> str:
         value = f"{self.metric.title} {pooled.value:.2f}"
         ends = (
             "no interval, because resamples have no value"
@@ -209,8 +223,8 @@ class _Judge:
         who = f"{len(first.strata):,} patients"
         if first.is_binary:
             who += f", {int((first.strata == 1).sum()):,} of them with the outcome"
-        kind = f" ({SYNTHETIC})" if best["synthetic"] else ""
-        return f"{_name(best)} scores {value} ({ends}) on {who}{kind}."
+        kind = f" ({SYNTHETIC})" if self.best["synthetic"] else ""
+        return f"{_name(self.best)} scores {value} ({ends}) on {who}{kind}."
 
     def _pool(self, run: int, panels: Sequence[Panel], measure: Measure) -> Pooled:
         """Resample as the tables of intervals do, so that a single run has the same interval."""
@@ -221,9 +235,8 @@ class _Judge:
         positives = float((strata == 1).sum()) if panels[0].is_binary else math.nan
         return Pooled(*ends, len(strata), positives)
 
-    @staticmethod
-    def _say_others(best: pd.Series[Any], known: pd.DataFrame) -> Iterator[str]:
-        others = known.drop(index=best.name)
+    def _say_others(self) -> Iterator[str]:
+        others = self.known.drop(index=self.best.name)
         if others.empty:
             yield "It is the only choice, so it is compared with no other."
             return
@@ -243,8 +256,8 @@ class _Judge:
         if untested := int(others["p_best"].isna().sum()):
             yield f"{untested} of {total} cannot be tested: that needs two folds in common."
 
-    def _say_optimism(self, best: pd.Series[Any]) -> Iterator[str]:
-        choices, optimism = int(best["choices"]), float(best["optimism"])
+    def _say_optimism(self) -> Iterator[str]:
+        choices, optimism = int(self.best["choices"]), float(self.best["optimism"])
         if choices < 2:
             return
         if math.isnan(optimism):
@@ -253,20 +266,14 @@ class _Judge:
         much = "less than 0.01" if optimism < 0.005 else f"about {optimism:.2f}"
         yield f"It is the best of {choices} choices, which over-estimates it by {much}."
 
-    def _say_baselines(
-        self,
-        best: pd.Series[Any],
-        known: pd.DataFrame,
-        references: pd.DataFrame,
-        folds: pd.DataFrame,
-        share: float,
-    ) -> Iterator[str]:
+    def _say_baselines(self) -> Iterator[str]:
         """Say whether the best is better than each kind of baseline, or else than chance."""
+        folds, share = self.folds
         off = folds.apply(self.metric.distance)
-        choices = [_key(row) for _, row in known.iterrows()]
-        place = choices.index(_key(best))
+        choices = [_key(row) for _, row in self.known.iterrows()]
+        place = choices.index(_key(self.best))
         said: dict[bool, list[str]] = {True: [], False: []}
-        for what, reference in self._list_baselines(references).items():
+        for what, reference in self.baselines.items():
             if _key(reference) not in off.columns:
                 continue
             own, other = off[choices].to_numpy(), off[[_key(reference)]].to_numpy()
@@ -277,8 +284,10 @@ class _Judge:
         if said[False]:
             yield f"It is not shown to be better than {' or '.join(said[False])}."
 
-    def _list_baselines(self, references: pd.DataFrame) -> dict[str, pd.Series[Any]]:
-        """Return the best baseline of each kind, or chance where there are none."""
+    @cached_property
+    def baselines(self) -> dict[str, pd.Series[Any]]:
+        """The best baseline of each kind, or chance where there are none."""
+        _, _, references = self.context
         real = references[references["baseline"] & references["mean"].notna()]
         found: dict[str, pd.Series[Any]] = {}
         for _, row in sort_best_first(real, self.metric).iterrows():
@@ -319,23 +328,17 @@ class _Judge:
             "models of images need more."
         )
 
-    def _say_difference(
-        self,
-        best: pd.Series[Any],
-        known: pd.DataFrame,
-        references: pd.DataFrame,
-        folds: pd.DataFrame,
-        share: float,
-    ) -> str:
-        others = [_key(row) for _, row in known.iterrows() if _key(row) != _key(best)]
+    def _say_difference(self) -> str:
+        (folds, share), best = self.folds, _key(self.best)
+        others = [_key(row) for _, row in self.known.iterrows() if _key(row) != best]
         between = "two choices"
         if not others:
-            baselines = self._list_baselines(references)
+            baselines = self.baselines
             others = [_key(row) for row in baselines.values() if _key(row) in folds.columns]
             between = f"it and {next(iter(baselines), '')}"
         errors, units = [], 0
         for name in others:
-            difference = (folds[_key(best)] - folds[name]).to_numpy(float)
+            difference = (folds[best] - folds[name]).to_numpy(float)
             known_folds = int((~np.isnan(difference)).sum())
             if known_folds > 1:
                 errors.append(corrected_error(difference, share))
