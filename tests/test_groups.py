@@ -7,8 +7,13 @@ import pytest
 from made_runs import make_run
 from test_appendix import closeup
 
-from prognobench.analysis.report.closeups import draw_closeup, find_groups
-from prognobench.analysis.report.groups import compare_groups, pool_by_centre, sum_groups
+from prognobench.analysis.report.closeup_figures import draw_closeup
+from prognobench.analysis.report.groups import (
+    compare_groups,
+    find_groups,
+    pool_by_centre,
+    sum_groups,
+)
 from prognobench.analysis.statistics.random_effects import find_variance, pool_centres
 
 
@@ -74,7 +79,7 @@ def test_centres_are_pooled_where_they_are_left_out(one, tmp_path):
 
 
 def test_intervals_are_held_against_chance_and_baselines(one):
-    figures = {figure.name.split("-")[0]: figure for figure in draw_closeup(one)}
+    figures = {figure.name.split("-")[0]: figure for figure in draw_closeup(one, find_groups(one))}
     data = figures["interval"].data
     lines = data[data["kind"] == "reference"].set_index("label")["value"]
     assert lines["chance"] == pytest.approx(0, abs=0.05)

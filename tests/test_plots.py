@@ -12,16 +12,19 @@ from made_runs import make_run
 from PIL import Image
 from sklearn import metrics as reference
 
-from prognobench.analysis.report.closeups import choose_closeups, draw_closeup
+from prognobench.analysis.report.closeup_figures import draw_closeup
+from prognobench.analysis.report.closeups import choose_closeups
 from prognobench.analysis.report.figures import (
-    differences,
+    draw_differences,
     few_shot,
     heat_maps,
     save_figures,
     trade_offs,
 )
+from prognobench.analysis.report.groups import find_groups
 from prognobench.analysis.scores import read_scores
 from prognobench.analysis.statistics.aggregate import Selection, aggregate
+from prognobench.analysis.statistics.best import compare_each
 from prognobench.analysis.statistics.costs import pareto
 from prognobench.analysis.tables import make_slug
 from prognobench.metrics.metric import find_metric
@@ -52,9 +55,9 @@ def drawn(results):
     mcc = find_metric("mcc")
     cells = aggregate(scored, Selection(("mcc",)))
     made = [*heat_maps(cells, mcc), *few_shot(cells, mcc), *trade_offs(cells, scored, mcc)]
-    made += differences(cells, scored, mcc)
+    made += [draw_differences(*each, mcc) for each in compare_each(cells, scored, mcc)]
     for closeup in choose_closeups(cells, scored, mcc)[0]:
-        made += draw_closeup(closeup)
+        made += draw_closeup(closeup, find_groups(closeup))
     return {figure.name: figure for figure in made}
 
 

@@ -116,6 +116,14 @@ def make_count(value: float, remark: str = "") -> Entry:
     return Entry("" if math.isnan(value) else f"{value:.0f}{remark}", value=float(value))
 
 
+def make_interval(value: float, low: float, high: float) -> Entry:
+    """Return the entry of a score with the ends of its interval, where it has them."""
+    if math.isnan(value):
+        return Entry("not defined")
+    ends = "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
+    return Entry(f"{value:.3f}{ends}", value=float(value))
+
+
 def make_difference(value: float, low: float, high: float) -> Entry:
     """Return the entry of a difference with the ends of its interval, where it has them."""
     if math.isnan(value):
@@ -300,15 +308,11 @@ def terminal(table: Table, width: int | None = None) -> RichTable:
         Of the terminal, in characters. Where the words of a row do not fit beside each other, every
         value gets a line of its own, below the names of its row.
     """
-    from rich.table import Table as RichTable
     from rich.text import Text
 
     if width is not None and _least_width(table) > width:
         return _cards(table)
-    drawn = RichTable(title_justify="left", box=None, header_style="bold")
-    drawn.title = Text(printable(table.title))
-    drawn.caption = Text(printable("\n".join(table.notes)))
-    drawn.caption_justify = "left"
+    drawn = _draw_title(table)
     # Nothing is cut off, however narrow the terminal: short names stay whole, the rest is folded.
     for place, name in enumerate(table.heads):
         longest = max((len(names[place]) for names, _ in table.rows), default=0)
@@ -335,14 +339,24 @@ def _least_width(table: Table) -> int:
     return sum(words) + 2 * len(words)
 
 
-def _cards(table: Table) -> RichTable:
+def _draw_title(table: Table) -> RichTable:
+    """Return a table for ``rich`` that has its title and notes, and no column yet."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    drawn = RichTable(title_justify="left", box=None, show_header=False)
+    drawn = RichTable(title_justify="left", box=None, header_style="bold")
     drawn.title = Text(printable(table.title))
     drawn.caption = Text(printable("\n".join(table.notes)))
     drawn.caption_justify = "left"
+    return drawn
+
+
+def _cards(table: Table) -> RichTable:
+    """Return a table for ``rich`` with a line for each row's names and for each of its values."""
+    from rich.text import Text
+
+    drawn = _draw_title(table)
+    drawn.show_header = False
     drawn.add_column(overflow="fold")
     drawn.add_column(justify="right", overflow="fold")
     for style, part in (("", table.competing), ("dim", table.below)):

@@ -320,11 +320,11 @@ def report(results: Path, out: Path | None, appendix: bool, **options: Any) -> N
     from prognobench.files import write_text
 
     with console.progress_bars() as progress:
-        file = write_report(
-            results, out, write_command=write_public_command, progress=progress, **options
-        )
+        scored = read_scores(results)
+        options |= {"write_command": write_public_command, "progress": progress}
+        file = write_report(results, out, scored=scored, **options)
     console.say(f"written: {file}")
-    shown = show_runs(read_scores(results), everything=options["everything"])
+    shown = show_runs(scored, everything=options["everything"])
     commands = "\n".join(list_commands(shown, write_command))
     write_text(results / COMMANDS, f"{commands}\n")
     console.say(f"written: {results / COMMANDS} (names your files; not for handing on)")

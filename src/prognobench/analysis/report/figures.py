@@ -36,7 +36,6 @@ from prognobench.analysis.statistics.aggregate import (
     is_reference,
     iter_main_contexts,
 )
-from prognobench.analysis.statistics.best import compare_with_best
 from prognobench.analysis.statistics.costs import pareto
 from prognobench.analysis.statistics.ranks import Ranks
 from prognobench.analysis.statistics.score_tables import reference_label
@@ -321,15 +320,8 @@ def trade_offs(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Iterator[
 # ------------------------------------------------------------------ differences and ranks
 
 
-def differences(cells: pd.DataFrame, scored: Scored, metric: Metric) -> Iterator[Figure]:
-    """Yield :func:`.compare_with_best` of the nearest choices and all baselines, by dataset."""
-    for context in iter_main_contexts(cells[cells["metric"] == metric.name]):
-        compared = compare_with_best(context, scored, metric)
-        if len(compared):
-            yield _draw_differences(context, compared, metric)
-
-
-def _draw_differences(context: Context, compared: pd.DataFrame, metric: Metric) -> Figure:
+def draw_differences(context: Context, compared: pd.DataFrame, metric: Metric) -> Figure:
+    """Draw :func:`.compare_with_best` of the nearest choices and all baselines."""
     named, own, _ = context
     baselines = compared["baseline"].astype(bool)
     shown = compared[baselines | ((~baselines).cumsum() <= MOST_ROWS)]

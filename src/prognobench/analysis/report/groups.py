@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from prognobench.analysis.evaluation import Measure
-from prognobench.analysis.report.closeups import RESAMPLES, Closeup
+from prognobench.analysis.report.closeups import Closeup
 from prognobench.analysis.statistics.random_effects import pool_centres
 from prognobench.analysis.statistics.resampling import (
     Resampling,
     bootstrap,
     draw_weights,
+    interval_ends,
     within,
 )
-from prognobench.analysis.tables import Entry, Row, Table, make_number
+from prognobench.analysis.subgroups import find_subgroups, groupable_columns
+from prognobench.analysis.tables import Entry, Row, Table, make_interval, make_number
 from prognobench.errors import StoreError
 
 if TYPE_CHECKING:
@@ -26,6 +28,32 @@ Groups = Mapping[str, "NDArray[np.float64]"]
 """``column=group`` -> which patients of the best choice's panel belong to it, 1 or 0."""
 
 BY_CENTRE = "leave_one_centre_out"
+
+RESAMPLES = 1000
+
+MOST_COLUMNS = 6
+"""Columns of a cohort that make groups: its covariates come before what else it keeps."""
+
+
+def find_groups(closeup: Closeup) -> dict[str, NDArray[np.float64]]:
+    """Return ``column=group`` -> which patients of the best choice belong to it, 1 or 0."""
+    row, panel = closeup.series[0].rows[0], closeup.panels[closeup.best]
+    folders = closeup.scored.folders
+    try:
+        columns = groupable_columns(folders[row].cohort())[:MOST_COLUMNS]
+    except StoreError:
+        return {}
+    runs = closeup.scored.runs.loc[[row for one in closeup.series for row in one.rows]]
+    masks = find_subgroups(
+        closeup.predictions, runs, folders, "patient", {name: () for name in columns}
+    )
+    test = closeup.cells.test
+    own = closeup.predictions.cells["run"].to_numpy()[test.cell] == row
+    groups = {
+        name: np.isin(panel.patients, test.ids[mask & own]).astype(np.float64)
+        for name, mask in masks.items()
+    }
+    return {name: inside for name, inside in groups.items() if inside.any()}
 
 
 def compare_groups(closeup: Closeup, groups: Groups) -> Table | None:
@@ -54,19 +82,14 @@ def compare_groups(closeup: Closeup, groups: Groups) -> Table | None:
 
         axes = ("report", len(panel.strata))
         found = bootstrap(both, panel.strata, Resampling(resamples=RESAMPLES), axes=axes)
-        entries = [
-            write_interval(*ends) for ends in zip(found.value, found.low, found.high, strict=True)
-        ]
-        events = inside[panel.strata == 1].sum() if closeup.is_binary else None
-        counts = make_number(inside.sum(), "{:.0f}".format), make_number(events, "{:.0f}".format)
-        rows.append(((name,), (*counts, *entries)))
+        scores = map(make_interval, found.value, found.low, found.high)
+        rows.append(((name,), (*count_patients(closeup, inside), *scores)))
     if not rows:
         return None
     return Table(
         f"{metric.title} of {closeup.best} in groups of patients, and differences",
         ("group",),
-        ("patients", closeup.positive if closeup.is_binary else "events", "score", "all others"
-         , "difference"),
+        (*_name_counts(closeup), "score", "all others", "difference"),
         tuple(rows),
         notes=(
             "difference: group minus all other patients whose group is known, with a 95 % "
@@ -74,7 +97,12 @@ def compare_groups(closeup: Closeup, groups: Groups) -> Table | None:
             f"{len(rows)} differences are looked at, and none is corrected for that: one in twenty "
             "intervals leaves out 0 by chance",
         ),
-    )  # fmt: skip
+    )
+
+
+def _name_counts(closeup: Closeup) -> tuple[str, str]:
+    """Return the headings of :func:`count_patients`."""
+    return "patients", closeup.positive if closeup.is_binary else "events"
 
 
 def sum_groups(groups: Groups, column: str) -> NDArray[np.float64]:
@@ -83,11 +111,10 @@ def sum_groups(groups: Groups, column: str) -> NDArray[np.float64]:
     return np.asarray(np.minimum(np.sum(own, axis=0), 1.0), np.float64)
 
 
-def write_interval(value: float, low: float, high: float) -> Entry:
-    """Return the entry of a score with its interval."""
-    if np.isnan(value):
-        return Entry("not defined")
-    return Entry(f"{value:.3f} [{low:.3f}, {high:.3f}]", value=float(value))
+def count_patients(closeup: Closeup, inside: NDArray[np.float64]) -> tuple[Entry, Entry]:
+    """Return the entries of a group's patients, and of events where there are two classes."""
+    events = inside[closeup.panels[closeup.best].strata == 1].sum() if closeup.is_binary else None
+    return make_number(inside.sum(), "{:.0f}".format), make_number(events, "{:.0f}".format)
 
 
 def pool_by_centre(closeup: Closeup) -> Table | None:
@@ -106,33 +133,33 @@ def pool_by_centre(closeup: Closeup) -> Table | None:
     panel, metric = closeup.panels[closeup.best], closeup.metric
     statistic = panel.statistic([Measure.of(metric)])
     weights = draw_weights(panel.strata, RESAMPLES, ("centres", len(panel.strata)))
-    centres = centre_of.reindex(panel.patients).to_numpy()
+    centres = centre_of.reindex(panel.patients).to_numpy().astype(str)
     rows: list[Row] = []
-    kept: list[tuple[float, float]] = []
-    for name in sorted(set(centres.astype(str))):
-        inside = (centres.astype(str) == name).astype(np.float64)
+    values, errors = [], []
+    for name in sorted(set(centres)):
+        inside = (centres == name).astype(np.float64)
         of_centre = within(statistic, inside)
-        value = float(of_centre(np.ones((1, len(inside))))[0, 0])
-        drawn = of_centre(weights)[:, 0]
-        drawn = drawn[~np.isnan(drawn)]
-        error = float(drawn.std(ddof=1)) if len(drawn) > 1 else float("nan")
-        if np.isfinite([value, error]).all() and error > 0:
-            kept.append((value, error))
-        counts = inside.sum(), inside[panel.strata == 1].sum()
-        numbers = [make_number(count, "{:.0f}".format) for count in counts]
-        ends = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
-        rows.append(((name,), (*numbers, write_interval(value, *ends))))
-    notes = [
-        f"{len(rows) - len(kept)} of {len(rows)} centres have no value or no spread, and are not "
-        "pooled"
-    ] * (len(kept) < len(rows))
-    summary = pool_centres(*np.array(kept).T) if len(kept) > 2 else None
+        value, drawn = of_centre(np.ones((1, len(inside))))[0], of_centre(weights)
+        (low,), (high,) = interval_ends(value, drawn)
+        known = drawn[~np.isnan(drawn)]
+        error = known.std(ddof=1) if len(known) > 1 else np.nan
+        if np.isfinite([*value, error]).all() and error > 0:
+            values.append(value[0])
+            errors.append(error)
+        score = make_interval(value[0], low, high)
+        rows.append(((name,), (*count_patients(closeup, inside), score)))
+    notes = []
+    if left := len(rows) - len(values):
+        notes.append(
+            f"{left} of {len(rows)} centres have no value or no spread, and are not pooled"
+        )
+    summary = pool_centres(np.array(values), np.array(errors))
     if summary is None:
         notes.append("fewer than three centres can be pooled, so there is no summary")
         below: list[Row] = []
     else:
         blank = Entry(""), Entry("")
-        mean = write_interval(summary.mean, summary.low, summary.high)
+        mean = make_interval(summary.mean, summary.low, summary.high)
         expected = f"{summary.predicted_low:.3f} to {summary.predicted_high:.3f}"
         below = [
             (("mean over centres",), (*blank, mean)),
@@ -148,7 +175,7 @@ def pool_by_centre(closeup: Closeup) -> Table | None:
     return Table(
         f"{metric.title} of {closeup.best} by left-out centre",
         ("centre",),
-        ("patients", closeup.positive if closeup.is_binary else "events", "score"),
+        (*_name_counts(closeup), "score"),
         (*rows, *below),
         references=len(below),
         notes=tuple(notes),

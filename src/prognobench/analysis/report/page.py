@@ -15,10 +15,11 @@ from prognobench.analysis.report.calibrating import (
     draw_calibration,
     follow_calibration,
 )
-from prognobench.analysis.report.closeups import choose_closeups, draw_closeup, find_groups
+from prognobench.analysis.report.closeup_figures import draw_closeup
+from prognobench.analysis.report.closeups import choose_closeups
 from prognobench.analysis.report.figures import (
     Figure,
-    differences,
+    draw_differences,
     few_shot,
     heat_maps,
     load_drawing,
@@ -26,7 +27,7 @@ from prognobench.analysis.report.figures import (
     save_figures,
     trade_offs,
 )
-from prognobench.analysis.report.groups import compare_groups, pool_by_centre
+from prognobench.analysis.report.groups import compare_groups, find_groups, pool_by_centre
 from prognobench.analysis.report.sections import (
     WriteCommand,
     list_commands,
@@ -45,9 +46,8 @@ from prognobench.analysis.statistics.aggregate import (
     Selection,
     aggregate,
     describe_context,
-    iter_main_contexts,
 )
-from prognobench.analysis.statistics.best import best_table, compare_with_best
+from prognobench.analysis.statistics.best import best_table, compare_each
 from prognobench.analysis.statistics.claims.judging import check_claims
 from prognobench.analysis.statistics.claims.reading import are_about, find_claims, read_claims
 from prognobench.analysis.statistics.ranks import rank, rank_table, wins_table
@@ -96,6 +96,7 @@ def write_report(
     claims: str | Path | None = None,
     write_command: WriteCommand | None = None,
     progress: Progress | None = None,
+    scored: Scored | None = None,
 ) -> Path:
     """Write the report of a results folder as one self-contained HTML file.
 
@@ -114,6 +115,8 @@ def write_report(
         are among the results.
     write_command
         Makes the command of a run from the content of its ``run.json``.
+    scored
+        The results, if they are read already.
 
     Raises
     ------
@@ -128,7 +131,7 @@ def write_report(
     # Other processes draw the figures of a section while this one computes the next section.
     with Beside(Figure.inline) as studio:
         studio.prepare(load_drawing)
-        scored = read_scores(results)
+        scored = scored or read_scores(results)
         tell("report", 1, STEPS)
         page = _Page(results, show_runs(scored, everything=everything), found, studio)
         page.as_stored, page.claims, page.write_command = scored, claims, write_command
@@ -213,9 +216,10 @@ class _Page:
     def _details(self) -> Iterator[Block]:
         closeups, missing = choose_closeups(self.cells, self.scored, self.metric)
         for closeup in closeups:
+            groups = find_groups(closeup)
             yield Block("heading", describe_context(closeup.named))
-            yield from self._figures(draw_closeup(closeup))
-            compared = compare_groups(closeup, find_groups(closeup)), pool_by_centre(closeup)
+            yield from self._figures(draw_closeup(closeup, groups))
+            compared = compare_groups(closeup, groups), pool_by_centre(closeup)
             yield self._tables([table for table in compared if table is not None])
             if closeup.is_binary:
                 stages = follow_calibration(closeup)
@@ -230,12 +234,12 @@ class _Page:
             synthetic = bool(self.cells["synthetic"].any())
             yield self._tables([rank_table(ranks), wins_table(ranks)])
             yield from self._figures(rank_figure(ranks, self.metric, synthetic))
-        own = self.cells[self.cells["metric"] == self.metric.name]
-        for context in iter_main_contexts(own):
-            compared = compare_with_best(context, self.scored, self.metric)
-            if len(compared):
-                yield self._tables([best_table(context, compared, self.metric)])
-        yield from self._figures(differences(self.cells, self.scored, self.metric))
+        compared = list(compare_each(self.cells, self.scored, self.metric))
+        for context, table in compared:
+            yield self._tables([best_table(context, table, self.metric)])
+        yield from self._figures(
+            draw_differences(context, table, self.metric) for context, table in compared
+        )
 
     def _costs(self) -> Iterator[Block]:
         yield from self._figures(trade_offs(self.cells, self.scored, self.metric))

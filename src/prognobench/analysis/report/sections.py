@@ -17,7 +17,7 @@ from prognobench.analysis.statistics.aggregate import Context, best_baseline, it
 from prognobench.analysis.statistics.resampling import warn_few_events
 from prognobench.analysis.statistics.score_tables import describe_optimism
 from prognobench.analysis.statistics.verdict import Pooled, Verdict
-from prognobench.analysis.tables import Entry, Row, Table, make_number
+from prognobench.analysis.tables import Entry, Row, Table, make_interval, make_number
 from prognobench.metrics.metric import Metric
 from prognobench.store import RunFolder
 
@@ -123,7 +123,7 @@ def _headline_row(
     return (title + (" (synthetic)" if best["synthetic"] else ""),), (
         Entry(f"{best['model']}, {best['strategy']}", "best"),
         Entry(f"{mean:.3f}{spread}", below=bool(best["below"]), value=mean),
-        _interval(pooled),
+        make_interval(pooled.value, pooled.low, pooled.high),
         Entry(", ".join(describe_optimism(best)) or "the only choice"),
         Entry(f"{(own['mark'] == 'tie').sum()} of {len(own) - 1}"),
         _baseline(references, metric),
@@ -143,11 +143,6 @@ def _settings_of(contexts: Sequence[Mapping[str, Any]]) -> tuple[list[str], list
 def _describe_settings(named: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     texts = {**named, "k": f"k={named['k']}" if named["k"] else ""}
     return [str(texts[name]) for name in names if texts[name]]
-
-
-def _interval(pooled: Pooled) -> Entry:
-    text = f"{pooled.value:.3f} [{pooled.low:.3f}, {pooled.high:.3f}]"
-    return Entry(text, value=pooled.value)
 
 
 def _reference(references: pd.DataFrame, strategy: str) -> Entry:

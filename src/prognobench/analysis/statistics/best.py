@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prognobench.analysis.catalogue import CHOICES
 from prognobench.analysis.scores import Scored
-from prognobench.analysis.statistics.aggregate import Context, describe_context
+from prognobench.analysis.statistics.aggregate import (
+    Context,
+    describe_context,
+    iter_main_contexts,
+)
 from prognobench.analysis.statistics.marks import average_draws, find_advantage, pick_scores
 from prognobench.analysis.statistics.paired_tests import corrected_t
 from prognobench.analysis.statistics.score_tables import reference_label
@@ -62,6 +66,16 @@ def compare_with_best(context: Context, scored: Scored, metric: Metric) -> pd.Da
     table = pd.DataFrame(rows, columns=list(COLUMNS)).dropna(subset="value")
     order = np.lexsort((np.abs(table["value"]), table["baseline"].astype(bool)))
     return table.iloc[order]
+
+
+def compare_each(
+    cells: pd.DataFrame, scored: Scored, metric: Metric
+) -> Iterator[tuple[Context, pd.DataFrame]]:
+    """Yield :func:`compare_with_best` of each main context whose best has something beside it."""
+    for context in iter_main_contexts(cells[cells["metric"] == metric.name]):
+        compared = compare_with_best(context, scored, metric)
+        if len(compared):
+            yield context, compared
 
 
 def best_table(context: Context, compared: pd.DataFrame, metric: Metric) -> Table:

@@ -149,13 +149,13 @@ def share_tested(scores: pd.DataFrame) -> float:
 
 def pick_scores(scores: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
     """Return the folds' scores of some rows of :func:`.aggregate` that compete."""
+    import pandas as pd
+
     first = own.iloc[0]
     # The metric first: it leaves the fewest rows to compare with the other names.
     for name in sorted(COMPETING, key=lambda name: name != "metric"):
         scores = scores[scores[name] == first[name]]
     scores = scores[scores["fold"].notna() & (scores["subgroup"] == "")]
-    import pandas as pd
-
     named = own[[*CHOICES, "keys"]]
     # Chance has no keys: it stands beside every run.
     keys = named.dropna().assign(key=lambda rows: rows["keys"].str.split()).explode("key")
