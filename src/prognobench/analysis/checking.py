@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from prognobench.analysis.scores import is_stale
+from prognobench.analysis.surveying import is_stale
 from prognobench.errors import StoreError
 from prognobench.store import SAVED, RunFolder
 from prognobench.workers import find_dead

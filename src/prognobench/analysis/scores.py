@@ -9,27 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench import __version__
-from prognobench.analysis.catalogue import (
-    NAMES,
-    count_training_patients,
-    find_runs,
-    list_runs,
-)
+from prognobench.analysis.catalogue import NAMES, count_training_patients, list_runs
 from prognobench.analysis.evaluation import Cells, evaluate, make_cells
 from prognobench.analysis.predictions import Level, Spans, load_predictions
 from prognobench.analysis.subgroups import Bands, check_columns, find_subgroups
+from prognobench.analysis.surveying import NOTE, Surveyed, read_note, survey
 from prognobench.analysis.thresholds import HALF, VALIDATION, Scaling
 from prognobench.errors import StoreError
-from prognobench.files import (
-    checksum,
-    checksum_file,
-    read_sealed,
-    read_table,
-    write_sealed,
-    write_table,
-    write_tables,
-)
+from prognobench.files import read_table, write_sealed, write_table, write_tables
 from prognobench.metrics.metric import all_metrics
 from prognobench.store import RunFolder
 
@@ -46,9 +33,6 @@ COLUMNS = (
     *("reason", "n", "positives", "prevalence", "train_patients", "scaling"),
 )
 """The columns of ``scores.csv``."""
-
-NOTE = "scores.json"
-"""What ``runs.csv`` and ``scores.csv`` were made of, how, and their checksums."""
 
 AT_ONCE = 1000
 """Runs whose predictions are in memory at once."""
@@ -100,13 +84,13 @@ def score(
     StoreError
         If there are no runs, or a file of theirs is damaged.
     """
-    _score(results, _survey(results, {}), settings, progress)
+    _score(results, survey(results, {}, COLUMNS), settings, progress)
     return results / "scores.csv"
 
 
 def _score(
     results: Path,
-    surveyed: _Surveyed,
+    surveyed: Surveyed,
     settings: Settings,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -130,25 +114,13 @@ def _score(
     return note
 
 
-def score_table(
-    runs: pd.DataFrame,
-    folders: Sequence[RunFolder],
-    settings: Settings = Settings(),
-    progress: Callable[[str, int, int], None] | None = None,
-) -> pd.DataFrame:
-    """Return the scores of all complete cells of these runs; see :func:`score`."""
-    import pandas as pd
-
-    return pd.concat(score_tables(runs, folders, settings, progress), ignore_index=True)
-
-
 def score_tables(
     runs: pd.DataFrame,
     folders: Sequence[RunFolder],
-    settings: Settings = Settings(),
+    settings: Settings,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[pd.DataFrame]:
-    """Yield the scores of :func:`score_table`, of :data:`AT_ONCE` runs at a time.
+    """Yield the scores of all complete cells of these runs, of :data:`AT_ONCE` runs at a time.
 
     Chance is scored once for each cohort and its folds, whatever the runs on them.
     """
@@ -375,8 +347,8 @@ def read_scores(results: Path, metrics: Sequence[str] | None = None) -> Scored:
     StoreError
         If there are no runs.
     """
-    note = _read_note(results)
-    surveyed = _survey(results, note.get("seen", {}))
+    note = read_note(results)
+    surveyed = survey(results, note.get("seen", {}), COLUMNS)
     scored, settings = None, Settings()
     if note.get("made_of") == surveyed.made_of:
         settings = _read_settings(note)
@@ -387,66 +359,6 @@ def read_scores(results: Path, metrics: Sequence[str] | None = None) -> Scored:
     if scored is None:
         raise StoreError(f"{results / 'scores.csv'} was changed while it was read; try again")
     return scored
-
-
-def is_stale(results: Path) -> bool:
-    """Whether there are score tables that were made of other files than those that are stored."""
-    if not (results / "scores.csv").exists():
-        return False
-    note = _read_note(results)
-    stamps = {path: stamp for path, (stamp, _) in note.get("seen", {}).items()}
-    stored = {
-        str(folder.path.relative_to(results)): folder.stamp_files()
-        for folder in map(RunFolder, results.glob("runs/*/*/*/*"))
-        if folder.exists
-    }
-    whole = all(checksum_file(results / name) == n for name, n in note.get("files", {}).items())
-    return stamps != stored or not whole
-
-
-@dataclass(frozen=True)
-class _Surveyed:
-    """The runs of a results folder, all whole.
-
-    Attributes
-    ----------
-    made_of
-        A checksum of the names and checksums of all runs.
-    seen
-        Path of each run -> a checksum of its files' sizes and times, and of their checksums.
-    """
-
-    folders: Sequence[RunFolder]
-    made_of: str
-    seen: Mapping[str, tuple[str, str]]
-
-
-def _survey(results: Path, before: Mapping[str, Sequence[str]]) -> _Surveyed:
-    """Find all runs, and read those whose files changed since they were seen ``before``."""
-    seen: dict[str, tuple[str, str]] = {}
-
-    def is_known(folder: RunFolder) -> bool:
-        path = str(folder.path.relative_to(results))
-        stamp, told = folder.stamp_files(), before.get(path, ("", ""))
-        seen[path] = (stamp, told[1] if stamp == told[0] else "")
-        return bool(seen[path][1])
-
-    folders = find_runs(results, is_known)
-    for folder in folders:
-        path = str(folder.path.relative_to(results))
-        stamp, content = seen[path]
-        seen[path] = (stamp, content or checksum(repr(folder.identify()).encode()))
-    stored = [(path, content) for path, (_, content) in seen.items()]
-    return _Surveyed(folders, checksum(repr((__version__, COLUMNS, stored)).encode()), seen)
-
-
-def _read_note(results: Path) -> dict[str, Any]:
-    """Return what is known of the scores; nothing if it is damaged, or of an older version."""
-    try:
-        note, sealed = read_sealed(results / NOTE)
-    except StoreError:
-        return {}
-    return note if sealed else {}
 
 
 def _read_settings(note: Mapping[str, Any]) -> Settings:
