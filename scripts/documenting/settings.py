@@ -28,7 +28,7 @@ MEANINGS: Mapping[str, str] = yaml.safe_load(
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting: what may stand there, what stands there by default, and what it does."""
+    """One setting: its allowed values, its default, and what it does."""
 
     name: str
     kind: str
@@ -171,7 +171,7 @@ WORDS |= {Path: "path", NoneType: "`null`", Any: "anything"}
 
 
 def spell_type(kind: Any) -> str:
-    """Say in words what may stand in a setting of this type."""
+    """Say in words which values a setting of this type takes."""
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return f"{spell_type(arguments[0])}{_spell_bounds(arguments[1:])}"

@@ -232,7 +232,7 @@ class Holder:
     since
         When it took the lease, in seconds since 1970 by its own clock.
     session, attempt
-        How many processes of one session, this one included, had the lease and died over it.
+        How many processes of one session, this one included, had the lease and died with it.
     released
         Whether it was given back unfinished.
     """

@@ -1,4 +1,4 @@
 """The HTML report: its sections, figures and templates.
 
-The numbers that it shows come from ``statistics``; nothing here computes a new one.
+Estimates and tests are those of ``statistics``; modules here apply them and lay out the numbers.
 """

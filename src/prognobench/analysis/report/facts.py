@@ -140,20 +140,20 @@ def _centres(folder: RunFolder) -> str:
     said = f"{count} centres" if count > 1 else "one centre, or centres that are not known"
     if folder.meta.get("cv") == "leave_one_centre_out":
         said += (
-            "; each centre is tested by models that never saw it, and the table of centres below"
+            "; each centre is tested by models that never saw it, and the report pools the centres "
+            "with random effects"
         )
-        said += " pools them with random effects"
     return said
 
 
 def _missing(folder: RunFolder) -> str:
     cohort = folder.cohort()
     counts = cohort.drop_duplicates("patient_id").isna().sum()
-    told = [f"{name} {n}" for name, n in counts.items() if n and name != "order"]
-    if not told:
+    lacking = [f"{name} {n}" for name, n in counts.items() if n and name != "order"]
+    if not lacking:
         return "no covariate has missing values"
     return (
-        f"patients without a value: {_list(told)}. Image models do not read these columns; "
+        f"patients without a value: {_list(lacking)}. Image models do not read these columns; "
         "baselines of covariates impute within each training part"
     )
 
@@ -248,13 +248,13 @@ def _imbalance(study: Study) -> Iterator[str]:
 
 def _software(study: Study) -> Iterator[str]:
     yield f"prognobench {', '.join(study.scored.versions)}."
-    for environment in (study.folders()[0].environment(),):
-        libraries = environment.get("libraries", {})
-        yield (
-            f"Python {environment.get('python')}, "
-            + _list(f"{name} {version}" for name, version in libraries.items())
-            + f"; computed on {environment.get('device_name') or environment.get('device')}."
-        )
+    environment = study.folders()[0].environment()
+    libraries = environment.get("libraries", {}).items()
+    device = environment.get("device_name") or environment.get("device")
+    yield (
+        f"Python {environment.get('python')}, "
+        f"{_list(f'{name} {version}' for name, version in libraries)}; computed on {device}."
+    )
 
 
 def _scaling(study: Study) -> Iterator[str]:
@@ -320,10 +320,12 @@ FACTS: Mapping[str, Callable[[Study], Iterator[str]]] = {
     ),
     "uncertainty": _say(
         "Strategies are compared by the corrected t-test over folds, repeats and seeds (Nadeau and "
-        "Bengio 2003), Holm over the family; intervals over patients are 95 % bootstrap intervals.",
+        "Bengio 2003), Holm over the family; intervals over patients are 95 % bootstrap intervals."
     ),
-    "pooled": _say("Out-of-fold predictions: each patient is predicted by models that never saw "
-                   "the patient. Images of a patient are averaged."),
+    "pooled": _say(
+        "Out-of-fold predictions: each patient is predicted by models that never saw the patient. "
+        "Images of a patient are averaged."
+    ),
     "fairness": _say("The report gives scores of subgroups and their differences, with intervals."),
     "output": _say(
         "A probability of each class. Decisions are at 0.5 of the weighted model and at the "
@@ -337,5 +339,5 @@ FACTS: Mapping[str, Callable[[Study], Iterator[str]]] = {
     "performance": _performance,
     "limits": _limits,
     "confusion": _say("The report has the confusion matrix of the best choice."),
-}  # fmt: skip
+}
 """Name of a fact -> its sentences."""
