@@ -222,3 +222,11 @@ def test_files_that_tell_the_outcome_are_a_baseline_in_every_table(tmp_path: Pat
     before = [mark.stat().st_mtime_ns for mark in written]
     run(compose([*asked[:-1], "strategy=knn", *paths]))
     assert [mark.stat().st_mtime_ns for mark in written] == before
+    # The command that made it mends it, though its own cells are whole.
+    whole = (first / "cells" / "r0-f1" / "predictions.csv").read_bytes()
+    for name in ("cells/r0-f1/predictions.csv", "cells/r0-f1/done.json", "run.json", "folds.csv"):
+        (first / name).write_bytes((first / name).read_bytes()[:40])
+        run(compose([*asked, *paths]))
+        assert RunFolder(first).find_damage() is None, name
+        assert RunFolder(first).find_cell_damage("r0-f1") is None, name
+        assert (first / "cells" / "r0-f1" / "predictions.csv").read_bytes() == whole

@@ -101,11 +101,12 @@ def run(
                 if is_finished
                 else partial(report_outcome, run, left)
             )
-        if todo:
-            work = _begin(todo, workspace, joined)
-            # What others compute now is waited for when nothing else is left to do.
-            if work(wait and len(parts) == 1):
-                waiting.append(work)
+        work = _begin(todo, workspace, joined) if todo else None
+        # Of finished runs too: their baseline may be missing or damaged.
+        store_shortcuts(runs, workspace)
+        # What others compute now is waited for when nothing else is left to do.
+        if work is not None and work(wait and len(parts) == 1):
+            waiting.append(work)
     for work in waiting:
         work(wait)
     return [tell() for tell in outcomes]

@@ -17,9 +17,13 @@ from prognobench.runs.recording import (
     tabulate_predictions,
     tabulate_run,
 )
+from prognobench.runs.turns import LEASE
 from prognobench.store import RunFolder, describe, run_folder
+from prognobench.workers import hold
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -36,27 +40,39 @@ VERSION = "shortcut 1"
 
 def store_shortcuts(runs: Sequence[Prepared], workspace: Workspace) -> None:
     """Store the shortcut baseline of every cohort of files and its folds, once."""
-    seen: set[str] = set()
+    chosen: dict[tuple[str, str, Path], Prepared] = {}
     for run in runs:
-        if "image" not in run.reads or not _has_files(run):
-            continue
-        folder = _locate(run)
-        if str(folder.path) in seen:
-            continue
-        seen.add(str(folder.path))
-        todo = [fold for fold in run.folds if not folder.is_done(fold.name)]
-        if not todo:
-            continue
+        if "image" in run.reads:
+            prints, results = run.fingerprints, run.config.paths.results
+            chosen.setdefault((prints["cohort"], prints["folds"], results), run)
+    for run in chosen.values():
+        if any(isinstance(source, Files) for source in run.cohort.sources.values()):
+            _complete(run, workspace)
+
+
+def _complete(run: Prepared, workspace: Workspace) -> None:
+    """Store the cells of a baseline that are missing or damaged."""
+    folder = _locate(run)
+    if _is_complete(run, folder):
+        return
+    with hold(folder.path, LEASE):
+        # Looked at again: another process may have stored them meanwhile.
+        if _is_complete(run, folder):
+            return
         _describe(run, folder)
-        for fold in todo:
+        for fold in _list_unfinished(run, folder):
             try:
                 _store(run, fold, folder, workspace)
             except Exception as error:
                 folder.write_failure(fold.name, error)
 
 
-def _has_files(run: Prepared) -> bool:
-    return any(isinstance(source, Files) for source in run.cohort.sources.values())
+def _is_complete(run: Prepared, folder: RunFolder) -> bool:
+    return folder.is_described and not _list_unfinished(run, folder)
+
+
+def _list_unfinished(run: Prepared, folder: RunFolder) -> list[Fold]:
+    return [fold for fold in run.folds if not folder.is_done(fold.name)]
 
 
 def _locate(run: Prepared) -> RunFolder:
