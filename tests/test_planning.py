@@ -52,6 +52,15 @@ def test_longer_training_costs_more_in_proportion(here):
     assert 10 < long / short < 1000
 
 
+def test_a_second_fit_is_counted(here, monkeypatch):
+    monkeypatch.setattr(planning, "_measure", lambda *_: Rates(1.0, 0.0, 0.0, 1.0, 1.0, 1, 1, 1))
+    table = planned("strategy=bitfit", "train.refit=false,true", "train.epochs=1", *here)
+
+    once, twice = table["seconds"]
+    # Thirds test, half of the rest validates: 8 patients train first, then 16.
+    assert twice == 3 * once > 0
+
+
 def test_each_view_is_one_pass_over_the_images(here, monkeypatch):
     rates = Rates(1.0, 1.0, 0.0, 1.0, 1.0, 1, 1, 1)
     monkeypatch.setattr(planning, "_measure", lambda *_: rates)

@@ -120,7 +120,7 @@ def test_runs_refit_when_they_are_asked_to(tmp_path):
 def test_only_a_run_that_refits_has_another_key():
     plain, off, on = (
         run_key(compose([*SMALL, *more])[0], "c", "f", "w")
-        for more in ([], ["train.refit=false"], ["train.refit=true"])
+        for more in ([], ["train.refit=false", "train.head_grid=false"], ["train.refit=true"])
     )
     assert plain == off == "6bd1e5317417"
     assert on != plain

@@ -219,6 +219,8 @@ class Backbone:
         ``last1+avg``, ``last4+avg`` (with mean patch token). CNNs: ``last1``.
     fingerprint
         Of the weights as loaded.
+    head_grid
+        Whether the recipe asks for a head on each feature layer and at several learning rates.
     """
 
     module: nn.Module
@@ -229,6 +231,7 @@ class Backbone:
     layers: Mapping[str, int]
     fingerprint: str
     report: tuple[str, ...] = ()
+    head_grid: bool = False
 
 
 @dataclass(frozen=True)
@@ -400,9 +403,11 @@ class Train:
     the backbone; the body's rate belongs to the strategy. ``weight_per`` says what counts once in
     the loss and in class weights: a patient, or each image. ``refit`` fits what validation chose
     again, for the chosen number of epochs, on the training and validation parts together; test
-    predictions and saved models are of that fit. ``seed`` is of initial heads, batches and
-    augmentation; without one it is the run's. ``speedups=False`` switches off what
-    ``training/speedups`` does. It changes numbers by rounding alone, and is no part of a run's key.
+    predictions and saved models are of that fit. ``head_grid`` trains a head for each feature layer
+    and each of three learning rates beside each other, and validation chooses one. ``seed`` is of
+    initial heads, batches and augmentation; without one it is the run's. ``speedups=False``
+    switches off what ``training/speedups`` does. It changes numbers by rounding alone, and is no
+    part of a run's key.
     """
 
     epochs: Annotated[int, Ge(1)] = 30
@@ -420,6 +425,7 @@ class Train:
     monitor: Literal["loss", "mcc", "average_precision"] = "loss"
     weight_per: Literal["patient", "image"] = "patient"
     refit: bool = False
+    head_grid: bool = False
     augmentation: Literal["none", "light", "strong"] = "light"
     horizontal_flip: bool = False
     ema: Annotated[float, Ge(0), Lt(1)] = 0.0

@@ -94,8 +94,9 @@ def run_key(config: RunConfig, cohort: str, folds: str, weights: str) -> str:
     train = {name: value for name, value in asdict(config.train).items() if name not in no_number}
     if config.training_seed != config.seed:
         train["seed"] = config.training_seed
-    if not config.train.refit:  # keys are older than this setting
-        del train["refit"]
+    for younger in ("refit", "head_grid"):  # than the keys of stored runs
+        if not train[younger]:
+            del train[younger]
     identity = {
         "format": FORMAT,
         "numbers": NUMBERS,

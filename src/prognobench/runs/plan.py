@@ -114,10 +114,16 @@ def _count_usual_passes(run: Prepared, left: Sequence[Fold]) -> Passes:
     recipe = run.config.train
     evaluations = -(-recipe.epochs // recipe.evaluate_every)  # rounded up: the last epoch counts
     return Passes(
-        recipe.epochs * sum(len(fold.train) for fold in left),
+        recipe.epochs * sum(_count_epoch(fold, recipe.refit) for fold in left),
         evaluations * sum(len(fold.validation) for fold in left)
         + sum(len(fold.validation) + len(fold.test) for fold in left),
     )
+
+
+def _count_epoch(fold: Fold, refit: bool) -> int:
+    """Count the images of an epoch; with a second fit, those of that fit's epoch too."""
+    again = len(fold.train) + len(fold.validation)
+    return len(fold.train) + (again if refit and len(fold.validation) else 0)
 
 
 def _cost(

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prognobench.errors import ConfigError, FaultsError, PrognobenchError, refusal
+from prognobench.errors import (
+    ConfigError,
+    FaultsError,
+    NotApplicableError,
+    PrognobenchError,
+    refusal,
+)
 from prognobench.imaging.cache import Recipe
 from prognobench.registry import LOSSES, STRATEGIES
 from prognobench.runs.kinds import Kind, build_classifier, find_kind
@@ -62,11 +68,24 @@ class ReadyRun:
         return build_classifier(self.config.strategy)
 
     def adapt(self, backbone: Backbone) -> Adapted:
-        """Apply a strategy that trains the backbone to it; of no other."""
-        strategy = self.config.strategy
+        """Apply a strategy that trains the backbone to it; of no other.
+
+        Raises
+        ------
+        NotApplicableError
+            If they do not fit, or the recipe asks for a grid of heads and the strategy has none.
+        """
+        from prognobench.strategies.layers.head_grid import find_grid
+
+        strategy, grid = self.config.strategy, self.config.train.head_grid
         adapted: Adapted = STRATEGIES[strategy.builder](
-            backbone, len(self.classes), **strategy.settings
+            replace(backbone, head_grid=grid), len(self.classes), **strategy.settings
         )
+        if grid and find_grid(adapted.model) is None:
+            raise NotApplicableError(
+                f"train.head_grid=true needs a strategy built on 'adapt' or 'Classifier'; "
+                f"{strategy.name} brings a head of its own"
+            )
         return adapted
 
     @property

@@ -23,6 +23,7 @@ from prognobench.runs.turns import Turns
 from prognobench.runs.workspace import Workspace
 from prognobench.seeds import derive
 from prognobench.strategies.costs import parameter_counts, step_flops, stored_bytes
+from prognobench.strategies.layers.head_grid import choose_head, chosen_head
 from prognobench.training.loader import Loader
 from prognobench.training.loop import fit, predict
 from prognobench.workers import Lease
@@ -155,9 +156,10 @@ def _train_cell(
     more: dict[str, float] = {}
     fitted_on = fold
     if recipe.refit and len(fold.validation):
-        fitted_on = join_parts(fold)
+        fitted_on, head = join_parts(fold), chosen_head(adapted.model)
         torch.manual_seed(derive("initial weights", *axes))
         adapted, recipe = _limit_epochs(run.adapt(run.source.load()), recipe, fitted.best_epoch)
+        choose_head(adapted.model, head)  # of the first fit: the second has no validation part
         parts = loader(fitted_on.train, True), loader(fitted_on.validation, False)
         seconds = train(adapted, *parts, recipe=recipe).cost["seconds_train"]
         more = {"seconds_refit": seconds, "seconds_train": seconds + fitted.cost["seconds_train"]}

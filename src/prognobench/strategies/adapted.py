@@ -71,9 +71,7 @@ def adapt(
     """
     from prognobench.strategies.layers.classifier import Classifier
 
-    model = Classifier(
-        backbone.module, backbone.width, num_classes, dropout=head_dropout, norm=head_norm
-    )
+    model = Classifier(backbone.module, backbone, num_classes, dropout=head_dropout, norm=head_norm)
     idle = unreached(model, backbone, method)
     for name in idle:
         model.get_parameter(name).requires_grad_(False)
@@ -168,7 +166,7 @@ def find_stopped(model: nn.Module, backbone: Backbone) -> tuple[str, ...]:
         logits = model(wavy_image(backbone))
         # A head of several classes may have equal and opposite slopes: the first class alone.
         found: tuple[Tensor | None, ...] = torch.autograd.grad(
-            logits[:, 0].sum(), list(trainable.values()), allow_unused=True
+            logits[..., 0].sum(), list(trainable.values()), allow_unused=True
         )
     model.train()
     moving = {
@@ -203,19 +201,23 @@ def group_parameters(
     model
         A classifier.
     lr
-        Learning rate of all but the head, whose rate is the recipe's.
+        Learning rate of all but the head, whose rate is the recipe's, or the grid's.
     role
         What the parameters outside the head are called.
     scale
         Name of a parameter within the encoder -> factor on ``lr``.
     """
+    from prognobench.strategies.layers.head_grid import find_grid
+
+    grid = find_grid(model)
     groups: dict[tuple[str, float | None, float | None], list[str]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         decay = 0.0 if parameter.numel() == max(parameter.shape, default=1) else None
         part, _, inner = name.partition(".")
-        key = ("head", None, decay) if part == "head" else (role, lr * scale(inner), decay)
+        of_head = grid.rate(inner) if grid and part == "head" else None
+        key = ("head", of_head, decay) if part == "head" else (role, lr * scale(inner), decay)
         groups.setdefault(key, []).append(name)
     return tuple(
         ParameterGroup(role, tuple(names), rate, decay)
@@ -224,11 +226,12 @@ def group_parameters(
 
 
 def adapted_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return what training changes: trainable parameters, and statistics of trained norms."""
+    """Return what training changes: parameters, statistics of norms, which head is chosen."""
     tensors = {name: p.data for name, p in model.named_parameters() if p.requires_grad}
     for prefix, module in model.named_modules():
         own = list(module.parameters(recurse=False))
-        if own and all(parameter.requires_grad for parameter in own):
+        trained = bool(own) and all(parameter.requires_grad for parameter in own)
+        if trained or prefix == "head":
             tensors |= {f"{prefix}.{name}": b for name, b in module.named_buffers(recurse=False)}
     stored = model.state_dict()  # tables of constants are buffers that no file has
     return {name: tensor for name, tensor in tensors.items() if name in stored}

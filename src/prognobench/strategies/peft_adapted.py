@@ -77,7 +77,7 @@ def adapt_with_peft(
         prepare(peft_model.get_base_model())
     model = Classifier(
         peft_model.get_base_model(),
-        backbone.width,
+        backbone,
         num_classes,
         dropout=head_dropout,
         norm=head_norm,

@@ -19,6 +19,12 @@ from prognobench.errors import TrainingError
 from prognobench.losses.objective import Terms, loss_terms, objective
 from prognobench.records import Adapted, Fitted, Loss, ParameterGroup, Progress, Train
 from prognobench.seeds import derive
+from prognobench.strategies.layers.head_grid import (
+    NONE_CHOSEN,
+    choose_head,
+    chosen_head,
+    describe_choice,
+)
 from prognobench.training.hardware import (
     PeakMemory,
     Precision,
@@ -133,6 +139,7 @@ def fit(
         "precision": step.precision,
         "micro_batches": step.parts,
         "stopped": "validation" if len(validation.rows) else "fixed number of epochs",
+        **describe_choice(model),
     }
     return FittedModel(
         history=history, best_epoch=int(stopping.best_epoch), cost=cost, validation=chosen
@@ -227,12 +234,21 @@ class Step:
             for images, labels, factors in zip(*shares, strict=True):
                 with autocast(self.precision, images.device):
                     logits = self.model(images)
-                losses, _ = objective(logits, labels, self.terms)
+                losses = self.losses_of_images(logits, labels)
                 loss = (losses * factors).sum() / weight
                 with attention_for(loss, self.precision) if self.speedups else nullcontext():
                     torch.autograd.backward(loss)
                 total += loss.detach()
         return total
+
+    def losses_of_images(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the weighted loss of each image, the mean of its heads' where there are several.
+
+        The mean, and not the sum, so that clipping cuts the backbone's gradient at the same length.
+        """
+        if logits.ndim == 2:
+            return objective(logits, labels, self.terms)[0]
+        return objective(logits, labels[:, None].expand(logits.shape[:-1]), self.terms)[0].mean(1)
 
     def weigh(self, rows: NDArray[np.intp], device: torch.device) -> Tensor:
         """Return how much each of some images counts, ``(rows,)``."""
@@ -280,19 +296,28 @@ def _finite_mean(losses: Sequence[Tensor], where: str, epoch: int) -> float:
 def _validate(
     step: Step, validation: Loader, monitor: str, layout: torch.memory_format
 ) -> tuple[dict[str, float], NDArray[np.float64]]:
-    """Return loss and monitored value of the validation part, and its class probabilities."""
+    """Return loss and monitored value of the validation part, and its class probabilities.
+
+    Of a grid of heads: those of the best, which is the chosen one from now on.
+    """
     if not len(validation.rows):
+        choose_head(step.model, max(chosen_head(step.model), 0))
         return {}, np.empty((0, len(step.terms.class_weights)))
     step.model.eval()
+    choose_head(step.model, NONE_CHOSEN)
     logits = infer(step.model, validation, step.precision, layout)
+    heads = logits.transpose(0, 1).contiguous() if logits.ndim == 3 else logits[None]
     labels = torch.from_numpy(validation.labels[validation.rows])
-    losses, weights = objective(logits, labels, step.terms.each(lambda term: term.cpu()))
+    terms = step.terms.each(lambda term: term.cpu())
+    losses, weights = objective(heads, labels.expand(heads.shape[:-1]), terms)
     counts = step.weigh(validation.rows, losses.device)
-    loss = ((losses * counts).sum() / (weights * counts).sum()).item()
-    probabilities = _probabilities(logits)
-    judged = probabilities[None], labels.numpy(), counts.numpy()
-    value = quality(monitor, np.array([loss]), *judged)
-    return {"validation_loss": loss, "monitor": float(value[0])}, probabilities
+    means = ((losses * counts).sum(-1) / (weights * counts).sum(-1)).double().numpy()
+    probabilities = _probabilities(heads)
+    values = quality(monitor, means, probabilities, labels.numpy(), counts.numpy())
+    best = int(np.lexsort((means, -values))[0])
+    choose_head(step.model, best)
+    row = {"validation_loss": float(means[best]), "monitor": float(values[best])}
+    return row, probabilities[best]
 
 
 def _judged(row: Mapping[str, float]) -> tuple[Tensor, Tensor]:
