@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,3 +130,19 @@ def test_characteristics_count_patients_and_what_is_missing(tmp_path):
         if column in first and value in set(first[column].map(str)):
             share = (first[column].dropna().map(str) == value).mean()
             assert f"({100 * share:.0f} %)" in texts[0]
+
+
+def test_small_numbers_do_not_follow_from_the_others(tmp_path):
+    folder = make_run(tmp_path)
+    cohort = folder.cohort().drop_duplicates("patient_id").copy()
+    device = ["mobile"] * 3 + ["fixed"] * 41 + ["wall"] * (len(cohort) - 44)
+    given = SimpleNamespace(cohort=lambda: cohort.assign(device=device), meta=folder.meta)
+    rows = {names: [e.text for e in row] for names, row in tabulate_characteristics("", given).rows}
+    assert rows["device", "mobile"][0] == "<5"
+    assert rows["device", "fixed"][0] == "≈40 (40 %)"
+    # Neither numbers nor shares of the other values are exact, those of other covariates are.
+    for value in ("fixed", "wall"):
+        for text in rows["device", value][:3]:
+            assert text.startswith("≈")
+            assert int(text[1:].split()[0].replace(",", "")) % 5 == 0
+    assert all("≈" not in text for text in rows["sex", "F"])

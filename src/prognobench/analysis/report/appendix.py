@@ -140,8 +140,7 @@ def tabulate_characteristics(name: str, folder: RunFolder) -> Table:
     images = [cohort["patient_id"].isin(group["patient_id"]).sum() for group in groups]
     rows.append((("images", ""), (*(Entry(f"{n:,}") for n in images), Entry(""))))
     for column in groupable_columns(cohort):
-        missing = Entry(_share(int(patients[column].isna().sum()), len(patients)))
-        rows += _describe(column, groups, missing)
+        rows += _describe(column, groups)
     skipped = len(cohort.columns) - len(groupable_columns(cohort))
     return Table(
         f"characteristics of patients by outcome: {name}",
@@ -151,26 +150,32 @@ def tabulate_characteristics(name: str, folder: RunFolder) -> Table:
         notes=(
             "numbers: median [quartiles]; categories: patients (share of those with a value), of "
             "each patient's first row",
-            f"fewer than {FEWEST_SHOWN} patients are shown as <{FEWEST_SHOWN}; {skipped} columns "
-            "that name rows, hold the outcome or have too many or too few values are not shown",
+            f"fewer than {FEWEST_SHOWN} patients are shown as <{FEWEST_SHOWN}, and the other "
+            f"numbers of that covariate in multiples of {FEWEST_SHOWN} (≈), so that no difference "
+            "gives them away",
+            f"{skipped} columns that name rows, hold the outcome or have too many or too few "
+            "values are not shown",
         ),
     )
 
 
-def _describe(column: str, groups: Sequence[pd.DataFrame], missing: Entry) -> Iterator[Row]:
-    if has_bands(groups[0][column]):
-        yield (
-            (column, "median [quartiles]"),
-            (*map(_quartiles, (g[column] for g in groups)), missing),
-        )
+def _describe(column: str, groups: Sequence[pd.DataFrame]) -> Iterator[Row]:
+    """Yield the rows of a covariate: all patients and each class, then who lacks a value."""
+    values = [group[column] for group in groups]
+    lacking, patients = int(values[0].isna().sum()), len(groups[0])
+    if has_bands(values[0]):
+        missing = _share(lacking, patients, rounded=_is_small(lacking))
+        yield (column, "median [quartiles]"), (*map(_quartiles, values), Entry(missing))
         return
-    values = sorted(groups[0][column].dropna().unique(), key=str)
-    for number, value in enumerate(values):
-        cells = []
-        for group in groups:
-            known = group[column].dropna()
-            cells.append(Entry(_share(int((known == value).sum()), len(known))))
-        yield (column, str(value)), (*cells, missing if number == 0 else Entry(""))
+    names = sorted(values[0].dropna().unique(), key=str)
+    counts = {name: [int((each == name).sum()) for each in values] for name in names}
+    known = [int(each.notna().sum()) for each in values]
+    # One small number follows from the others and their sum: then none of them is exact.
+    rounded = any(_is_small(n) for row in (*counts.values(), [lacking]) for n in row)
+    missing = _share(lacking, patients, rounded=rounded)
+    for number, (name, row) in enumerate(counts.items()):
+        cells = [Entry(_share(n, of, rounded=rounded)) for n, of in zip(row, known, strict=True)]
+        yield (column, str(name)), (*cells, Entry("" if number else missing))
 
 
 def _quartiles(values: pd.Series[Any]) -> Entry:
@@ -181,7 +186,16 @@ def _quartiles(values: pd.Series[Any]) -> Entry:
     return Entry(f"{middle:.3g} [{low:.3g}, {high:.3g}]")
 
 
-def _share(count: int, of: int) -> str:
-    if 0 < count < FEWEST_SHOWN:
+def _is_small(count: int) -> bool:
+    return 0 < count < FEWEST_SHOWN
+
+
+def _share(count: int, of: int, *, rounded: bool) -> str:
+    """Return a number of patients with its share, or less than that where it may name them."""
+    if _is_small(count):
         return f"<{FEWEST_SHOWN}"
-    return f"{count:,} ({100 * count / of:.0f} %)" if of else "0"
+    if not of:
+        return "0"
+    # The share is of the rounded number too: of few patients, a per cent tells the number.
+    shown = FEWEST_SHOWN * round(count / FEWEST_SHOWN) if rounded else count
+    return f"{'≈' if rounded and count else ''}{shown:,} ({100 * min(shown / of, 1):.0f} %)"

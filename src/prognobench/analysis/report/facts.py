@@ -182,7 +182,7 @@ def _leaks(study: Study) -> Iterator[str]:
 def _shortcuts(study: Study) -> Iterator[str]:
     for name, folder in study.cohorts.items():
         for warning in folder.meta.get("warnings", ()):
-            yield f"{name}: {warning}."
+            yield f"{name}: {str(warning).removeprefix(f'{name}: ')}."
     yield "What files tell without pixels is a baseline ('shortcut') in every table."
 
 
