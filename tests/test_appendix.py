@@ -28,7 +28,7 @@ from prognobench.analysis.report.closeups import choose_closeups
 from prognobench.analysis.report.facts import FACTS
 from prognobench.analysis.scores import read_scores
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics.aggregate import Selection, aggregate
+from prognobench.analysis.summaries.aggregate import Selection, aggregate
 from prognobench.metrics.metric import find_metric
 
 EVIL = "<script>alert(1)</script>|&"

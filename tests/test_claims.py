@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from made_runs import make_run
 
+from prognobench.analysis.claims.judging import check_claims
+from prognobench.analysis.claims.reading import read_claims, study_claims
 from prognobench.analysis.report.page import write_report
-from prognobench.analysis.statistics.claims.judging import check_claims
-from prognobench.analysis.statistics.claims.reading import read_claims, study_claims
 from prognobench.analysis.statistics.paired_tests import holm
 from prognobench.analysis.statistics.pooling import pool_blocks
 from prognobench.errors import ConfigError

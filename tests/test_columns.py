@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from made_runs import make_run
 
-from prognobench.analysis.statistics.claims.tables import make_claims
-from prognobench.analysis.statistics.comparer import Question
-from prognobench.analysis.statistics.comparisons import make_comparison
-from prognobench.analysis.statistics.costs import COSTS, make_costs
-from prognobench.analysis.statistics.intervals import make_intervals
-from prognobench.analysis.statistics.ranks import make_ranks
-from prognobench.analysis.statistics.score_tables import make_table
+from prognobench.analysis.claims.tables import make_claims
+from prognobench.analysis.summaries.comparer import Question
+from prognobench.analysis.summaries.comparisons import make_comparison
+from prognobench.analysis.summaries.costs import COSTS, make_costs
+from prognobench.analysis.summaries.intervals import make_intervals
+from prognobench.analysis.summaries.ranks import make_ranks
+from prognobench.analysis.summaries.score_tables import make_table
 from prognobench.files import read_table
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"

@@ -12,7 +12,7 @@ from made_runs import forget_checksums, make_run
 
 from prognobench.analysis.checking import ASIDE, check_results, repair_results
 from prognobench.analysis.scores import Settings, read_scores, score
-from prognobench.analysis.statistics.score_tables import make_table
+from prognobench.analysis.summaries.score_tables import make_table
 from prognobench.errors import DamagedError, StoreError
 from prognobench.files import read_sealed, write_sealed
 

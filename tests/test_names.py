@@ -11,8 +11,8 @@ from made_runs import make_run, store_instead
 
 from prognobench.analysis.report.page import write_report
 from prognobench.analysis.scores import read_scores, score
-from prognobench.analysis.statistics.comparisons import Question, compare
-from prognobench.analysis.statistics.score_tables import make_table
+from prognobench.analysis.summaries.comparisons import Question, compare
+from prognobench.analysis.summaries.score_tables import make_table
 from prognobench.cli import cli
 from prognobench.errors import ConfigError
 from prognobench.store import RunFolder

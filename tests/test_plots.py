@@ -23,9 +23,9 @@ from prognobench.analysis.report.figures import (
 )
 from prognobench.analysis.report.groups import find_groups
 from prognobench.analysis.scores import read_scores
-from prognobench.analysis.statistics.aggregate import Selection, aggregate
-from prognobench.analysis.statistics.best import compare_each
-from prognobench.analysis.statistics.costs import pareto
+from prognobench.analysis.summaries.aggregate import Selection, aggregate
+from prognobench.analysis.summaries.best import compare_each
+from prognobench.analysis.summaries.costs import pareto
 from prognobench.analysis.tables import make_slug
 from prognobench.metrics.metric import find_metric
 

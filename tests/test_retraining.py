@@ -24,7 +24,7 @@ from prognobench.analysis.statistics.retraining import (
     compare_retrained,
     weigh_retrained,
 )
-from prognobench.analysis.statistics.selection import estimate_optimism
+from prognobench.analysis.summaries.selection import estimate_optimism
 from prognobench.metrics.metric import find_metric
 
 MCC = find_metric("mcc")

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn import metrics as reference
 
 from prognobench.analysis.scores import Settings, score
-from prognobench.analysis.statistics.score_tables import make_table
+from prognobench.analysis.summaries.score_tables import make_table
 from prognobench.cli.compose import compose
 from prognobench.files import read_json, read_table, write_json, write_table
 from prognobench.runs.execute import run

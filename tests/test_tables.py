@@ -14,17 +14,17 @@ from made_runs import make_run
 from scipy import stats
 
 from prognobench.analysis.scores import Settings, read_scores, score
-from prognobench.analysis.statistics import costs
-from prognobench.analysis.statistics.aggregate import Selection, aggregate
-from prognobench.analysis.statistics.comparer import Question, bootstrap_p
-from prognobench.analysis.statistics.comparisons import compare, comparison_table
-from prognobench.analysis.statistics.intervals import COLUMNS as INTERVALS
-from prognobench.analysis.statistics.intervals import Wanted, make_intervals
 from prognobench.analysis.statistics.marks import share_tested
 from prognobench.analysis.statistics.paired_tests import corrected_t, holm
-from prognobench.analysis.statistics.ranks import make_ranks, rank, rank_table, wins_table
 from prognobench.analysis.statistics.resampling import Resampling
-from prognobench.analysis.statistics.score_tables import make_table
+from prognobench.analysis.summaries import costs
+from prognobench.analysis.summaries.aggregate import Selection, aggregate
+from prognobench.analysis.summaries.comparer import Question, bootstrap_p
+from prognobench.analysis.summaries.comparisons import compare, comparison_table
+from prognobench.analysis.summaries.intervals import COLUMNS as INTERVALS
+from prognobench.analysis.summaries.intervals import Wanted, make_intervals
+from prognobench.analysis.summaries.ranks import make_ranks, rank, rank_table, wins_table
+from prognobench.analysis.summaries.score_tables import make_table
 from prognobench.analysis.tables import latex, markdown, plain_rows, terminal
 from prognobench.cli import main
 from prognobench.errors import ConfigError

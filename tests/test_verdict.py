@@ -14,10 +14,6 @@ from prognobench.analysis.report.figures import say_left_out
 from prognobench.analysis.report.sections import make_headline
 from prognobench.analysis.scores import read_scores
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics.aggregate import Selection, aggregate, iter_main_contexts
-from prognobench.analysis.statistics.best import best_table, compare_with_best
-from prognobench.analysis.statistics.comparer import Question
-from prognobench.analysis.statistics.comparisons import compare, make_comparison
 from prognobench.analysis.statistics.curves import (
     calibration_curve,
     net_benefit_curve,
@@ -31,9 +27,13 @@ from prognobench.analysis.statistics.sample_size import (
     find_detectable_difference,
     list_criteria,
 )
-from prognobench.analysis.statistics.score_tables import make_table
-from prognobench.analysis.statistics.selection import add_optimism
-from prognobench.analysis.statistics.verdict import reach_verdicts
+from prognobench.analysis.summaries.aggregate import Selection, aggregate, iter_main_contexts
+from prognobench.analysis.summaries.best import best_table, compare_with_best
+from prognobench.analysis.summaries.comparer import Question
+from prognobench.analysis.summaries.comparisons import compare, make_comparison
+from prognobench.analysis.summaries.score_tables import make_table
+from prognobench.analysis.summaries.selection import add_optimism
+from prognobench.analysis.summaries.verdict import reach_verdicts
 from prognobench.cli import main
 from prognobench.errors import ConfigError
 from prognobench.metrics.metric import find_metric

@@ -26,7 +26,7 @@ from prognobench.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from prognobench.analysis.statistics.verdict import Verdict
+    from prognobench.analysis.summaries.verdict import Verdict
     from prognobench.analysis.tables import Made
 
 
@@ -34,7 +34,7 @@ def print_tables(
     results: Path, where: Mapping[str, Sequence[str]] | None = None, **choices: Any
 ) -> None:
     """Score, make tables, print them on stdout and say where their files are."""
-    from prognobench.analysis.statistics.score_tables import make_table
+    from prognobench.analysis.summaries.score_tables import make_table
 
     _print_made(make_table(results, where=where, **choices))
 
@@ -42,7 +42,7 @@ def print_tables(
 def print_answer(results: Path, where: Mapping[str, Sequence[str]]) -> None:
     """Print the verdict on each data set, then the tables of scores."""
     from prognobench.analysis.scores import read_scores
-    from prognobench.analysis.statistics.verdict import reach_verdicts
+    from prognobench.analysis.summaries.verdict import reach_verdicts
 
     scored = read_scores(results)
     _print_verdicts(reach_verdicts(scored, where=where))
@@ -165,7 +165,7 @@ def table(results: Path, efficiency: bool, intervals: bool, **options: Any) -> N
     """
     where, everything = where_of(options), options["everything"]
     if intervals or options["by"]:
-        from prognobench.analysis.statistics.intervals import Wanted, make_intervals
+        from prognobench.analysis.summaries.intervals import Wanted, make_intervals
 
         chosen = {
             name: options[name] for name in ("metrics", "threshold", "level", "by", "everything")
@@ -174,7 +174,7 @@ def table(results: Path, efficiency: bool, intervals: bool, **options: Any) -> N
         _print_made(make_intervals(results, wanted, options["formats"]))
         return
     if efficiency:
-        from prognobench.analysis.statistics.costs import make_costs
+        from prognobench.analysis.summaries.costs import make_costs
 
         _print_made(make_costs(results, options["metrics"], where, options["formats"], everything))
         return
@@ -219,7 +219,7 @@ def compare(results: Path, ranks: bool, posthoc: Any, **options: Any) -> None:
     """
     where, metric, formats = where_of(options), options["metric"], options["formats"]
     if ranks:
-        from prognobench.analysis.statistics.ranks import make_ranks
+        from prognobench.analysis.summaries.ranks import make_ranks
 
         _print_made(
             make_ranks(
@@ -233,9 +233,9 @@ def compare(results: Path, ranks: bool, posthoc: Any, **options: Any) -> None:
         )
         return
     from prognobench.analysis.scores import read_scores
-    from prognobench.analysis.statistics.comparer import Question
-    from prognobench.analysis.statistics.comparisons import make_comparison
-    from prognobench.analysis.statistics.verdict import reach_verdicts
+    from prognobench.analysis.summaries.comparer import Question
+    from prognobench.analysis.summaries.comparisons import make_comparison
+    from prognobench.analysis.summaries.verdict import reach_verdicts
 
     names = ("by", "against", "metric", "threshold", "level", "rope", "everything")
     question = Question(
@@ -266,7 +266,7 @@ def claims(results: Path, file: Path | None, formats: Sequence[str]) -> None:
       prognobench claims
       prognobench claims --file mine.yaml
     """
-    from prognobench.analysis.statistics.claims.tables import make_claims
+    from prognobench.analysis.claims.tables import make_claims
 
     _print_made(make_claims(results, file, formats))
 

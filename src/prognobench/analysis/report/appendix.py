@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from prognobench.analysis.report.facts import gather_facts
 from prognobench.analysis.report.sections import real_runs
 from prognobench.analysis.scores import Scored
-from prognobench.analysis.statistics.verdict import reach_verdicts
 from prognobench.analysis.subgroups import groupable_columns, has_bands
+from prognobench.analysis.summaries.verdict import reach_verdicts
 from prognobench.analysis.tables import SYNTHETIC, Entry, Row, Table, markdown, templates
 from prognobench.files import write_text
 from prognobench.store import RunFolder

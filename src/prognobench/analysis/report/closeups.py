@@ -15,18 +15,18 @@ from prognobench.analysis.predictions import Predictions, load_predictions
 from prognobench.analysis.report.drawing import BASELINE, CHOICE, REFERENCE
 from prognobench.analysis.report.figures import Figure, report_command
 from prognobench.analysis.scores import CHANCE, Scored
-from prognobench.analysis.statistics.aggregate import (
+from prognobench.analysis.statistics.curves import Curve
+from prognobench.analysis.statistics.panels import merge_panels
+from prognobench.analysis.statistics.resampling import Panel, make_panel
+from prognobench.analysis.summaries.aggregate import (
     Context,
     best_baseline,
     describe_context,
     iter_contexts,
     sort_best_first,
 )
-from prognobench.analysis.statistics.curves import Curve
-from prognobench.analysis.statistics.panels import merge_panels
-from prognobench.analysis.statistics.resampling import Panel, make_panel
-from prognobench.analysis.statistics.score_tables import reference_label
-from prognobench.analysis.statistics.selection import find_runs_of
+from prognobench.analysis.summaries.score_tables import reference_label
+from prognobench.analysis.summaries.selection import find_runs_of
 from prognobench.analysis.tables import make_slug
 from prognobench.metrics.metric import Metric, find_metric
 

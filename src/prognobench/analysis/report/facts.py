@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prognobench.analysis.report.sections import count_exclusions, real_runs
 from prognobench.analysis.scores import Scored
-from prognobench.analysis.statistics.verdict import Verdict
+from prognobench.analysis.summaries.verdict import Verdict
 from prognobench.store import RunFolder
 
 if TYPE_CHECKING:

@@ -30,15 +30,15 @@ from prognobench.analysis.report.drawing import (
     trade_off,
 )
 from prognobench.analysis.scores import CHANCE, Scored
-from prognobench.analysis.statistics.aggregate import (
+from prognobench.analysis.summaries.aggregate import (
     Context,
     describe_context,
     is_reference,
     iter_main_contexts,
 )
-from prognobench.analysis.statistics.costs import pareto
-from prognobench.analysis.statistics.ranks import Ranks
-from prognobench.analysis.statistics.score_tables import reference_label
+from prognobench.analysis.summaries.costs import pareto
+from prognobench.analysis.summaries.ranks import Ranks
+from prognobench.analysis.summaries.score_tables import reference_label
 from prognobench.analysis.tables import make_slug
 from prognobench.files import write_bytes, write_table
 from prognobench.metrics.metric import Metric

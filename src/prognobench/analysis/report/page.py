@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prognobench.analysis.catalogue import CHOICES
+from prognobench.analysis.claims.judging import check_claims
+from prognobench.analysis.claims.reading import are_about, find_claims, read_claims
 from prognobench.analysis.report.calibrating import (
     compare_calibration,
     draw_calibration,
@@ -41,18 +43,16 @@ from prognobench.analysis.report.sections import (
 )
 from prognobench.analysis.scores import Scored, read_scores
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics import costs, score_tables
-from prognobench.analysis.statistics.aggregate import (
+from prognobench.analysis.summaries import costs, score_tables
+from prognobench.analysis.summaries.aggregate import (
     Selection,
     aggregate,
     describe_context,
 )
-from prognobench.analysis.statistics.best import best_table, compare_each
-from prognobench.analysis.statistics.claims.judging import check_claims
-from prognobench.analysis.statistics.claims.reading import are_about, find_claims, read_claims
-from prognobench.analysis.statistics.ranks import rank, rank_table, wins_table
-from prognobench.analysis.statistics.selection import add_optimism
-from prognobench.analysis.statistics.verdict import reach_verdicts
+from prognobench.analysis.summaries.best import best_table, compare_each
+from prognobench.analysis.summaries.ranks import rank, rank_table, wins_table
+from prognobench.analysis.summaries.selection import add_optimism
+from prognobench.analysis.summaries.verdict import reach_verdicts
 from prognobench.analysis.tables import SYNTHETIC, Table, templates
 from prognobench.files import write_text
 from prognobench.metrics.metric import Metric, find_metric

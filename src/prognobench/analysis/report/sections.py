@@ -13,10 +13,10 @@ import numpy as np
 
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored
-from prognobench.analysis.statistics.aggregate import Context, best_baseline, iter_main_contexts
 from prognobench.analysis.statistics.resampling import warn_few_events
-from prognobench.analysis.statistics.score_tables import describe_optimism
-from prognobench.analysis.statistics.verdict import Pooled, Verdict
+from prognobench.analysis.summaries.aggregate import Context, best_baseline, iter_main_contexts
+from prognobench.analysis.summaries.score_tables import describe_optimism
+from prognobench.analysis.summaries.verdict import Pooled, Verdict
 from prognobench.analysis.tables import Entry, Row, Table, make_interval, make_number
 from prognobench.metrics.metric import Metric
 from prognobench.store import RunFolder

@@ -1,5 +1,5 @@
-"""One file for each statistic, with the table that shows it: a new statistic is a new file here.
+"""Tests, intervals and resampling: a new method is a new file here.
 
-What is drawn or goes on the page lives in ``report``; how predictions become scores, one floor
-below.
+They take predictions or scores and know no table. What is concluded with them lives in
+``summaries`` and ``claims``.
 """

@@ -12,8 +12,8 @@ import numpy as np
 
 from prognobench.analysis.scores import read_scores
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics.aggregate import Selection, aggregate, is_reference
 from prognobench.analysis.statistics.paired_tests import CONFIDENCE
+from prognobench.analysis.summaries.aggregate import Selection, aggregate, is_reference
 from prognobench.analysis.tables import Entry, Made, Table, write_tables
 from prognobench.errors import ConfigError, MissingExtraError
 from prognobench.metrics.metric import find_metric

@@ -11,13 +11,13 @@ import numpy as np
 from prognobench.analysis.catalogue import CHOICES, CONTEXT
 from prognobench.analysis.scores import Scored, read_scores
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics.aggregate import (
+from prognobench.analysis.summaries.aggregate import (
     Selection,
     aggregate,
     describe_context,
     iter_main_contexts,
 )
-from prognobench.analysis.statistics.score_tables import (
+from prognobench.analysis.summaries.score_tables import (
     note_strategies,
     reference_kinds,
     reference_label,

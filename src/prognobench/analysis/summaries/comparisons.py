@@ -19,9 +19,9 @@ from prognobench.analysis.catalogue import CHOICES, CONTEXT
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import Scored, read_scores
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics.aggregate import Selection, aggregate, is_reference
-from prognobench.analysis.statistics.comparer import COMMON, Comparer, Named, Question
 from prognobench.analysis.statistics.paired_tests import holm
+from prognobench.analysis.summaries.aggregate import Selection, aggregate, is_reference
+from prognobench.analysis.summaries.comparer import COMMON, Comparer, Named, Question
 from prognobench.analysis.tables import (
     BELOW,
     Entry,

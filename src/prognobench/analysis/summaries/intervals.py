@@ -14,7 +14,6 @@ from prognobench.analysis.evaluation import Measure, make_cells
 from prognobench.analysis.predictions import ORACLE, Level, Predictions, load_predictions
 from prognobench.analysis.scores import CHANCE, Scored, read_scores
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics.aggregate import describe_context
 from prognobench.analysis.statistics.resampling import (
     Panel,
     Resampling,
@@ -23,8 +22,9 @@ from prognobench.analysis.statistics.resampling import (
     warn_few_events,
     within,
 )
-from prognobench.analysis.statistics.score_tables import note_results
 from prognobench.analysis.subgroups import Bands, check_columns, find_subgroups
+from prognobench.analysis.summaries.aggregate import describe_context
+from prognobench.analysis.summaries.score_tables import note_results
 from prognobench.analysis.tables import (
     SYNTHETIC,
     Entry,

@@ -15,15 +15,6 @@ from prognobench.analysis.evaluation import Measure
 from prognobench.analysis.predictions import Level
 from prognobench.analysis.scores import CHANCE, Scored
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics.aggregate import (
-    Context,
-    Selection,
-    aggregate,
-    describe_context,
-    iter_contexts,
-    iter_main_contexts,
-    sort_best_first,
-)
 from prognobench.analysis.statistics.marks import (
     LEVEL,
     average_draws,
@@ -41,7 +32,16 @@ from prognobench.analysis.statistics.sample_size import (
     count_patients_needed,
     find_detectable_difference,
 )
-from prognobench.analysis.statistics.selection import add_optimism, find_runs_of
+from prognobench.analysis.summaries.aggregate import (
+    Context,
+    Selection,
+    aggregate,
+    describe_context,
+    iter_contexts,
+    iter_main_contexts,
+    sort_best_first,
+)
+from prognobench.analysis.summaries.selection import add_optimism, find_runs_of
 from prognobench.analysis.tables import SYNTHETIC
 from prognobench.analysis.thresholds import HALF, parse_threshold
 from prognobench.metrics.metric import Metric, find_metric

@@ -13,9 +13,9 @@ from prognobench.analysis.catalogue import AS_STORED, CHOICES
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored, read_scores
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics.aggregate import Selection, aggregate
 from prognobench.analysis.statistics.marks import DIMENSIONS
-from prognobench.analysis.statistics.selection import add_optimism
+from prognobench.analysis.summaries.aggregate import Selection, aggregate
+from prognobench.analysis.summaries.selection import add_optimism
 from prognobench.analysis.tables import (
     SYNTHETIC,
     Entry,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from prognobench.analysis.catalogue import CONTEXT
+from prognobench.analysis.claims.reading import ClaimFile, Statement, Where
 from prognobench.analysis.evaluation import Measure
 from prognobench.analysis.predictions import ORACLE
 from prognobench.analysis.scores import CHANCE, Scored
 from prognobench.analysis.shown import show_runs
-from prognobench.analysis.statistics.claims.reading import ClaimFile, Statement, Where
 from prognobench.analysis.statistics.marks import FOLD, share_assumed
 from prognobench.analysis.statistics.paired_tests import (
     Difference,

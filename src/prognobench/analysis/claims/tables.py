@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from prognobench.analysis.statistics.claims.judging import Finding, check_claims
-from prognobench.analysis.statistics.claims.reading import STUDY
+from prognobench.analysis.claims.judging import Finding, check_claims
+from prognobench.analysis.claims.reading import STUDY
 from prognobench.analysis.tables import (
     Entry,
     Made,

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from prognobench.analysis.scores import Scored, read_scores
-from prognobench.analysis.statistics.claims.evidence import Effect, Evidence
-from prognobench.analysis.statistics.claims.reading import (
+from prognobench.analysis.claims.evidence import Effect, Evidence
+from prognobench.analysis.claims.reading import (
     Claim,
     Statement,
     find_claims,
     read_claims,
 )
+from prognobench.analysis.scores import Scored, read_scores
 from prognobench.analysis.statistics.paired_tests import CONFIDENCE, Difference, holm
 from prognobench.analysis.statistics.pooling import (
     combine_all,

@@ -11,9 +11,9 @@ import numpy as np
 from prognobench.analysis.catalogue import CHOICES, CONTEXT
 from prognobench.analysis.evaluation import Measure
 from prognobench.analysis.scores import Scored
-from prognobench.analysis.statistics.aggregate import iter_main_contexts, sort_best_first
 from prognobench.analysis.statistics.panels import average_statistic, load_panels, share_patients
 from prognobench.analysis.statistics.resampling import Panel, Statistic, draw_weights
+from prognobench.analysis.summaries.aggregate import iter_main_contexts, sort_best_first
 from prognobench.metrics.metric import find_metric
 
 if TYPE_CHECKING:

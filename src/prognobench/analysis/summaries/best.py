@@ -9,14 +9,14 @@ import numpy as np
 
 from prognobench.analysis.catalogue import CHOICES
 from prognobench.analysis.scores import Scored
-from prognobench.analysis.statistics.aggregate import (
+from prognobench.analysis.statistics.marks import average_draws, find_advantage, pick_scores
+from prognobench.analysis.statistics.paired_tests import corrected_t
+from prognobench.analysis.summaries.aggregate import (
     Context,
     describe_context,
     iter_main_contexts,
 )
-from prognobench.analysis.statistics.marks import average_draws, find_advantage, pick_scores
-from prognobench.analysis.statistics.paired_tests import corrected_t
-from prognobench.analysis.statistics.score_tables import reference_label
+from prognobench.analysis.summaries.score_tables import reference_label
 from prognobench.analysis.tables import BELOW, Entry, Row, Table, make_difference, make_number
 from prognobench.metrics.metric import Metric
 
