@@ -12,9 +12,10 @@ import pytest
 from made_cohorts import write_csv
 from PIL import Image
 
-from prognobench.analysis.packing import Pseudonyms, pack
+from prognobench.analysis.packing import pack
 from prognobench.cli import main
 from prognobench.errors import ConfigError, StoreError
+from prognobench.files import Pseudonyms
 from prognobench.imaging import content
 
 PLANTED = ("Müller", "MRN4711", "ACC998877", "St-Elsewhere", "19640203", "secretfolder")

@@ -96,6 +96,9 @@ def test_text_stays_text_and_numbers_numbers(folder: RunFolder) -> None:
     assert "'=1+1" in raw
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
 texts = st.text(st.characters(blacklist_categories=["Cs", "Cc"], whitelist_characters="\t\n"))
 
 
@@ -106,7 +109,16 @@ def test_any_text_survives_and_none_is_a_formula(tmp_path: Path, values: list[st
     write_table(file, pd.DataFrame({"n": range(len(values)), "image": values}))
     assert read_table(file)["image"].tolist() == values
     written = pd.read_csv(file, dtype=str, keep_default_na=False)["image"]
-    assert not written.str.startswith(("=", "+", "-", "@")).any()
+    assert not written.str.startswith(FORMULA).any()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(st.lists(texts.filter(bool), min_size=1, unique=True))
+def test_names_of_columns_survive_and_none_is_a_formula(tmp_path: Path, names: list[str]) -> None:
+    file = tmp_path / "t.csv"
+    write_table(file, pd.DataFrame({name: [1.5] for name in names}))
+    assert list(read_table(file).columns) == names
+    assert not [name for name in pd.read_csv(file).columns if name.startswith(FORMULA)]
 
 
 def test_a_cell_is_done_when_its_mark_is_there(folder: RunFolder) -> None:

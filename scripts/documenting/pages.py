@@ -20,7 +20,7 @@ from documenting.settings import (
 )
 from prognobench.cli.discover import listing
 from prognobench.metrics.metric import all_metrics
-from prognobench.records import Checks, ImageOptions, Paths, Train
+from prognobench.records import Checks, ImageOptions, Paths, Privacy, Train
 from prognobench.registry import GROUPS
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +159,8 @@ def _configuration() -> Iterator[str]:
     yield from table(settings_of_record(ImageOptions, "dataset.pixels"))
     yield from ("", "## `checks`: findings that a run accepts", "")
     yield from table(settings_of_record(Checks, "checks"))
+    yield from ("", "## `privacy`: under which names results hold patients", "")
+    yield from table(settings_of_record(Privacy, "privacy"))
     yield from ("", "## `paths`", "")
     yield from table(settings_of_record(Paths, "paths", _section("paths")))
     for group, heading in HEADINGS.items():

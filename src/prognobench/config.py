@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from prognobench.errors import ConfigError
-from prognobench.records import Checks, Component, ImageOptions, Paths, RunConfig, Train
+from prognobench.records import Checks, Component, ImageOptions, Paths, Privacy, RunConfig, Train
 from prognobench.registry import GROUPS, LOSSES, Part, near
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-SECTIONS = (*GROUPS, "train", "checks", "paths")
+SECTIONS = (*GROUPS, "train", "checks", "privacy", "paths")
 
 
 Known = dict[tuple[str, str], Any]
@@ -106,6 +106,7 @@ def _checked(
     given: dict[str, tuple[Any, Callable[[Any, list[str]], Any]]] = {
         "train": (rest.get("train", {}), partial(_record, "train", Train)),
         "checks": (rest.get("checks", {}), partial(_record, "checks", Checks)),
+        "privacy": (rest.get("privacy", {}), partial(_record, "privacy", Privacy)),
         "image": (pixels, partial(_record, "dataset.pixels", ImageOptions)),
         "paths": (rest.get("paths", {}), _paths),
     }

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: text, JSON, tables that are safe in a spreadsheet.
+"""Files written whole or not at all: text, JSON, tables safe in a spreadsheet; pseudonyms.
 
 Whoever writes a file gets its checksum, and whoever reads it can ask for that checksum.
 """
@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import hmac
 import io
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from prognobench.errors import DamagedError, StoreError
+from prognobench.errors import ConfigError, DamagedError, StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 TEXT_COLUMNS = ("patient_id", "image", "source", "centre", "part", "item", "reason")
 """Columns that are text whatever they look like (a patient called ``007`` or ``NA``)."""
 
+NAMED = {"patient_id": "patient", "image": "image", "source": "source", "centre": "centre"}
+"""Column -> the first word of its pseudonyms."""
+
 BLOCK = 100_000
 """Rows that are written at once: millions as text would not fit into memory."""
 
@@ -36,7 +42,8 @@ LONG = 1000
 SEAL = "checksum"
 """Last entry of a sealed JSON file: the checksum of all others."""
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
+"""What spreadsheets take for the beginning of a formula, and the guard itself."""
 
 
 def checksum(content: bytes) -> str:
@@ -192,7 +199,7 @@ def _csv_blocks(tables: Iterable[Table]) -> Iterator[bytes]:
     for table in tables:
         if names is None:
             names = list(table)
-            yield _csv([names])
+            yield _csv([[guard(name) for name in names]])
         columns = [table[name] for name in names]
         for start in range(0, len(columns[0]) if columns else 0, BLOCK):
             rows = slice(start, start + BLOCK)
@@ -222,7 +229,13 @@ def _texts(values: Any) -> Any:
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.9g}"
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else str(value)
+    return str(guard(value))
+
+
+def guard(value: Any) -> Any:
+    """Return text that a spreadsheet shows and does not compute; other values as they are."""
+    risky = isinstance(value, str) and value.startswith(_FORMULA)
+    return f"'{value}" if risky else value
 
 
 def read_table(
@@ -304,6 +317,7 @@ def _parse(content: bytes, text: Sequence[str], keep: Keep | None = None) -> pd.
 
 def _unguard(table: pd.DataFrame, text: Sequence[str]) -> pd.DataFrame:
     """Take away what keeps spreadsheets from computing; a blank of a text column is empty text."""
+    table.columns = [str(name).removeprefix("'") for name in table.columns]
     for column in table.columns:
         if table[column].dtype == "str" or table[column].dtype == object:
             values = table[column]
@@ -321,3 +335,63 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"cannot write {type(value).__name__} as JSON")
+
+
+# ------------------------------------------------------------------ pseudonyms
+
+HIDDEN = "hidden (privacy.ids=pseudonyms)"
+"""Stands for a path, or a setting that names patients, where these are not stored."""
+
+
+@dataclass(frozen=True)
+class Pseudonyms:
+    """Names that are the same for the same thing, and lead back only with the key."""
+
+    key: bytes
+
+    @classmethod
+    def of(cls, file: Path) -> Pseudonyms:
+        """Read the key of a file, or make the file, which only its owner can read.
+
+        Raises
+        ------
+        StoreError
+            If the file can be neither read nor made.
+        ConfigError
+            If it holds something else.
+        """
+        try:
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(number, "w", encoding="ascii") as stream:
+                    stream.write(secrets.token_hex(32) + "\n")
+            key = bytes.fromhex(file.read_text(encoding="ascii").strip())
+        except OSError as error:
+            raise StoreError(f"the key {file} cannot be used: {error.strerror}") from error
+        except ValueError as error:
+            raise ConfigError(f"{file} is not a key: give a file that this command made") from error
+        if len(key) < 32:
+            raise ConfigError(f"{file} is not a key: it holds fewer than 64 hexadecimal digits")
+        return cls(key)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells two keys apart and leads back to neither."""
+        return hashlib.sha256(self.key).hexdigest()[:12]
+
+    def name(self, kind: str, value: str) -> str:
+        """Return the pseudonym of a value, which begins with its kind; nothing for nothing."""
+        if not value:
+            return ""
+        digest = hmac.digest(self.key, f"{kind}\0{value}".encode(errors="surrogatepass"), "sha256")
+        return f"{kind}-{digest.hex()[:20]}"
+
+    def rename(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return a table whose patients, images, sources and centres are pseudonyms."""
+        renamed = table.copy()
+        for column in NAMED.keys() & set(table.columns):
+            kind = NAMED[column]
+            names = {value: self.name(kind, str(value)) for value in table[column].unique()}
+            renamed[column] = table[column].map(names)
+        return renamed

@@ -493,6 +493,22 @@ class Checks:
 
 
 @dataclass(frozen=True)
+class Privacy:
+    """Under which names a run stores patients, images, sources and centres; changes no number.
+
+    Attributes
+    ----------
+    ids
+        ``plain``, or ``pseudonyms`` that lead back only with the key.
+    key
+        File of the key, made if it is missing; by default in the user's settings folder.
+    """
+
+    ids: Literal["plain", "pseudonyms"] = "plain"
+    key: str | None = None
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One fully resolved choice of everything that a run depends on.
 
@@ -510,6 +526,7 @@ class RunConfig:
     paths: Paths
     image: ImageOptions = ImageOptions()
     checks: Checks = Checks()
+    privacy: Privacy = Privacy()
     seed: int = 42
     device: str = "auto"
     baselines: bool = True

@@ -71,9 +71,9 @@ of training, so that old results are not taken for new ones.
 
 
 def describe(config: RunConfig) -> dict[str, Any]:
-    """Return the whole resolved config as plain JSON values."""
+    """Return the resolved config as plain JSON values, but for what changes no result."""
     described: dict[str, Any] = json_form(asdict(config))
-    del described["engine"]
+    del described["engine"], described["privacy"]
     return described
 
 

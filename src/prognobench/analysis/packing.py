@@ -6,17 +6,15 @@ saved models. Scores, tables and the report are made again from the packed predi
 
 from __future__ import annotations
 
-import hmac
 import os
-import secrets
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prognobench.errors import ConfigError, StoreError, listed
+from prognobench.files import NAMED, Pseudonyms
 from prognobench.records import Progress
 from prognobench.store import RunFolder, iter_runs
 
@@ -28,53 +26,10 @@ LEFT_OUT = "left out when packed"
 COHORT = ("patient_id", "image", "source", "label", "centre", "order")
 """Columns of a cohort that are packed; of all others, those that are asked for."""
 
-NAMED = {"patient_id": "patient", "image": "image", "source": "source", "centre": "centre"}
-"""Column -> the first word of its pseudonyms."""
-
 PREDICTED = ("part", "patient_id", "image", "label")
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)
 """The time of every file in the archive: when somebody worked is nobody's business."""
-
-
-@dataclass(frozen=True)
-class Pseudonyms:
-    """Names that are the same for the same thing, and lead back only with the key."""
-
-    key: bytes
-
-    @classmethod
-    def of(cls, file: Path) -> Pseudonyms:
-        """Read the key of a file, or make the file, which only its owner can read."""
-        try:
-            if not file.exists():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                number = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(number, "w", encoding="ascii") as stream:
-                    stream.write(secrets.token_hex(32) + "\n")
-            key = bytes.fromhex(file.read_text(encoding="ascii").strip())
-        except OSError as error:
-            raise StoreError(f"the key {file} cannot be used: {error.strerror}") from error
-        except ValueError as error:
-            raise ConfigError(f"{file} is not a key: give a file that this command made") from error
-        if len(key) < 32:
-            raise ConfigError(f"{file} is not a key: it holds fewer than 64 hexadecimal digits")
-        return cls(key)
-
-    def name(self, kind: str, value: str) -> str:
-        if not value:
-            return ""
-        digest = hmac.digest(self.key, f"{kind}\0{value}".encode(errors="surrogatepass"), "sha256")
-        return f"{kind}-{digest.hex()[:20]}"
-
-    def rename(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return a table whose patients, images, sources and centres are pseudonyms."""
-        renamed = table.copy()
-        for column in NAMED.keys() & set(table.columns):
-            kind = NAMED[column]
-            names = {value: self.name(kind, str(value)) for value in table[column].unique()}
-            renamed[column] = table[column].map(names)
-        return renamed
 
 
 def pack(

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from prognobench.errors import ConfigError
-from prognobench.records import Checks, Paths, Train
+from prognobench.records import Checks, Paths, Privacy, Train
 from prognobench.registry import GROUPS, STRATEGIES, near
 
 SECTION_GROUPS = ("dataset", "model", "strategy", "regime", "cv", "train", "loss", "engine")
 CONFIG_GROUPS = (*SECTION_GROUPS, "experiment")
-SECTIONS = (*SECTION_GROUPS, "checks", "paths")
+SECTIONS = (*SECTION_GROUPS, "checks", "privacy", "paths")
 
 PLAIN_KEYS = ("seed", "device", "baselines")
 """Settings without a section."""
@@ -87,7 +87,7 @@ def top_keys() -> list[str]:
 
 def keys_by_section() -> Mapping[str, list[str]]:
     """Return every setting of every section, whichever choice has it."""
-    records = {"train": Train, "checks": Checks, "paths": Paths}
+    records = {"train": Train, "checks": Checks, "privacy": Privacy, "paths": Paths}
     keys = {name: [field.name for field in fields(record)] for name, record in records.items()}
     for group, registry in GROUPS.items():
         settings = {key for part in registry.values() for key in part.settings}

@@ -43,8 +43,8 @@ def pack(results: Path, out: Path, key: Path | None, keep: Sequence[str]) -> Non
     """
     import platformdirs
 
-    from prognobench.analysis.packing import Pseudonyms
     from prognobench.analysis.packing import pack as pack_all
+    from prognobench.files import Pseudonyms
 
     key = key or platformdirs.user_config_path("prognobench") / "pseudonyms.key"
     with console.progress_bars() as progress:

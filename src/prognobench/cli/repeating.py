@@ -20,7 +20,7 @@ from prognobench.cli.config_files import CONFIG_GROUPS, options, read_config, sh
 from prognobench.cli.overrides import section_of
 from prognobench.config import default_cache, schema_of
 from prognobench.errors import ConfigError, StoreError
-from prognobench.files import json_form
+from prognobench.files import HIDDEN, json_form
 from prognobench.records import Checks, ImageOptions, Train
 from prognobench.registry import ENGINES, GROUPS, LOSSES
 from prognobench.store import RunFolder
@@ -51,13 +51,21 @@ def write_command(meta: Mapping[str, Any]) -> str | None:
 
     Returns
     -------
-    ``None`` if what is stored does not hold every setting, as in an archive that was handed on.
+    ``None`` if what is stored does not hold every setting, as in an archive that was handed on, or
+    where paths are hidden.
     """
     config = meta.get("config", {})
     if not {*STORED, "train", "image", "paths"} <= set(config):
         return None
+    if HIDDEN in config["dataset"]["settings"].values():
+        return None
     folders = [part for folder in meta.get("components", ()) for part in ("--components", folder)]
-    return shlex.join(["prognobench", "run", *folders, *write_overrides(config)])
+    return shlex.join(["prognobench", "run", *folders, *write_overrides(config), *_names(meta)])
+
+
+def _names(meta: Mapping[str, Any]) -> list[str]:
+    """Return the override of a run that is stored under pseudonyms; the key stays with its user."""
+    return [f"privacy.ids={meta['privacy']['ids']}"] if meta.get("privacy") else []
 
 
 def write_public_command(meta: Mapping[str, Any]) -> str | None:
@@ -229,11 +237,12 @@ def repeat_run(run: str, given: Sequence[str]) -> list[str]:
     config = folder.meta.get("config", {})
     if write_command(folder.meta) is None:
         raise ConfigError(
-            f"--from {run}: its run.json does not hold every setting, since it was handed on; give "
-            "the settings as key=value"
+            f"--from {run}: its run.json does not hold every setting, since it was handed on or "
+            "hides paths (privacy.ids=pseudonyms); give the settings as key=value"
         )
     _require_components(run, folder)
     stored = write_overrides({**config, "paths": {**config["paths"], "results": _root(folder)}})
+    stored += _names(folder.meta)
     known = shorthands()
     replaced = {"strategy" if section in known else section for section in _choices(given)}
     return [*(each for each in stored if section_of(each) not in replaced), *given]

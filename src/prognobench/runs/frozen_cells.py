@@ -147,7 +147,7 @@ def _fit_runs(
                 raise
             for run, fold in reading:
                 if _is_held(leases[run.key]):
-                    run.folder.write_failure(fold.name, error)
+                    run.record_failure(fold, error)
             cells = [(run, fold) for run, fold in cells if "image" not in run.reads]
     tasks = [_task(run, fold, embedded.features) for run, fold in cells]
     again = {i for i, (run, fold) in enumerate(cells) if must_refit(run, fold)}
@@ -172,7 +172,7 @@ def _applicable(run: Prepared, turns: Turns) -> Sequence[Fold]:
     try:
         require_batches(run, folds)
     except NotApplicableError as reason:
-        run.folder.mark_not_applicable(reason)
+        run.record_not_applicable(reason)
         return ()
     return folds
 
@@ -197,11 +197,11 @@ def require_batches(run: Prepared, folds: Sequence[Fold]) -> None:
 
 def _record(run: Prepared, fold: Fold, error: Exception) -> None:
     if isinstance(error, NotApplicableError):
-        run.folder.mark_not_applicable(error)
+        run.record_not_applicable(error)
     elif refusal(error):  # the disk is full, say: no other cell could be stored either
         raise error
     else:
-        run.folder.write_failure(fold.name, error)
+        run.record_failure(fold, error)
 
 
 def _store(

@@ -22,6 +22,7 @@ from prognobench.errors import (
 )
 from prognobench.imaging.cache import Recipe
 from prognobench.registry import LOSSES, STRATEGIES
+from prognobench.runs.hiding import Hiding, check_names, read_key
 from prognobench.runs.kinds import Kind, build_classifier, find_kind
 from prognobench.runs.workspace import Workspace
 from prognobench.store import RunFolder, run_folder, run_key
@@ -109,6 +110,25 @@ class Prepared(ReadyRun):
         """What of a patient the strategy looks at: ``image``, ``covariates``."""
         return self.kind.reads(self.config.strategy)
 
+    @cached_property
+    def hiding(self) -> Hiding | None:
+        """What is stored in the place of patients' names; ``None`` where they are stored."""
+        pseudonyms = read_key(self.config.privacy)
+        return None if pseudonyms is None else Hiding(pseudonyms, self.cohort)
+
+    def record_failure(self, fold: Fold, error: Exception) -> None:
+        """Store why a cell failed."""
+        self.folder.write_failure(fold.name, self.hide_error(error))
+
+    def hide_error(self, error: Exception) -> Exception:
+        """Return an error as it is stored."""
+        return self.hiding.hide_error(error) if self.hiding else error
+
+    def record_not_applicable(self, reason: NotApplicableError) -> None:
+        """Store why the strategy cannot be applied to the model."""
+        hide = self.hiding.hide_text if self.hiding else str
+        self.folder.mark_not_applicable(NotApplicableError(hide(str(reason))))
+
     @property
     def key(self) -> str:
         return self.folder.path.name
@@ -116,7 +136,9 @@ class Prepared(ReadyRun):
     @cached_property
     def images(self) -> dict[str, NDArray[Any]]:
         """What is stored of every image beside its predictions."""
-        table = self.cohort.table
+        table = self.cohort.table[["patient_id", "image", "label"]]
+        if self.hiding:
+            table = self.hiding.hide_table(table)
         text = {name: table[name].to_numpy(dtype=object) for name in ("patient_id", "image")}
         return {**text, "label": table["label"].to_numpy()}
 
@@ -212,6 +234,7 @@ def _prepare(config: RunConfig, workspace: Workspace, look: bool) -> Prepared:
         "weights": source.fingerprint,
     }
     folder = run_folder(config, run_key(config, **fingerprints))
+    check_names(folder, read_key(config.privacy))
     recalled = _recall_audit(folder, config)
     warnings = workspace.audit_quickly(config, look=look) if recalled is None else recalled
     run = Prepared(

@@ -13,8 +13,10 @@ import numpy as np
 
 from prognobench import __version__
 from prognobench.errors import TrainingError
+from prognobench.files import json_form
 from prognobench.folds import export_folds
 from prognobench.registry import GROUPS
+from prognobench.runs.hiding import describe_names, hide_settings
 from prognobench.store import describe
 
 if TYPE_CHECKING:
@@ -33,7 +35,16 @@ LIBRARIES = (
 
 def describe_run(run: Prepared) -> dict[str, Any]:
     """Return what ``run.json`` says of a run before its first cell."""
-    config = run.config
+    config, hiding = run.config, run.hiding
+    described = describe(config)
+    warnings, notes = list(run.warnings), list(run.cohort.notes)
+    more: dict[str, Any] = {}
+    if folders := _list_components(config):
+        more["components"] = folders
+    if hiding:
+        described["dataset"]["settings"] = json_form(hide_settings(config.dataset))
+        warnings, notes = hiding.hide_values(warnings), hiding.hide_values(notes)
+        more["privacy"] = describe_names(hiding.pseudonyms)
     return {
         "key": run.key,
         **{group: getattr(config, group).name for group in ("dataset", "model", "strategy")},
@@ -45,13 +56,13 @@ def describe_run(run: Prepared) -> dict[str, Any]:
         "reads": list(run.reads),
         "cells": [fold.name for fold in run.folds],
         "weights": run.source.origin,
-        "warnings": list(run.warnings),
-        "notes": list(run.cohort.notes),
+        "warnings": warnings,
+        "notes": notes,
         "left_out": list(run.left_out),
         "not_applicable": None,
         "fingerprints": run.fingerprints,
-        "config": describe(config),
-        **({"components": folders} if (folders := _list_components(config)) else {}),
+        "config": described,
+        **more,
     }
 
 
@@ -76,11 +87,11 @@ def tabulate_run(run: Prepared) -> dict[str, Any]:
     exclusions = run.cohort.exclusions
     if exclusions is None:
         exclusions = pd.DataFrame({"item": [], "reason": []}, dtype=str)
-    return {
-        "cohort": cohort,
-        "exclusions": exclusions,
-        "folds": export_folds(run.folds, run.cohort),
-    }
+    folds = export_folds(run.folds, run.cohort)
+    if hiding := run.hiding:
+        cohort, folds = hiding.hide_table(cohort), hiding.hide_table(folds)
+        exclusions = hiding.hide_exclusions(exclusions)
+    return {"cohort": cohort, "exclusions": exclusions, "folds": folds}
 
 
 def tabulate_predictions(run: Prepared, fold: Fold, probabilities: NDArray[np.float64]) -> Table:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from prognobench.audit.metadata import predict_from_metadata, read_image_metadata
+from prognobench.files import json_form
 from prognobench.losses.correction import describe_inverse_shift
 from prognobench.records import Component, Files
 from prognobench.runs.recording import (
@@ -18,7 +19,7 @@ from prognobench.runs.recording import (
     tabulate_run,
 )
 from prognobench.runs.turns import LEASE
-from prognobench.store import RunFolder, describe, run_folder
+from prognobench.store import RunFolder, run_folder
 from prognobench.workers import hold
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def _complete(run: Prepared, workspace: Workspace) -> None:
             try:
                 _store(run, fold, folder, workspace)
             except Exception as error:
-                folder.write_failure(fold.name, error)
+                folder.write_failure(fold.name, run.hide_error(error))
 
 
 def _is_complete(run: Prepared, folder: RunFolder) -> bool:
@@ -83,15 +84,16 @@ def _locate(run: Prepared) -> RunFolder:
 
 
 def _describe(run: Prepared, folder: RunFolder) -> None:
-    named = Component(SHORTCUT, SHORTCUT)
+    described = describe_run(run)
+    named = json_form(asdict(Component(SHORTCUT, SHORTCUT)))
     meta = {
-        **describe_run(run),
+        **described,
         "key": folder.path.name,
         "model": SHORTCUT,
         "strategy": SHORTCUT,
         "reads": ["files"],
         "weights": "",
-        "config": describe(replace(run.config, model=named, strategy=named)),
+        "config": {**described["config"], "model": named, "strategy": named},
     }
     folder.create(meta, describe_environment("cpu"), tabulate_run(run))
 

@@ -94,12 +94,12 @@ def train_cells(
             try:
                 _train_cell(run, fold, workspace, devices[run.config.device], lease)
             except NotApplicableError as reason:
-                run.folder.mark_not_applicable(reason)
+                run.record_not_applicable(reason)
             except Exception as error:
                 if refusal(error):  # the disk is full, say: no other cell could be stored either
                     raise
                 if lease.is_ours:
-                    run.folder.write_failure(fold.name, error)
+                    run.record_failure(fold, error)
 
 
 def _train_cell(

@@ -97,7 +97,7 @@ class Turns:
             left = open_folds()
             too_many = lease.holder.attempt > MOST_ATTEMPTS
             for fold in left if too_many else ():
-                run.folder.write_failure(fold.name, WorkerDiedError(MOST_ATTEMPTS))
+                run.record_failure(fold, WorkerDiedError(MOST_ATTEMPTS))
             yield lease if left and not too_many else None
         finally:
             still = open_folds()

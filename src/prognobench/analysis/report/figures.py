@@ -40,7 +40,7 @@ from prognobench.analysis.summaries.costs import pareto
 from prognobench.analysis.summaries.ranks import Ranks
 from prognobench.analysis.summaries.score_tables import reference_label
 from prognobench.analysis.tables import make_slug
-from prognobench.files import write_bytes, write_table
+from prognobench.files import guard, write_bytes, write_table
 from prognobench.metrics.metric import Metric
 from prognobench.workers import shared_out
 
@@ -137,7 +137,8 @@ class Figure:
     @property
     def link(self) -> str:
         """The data as an address that a browser saves as CSV."""
-        content = self.data.to_csv(index=False, float_format="%.5g").encode()
+        safe = self.data.map(guard).rename(columns=guard)
+        content = safe.to_csv(index=False, float_format="%.5g").encode()
         return f"data:text/csv;base64,{base64.b64encode(content).decode()}"
 
     @property

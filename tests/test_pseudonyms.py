@@ -1,0 +1,144 @@
+"""Runs under pseudonyms: the results folder names nobody, and holds the numbers of a plain run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_cohorts import write_csv
+from PIL import Image
+
+from prognobench.cli import main
+from prognobench.imaging import content
+from prognobench.runs import frozen_cells, predict
+from prognobench.store import iter_runs
+
+PLANTED = ("Müller", "MRN4711", "ACC998877", "St-Elsewhere", "secretfolder")
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["prognobench", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return int(end.value.code or 0)
+
+
+def found(folder: Path) -> list[str]:
+    return [
+        f"{word} in {path.relative_to(folder)}"
+        for path in folder.rglob("*")
+        for word in PLANTED
+        if word in str(path.relative_to(folder))
+        or (path.is_file() and word.encode() in path.read_bytes())
+    ]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of one cohort, under plain names and under pseudonyms."""
+    home = tmp_path_factory.mktemp("home")
+    folder = home / "secretfolder"
+    (folder / "images").mkdir(parents=True)
+    rng, rows = np.random.default_rng(0), []
+    for number in range(27):
+        image = f"Müller_ACC998877_{number}.png"
+        pixels = rng.integers(0, 256, (32, 32), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / image)
+        # Three patients have two images, of which the first in time is taken.
+        row = {"patient": f"MRN4711{number % 24:03d}", "image": image}
+        row |= {"label": ("alive", "dead")[number % 2], "hospital": f"St-Elsewhere {number % 2}"}
+        row["label"] = ("alive", "dead")[number % 24 % 2]
+        rows.append({**row, "age": 40 + number % 24, "day": 100 - number})
+    rows.append({**rows[0], "patient": "MRN4711999", "image": "MRN4711-missing.png"})
+    write_csv(folder / "cohort.csv", rows)
+    overrides = (
+        *("dataset=table", "dataset.table=secretfolder/cohort.csv", "dataset.order=day"),
+        *(f"dataset.images={folder / 'images'}", "dataset.label=label", "dataset.positive=dead"),
+        *("dataset.patient=patient", "dataset.image=image", "dataset.centre=hospital"),
+        *("dataset.covariates=[age]", "dataset.on_missing=drop", "dataset.select=all"),
+        *("model=vit", "model.weights=random", "cv.folds=3", "device=cpu", "train=quick"),
+        *("strategy=linear_probe,metadata", "train.epochs=1", "train.save=best"),
+    )
+    (home / "command.json").write_text(json.dumps(overrides))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.setenv("PROGNOBENCH_CACHE", str(home / "cache"))
+        patch.setattr(content, "SETTLED_NS", 0)
+        names = ("privacy.ids=pseudonyms", f"privacy.key={home / 'key'}")
+        assert call(patch, "run", "-m", *overrides, "paths.results=plain") == 0
+        assert call(patch, "run", "-m", *overrides, "paths.results=hidden", *names) == 0
+        assert call(patch, "report", "hidden") == 0
+        assert call(patch, "results", "check", "hidden") == 0
+    return home
+
+
+def test_the_results_name_nobody(home: Path) -> None:
+    assert len(found(home / "plain")) > 20
+    assert list((home / "hidden").rglob("predictions.csv"))
+    assert not found(home / "hidden")
+    assert not found(home / "cache")
+    assert (home / "key").stat().st_mode & 0o077 == 0
+
+
+def test_the_numbers_are_those_of_a_plain_run(home: Path) -> None:
+    plain, hidden = (sorted(run.path.name for run in iter_runs(home / n)) for n in NAMES)
+    assert plain == hidden
+    scores = [pd.read_csv(home / name / "scores.csv") for name in NAMES]
+    assert len(scores[0]) > 10
+    pd.testing.assert_frame_equal(*scores)
+    for one, other in zip(*(iter_runs(home / name) for name in NAMES), strict=True):
+        numbers = [
+            run.predictions(cell).filter(like="score_").to_numpy()
+            for run in (one, other)
+            for cell in run.cells
+        ]
+        half = len(numbers) // 2
+        assert all((a == b).all() for a, b in zip(numbers[:half], numbers[half:], strict=True))
+        cohorts = [run.cohort().groupby("patient_id")["image"].nunique() for run in (one, other)]
+        assert sorted(cohorts[0]) == sorted(cohorts[1])
+
+
+NAMES = ("plain", "hidden")
+
+
+def test_the_same_command_finds_what_is_done(home: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("PROGNOBENCH_CACHE", str(home / "cache"))
+    again = ["run", "-m", *json.loads((home / "command.json").read_text()), "paths.results=hidden"]
+    assert call(monkeypatch, *again, "privacy.ids=pseudonyms", f"privacy.key={home / 'key'}") == 0
+    assert "computed" not in capsys.readouterr().out
+    # Under other names, or with another key, one run would mix two.
+    assert call(monkeypatch, *again) == 2
+    other = f"privacy.key={home / 'other'}"
+    assert call(monkeypatch, *again, "privacy.ids=pseudonyms", other) == 2
+    said = capsys.readouterr().err
+    assert "set privacy.ids and privacy.key as they were" in said.replace("\n", " ")
+
+
+def test_a_stored_model_predicts(home: Path) -> None:
+    folders = {run.meta["strategy"]: run for run in iter_runs(home / "hidden")}
+    images = home / "secretfolder" / "images"
+    given = predict.predict_images(folders["linear_probe"].path, images, cache=home / "cache")
+    assert len(given) == 27
+
+
+def test_a_failure_is_stored_without_names(home: Path, tmp_path: Path, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError(f"MRN4711003 of {home}/secretfolder/images/Müller_ACC998877_3.png is odd")
+
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("PROGNOBENCH_CACHE", str(home / "cache"))
+    monkeypatch.setattr(frozen_cells, "tabulate_predictions", fail)
+    overrides = json.loads((home / "command.json").read_text())
+    names = ("privacy.ids=pseudonyms", f"privacy.key={home / 'key'}")
+    results = tmp_path / "failed"
+    assert call(monkeypatch, "run", "-m", *overrides, f"paths.results={results}", *names) == 1
+    assert not found(results)
+    run = next(run for run in iter_runs(results) if run.meta["strategy"] == "linear_probe")
+    (message, *_) = [each["message"] for each in run.failures().values()]
+    assert message.startswith("ValueError: patient-")
+    assert message.endswith("is odd")
