@@ -18,8 +18,7 @@ from PIL import Image
 
 from prognobench.cli import cli, console, main
 from prognobench.registry import DATASETS
-from prognobench.runs.turns import LEASE
-from prognobench.workers import Lease
+from prognobench.workers import LEASE, Lease
 
 SMALL = (
     "dataset=severity",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,7 +181,7 @@ def test_repair_moves_what_is_wrong_aside_and_deletes_nothing(tmp_path: Path) ->
     states = [state for _, state, _ in check_results(tmp_path)]
     assert states == ["torn", "torn", "foreign", "damaged", "stale"]
 
-    moved = dict(repair_results(tmp_path))
+    moved = dict(repair_results(tmp_path).moved)
 
     assert [Path(before).name for before in moved] == [".cost.json.124", "r9-f9", "r0-f0"]
     assert all(Path(after).parts[0] == ASIDE for after in moved.values())
@@ -195,9 +197,41 @@ def test_repair_of_a_description_leaves_its_cells(tmp_path: Path) -> None:
     folder = make_run(tmp_path, patients=40, folds=2)
     (folder.path / "cohort.csv").write_bytes(b"")
     for number in ("", "-2"):
-        ((before, after),) = repair_results(tmp_path)
+        ((before, after),) = repair_results(tmp_path).moved
         assert Path(before).name == "run.json"
         assert Path(after).name == f"run.json{number}"
         assert len([*folder.path.glob("cells/*/done.json")]) == 2
         (folder.path / "run.json").write_text("{")
         folder.__dict__.pop("meta", None)
+
+
+HELD = """
+import sys, time
+from pathlib import Path
+from prognobench.workers import LEASE, Lease
+lease = Lease.take(Path(sys.argv[1]), LEASE)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("held", [".", "cells/r0-f0"])
+def test_repair_leaves_what_another_process_computes(tmp_path: Path, held: str) -> None:
+    folder = make_run(tmp_path, patients=40, folds=2)
+    for cell in folder.cells:
+        (folder.path / "cells" / cell / "history.csv").write_bytes(b"")
+    other = [sys.executable, "-c", HELD, str(folder.path / held)]
+    with subprocess.Popen(other, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"held\n"
+            done = repair_results(tmp_path)
+        finally:
+            process.kill()
+    run = str(folder.path.relative_to(tmp_path))
+    whole = held == "."
+    assert done.in_use == [run if whole else f"{run}/{held}"]
+    assert [before for before, _ in done.moved] == ([] if whole else [f"{run}/cells/r0-f1"])
+    # The process has ended: now nothing is in use.
+    assert not repair_results(tmp_path).in_use
+    assert not list(folder.path.glob("cells/*"))

@@ -31,9 +31,8 @@ from prognobench.imaging import content
 from prognobench.models import source as sources
 from prognobench.registry import load_components
 from prognobench.runs.execute import Outcome, run
-from prognobench.runs.turns import LEASE
 from prognobench.store import RunFolder
-from prognobench.workers import Lease
+from prognobench.workers import LEASE, Lease
 
 SMALL = (
     "dataset=severity",

@@ -207,6 +207,9 @@ def _watch(parent: int) -> None:
 
 # ------------------------------------------------------------------ leases
 
+LEASE = "lease"
+"""Name of the leases on cells, and on runs whose cells are computed together."""
+
 EXPIRY = float(os.environ.get("PROGNOBENCH_LEASE_SECONDS", "60"))
 """Seconds after which a lease that its process does not renew belongs to nobody."""
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from prognobench.analysis.surveying import is_stale
 from prognobench.errors import StoreError
 from prognobench.store import SAVED, RunFolder
-from prognobench.workers import find_dead
+from prognobench.workers import LEASE, find_dead, hold
 
 Finding = tuple[str, str, str]
 """Path below the results folder, what it is (``damaged``, ``foreign``, ...), and what to do."""
@@ -33,15 +34,27 @@ def check_results(results: Path) -> list[Finding]:
     return [finding for finding, _ in _find(results)]
 
 
-def repair_results(results: Path) -> list[tuple[str, str]]:
+class Repaired(NamedTuple):
+    """What a repair did, by places below the results folder.
+
+    Attributes
+    ----------
+    moved
+        Of each file and folder that was moved, where it was and where it is.
+    in_use
+        Runs and cells that another process computes now; they stay as they are.
+    """
+
+    moved: list[tuple[str, str]]
+    in_use: list[str]
+
+
+def repair_results(results: Path) -> Repaired:
     """Move what :func:`check_results` finds into the folder ``set-aside``; nothing is deleted.
 
     A cell without its folder is computed again by the same ``prognobench run``, and a run without
-    its ``run.json`` is described again. Drafts that may be in use stay.
-
-    Returns
-    -------
-    Of each file and folder that was moved, where it was and where it is, below ``results``.
+    its ``run.json`` is described again. Drafts that may be in use stay, and so does what another
+    process has a lease on.
 
     Raises
     ------
@@ -49,28 +62,65 @@ def repair_results(results: Path) -> list[tuple[str, str]]:
         If there is no such folder, or a file cannot be moved.
     """
     moved: dict[Path, Path] = {}
-    for _, path in _find(results):
-        if path is None or any(inside in moved for inside in (path, *path.parents)):
-            continue
-        place = results / ASIDE / path.relative_to(results)
-        number = 1
-        while place.exists():
-            number += 1
-            place = place.with_name(f"{path.name}-{number}")
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(place)
-        except OSError as error:
-            raise StoreError(f"{path} cannot be moved: {error.strerror or error}") from error
-        moved[path] = place
-    return [(str(a.relative_to(results)), str(b.relative_to(results))) for a, b in moved.items()]
+    in_use: list[Path] = []
+    for path in _list_runs(results):
+        with hold(path, LEASE, wait=False) as lease:
+            if lease is None:
+                in_use.append(path)
+                continue
+            for _, _, which in _check_run(RunFolder(path)):
+                if which is None or any(inside in moved for inside in (which, *which.parents)):
+                    continue
+                with _hold_cell(path, which) as free:
+                    if free:
+                        moved[which] = _set_aside(results, which)
+                    else:
+                        in_use.append(which)
+    places = [(str(a.relative_to(results)), str(b.relative_to(results))) for a, b in moved.items()]
+    return Repaired(places, [str(path.relative_to(results)) for path in dict.fromkeys(in_use)])
+
+
+@contextmanager
+def _hold_cell(run: Path, found: Path) -> Iterator[bool]:
+    """Hold the cell that something was found in, and say whether it may be moved."""
+    within = found.relative_to(run).parts
+    if within[0] != "cells":
+        yield True
+        return
+    cell = run.joinpath(*within[:2])
+    with hold(cell, LEASE, wait=False) as lease:
+        # Looked at again, now that nobody can be writing: the cell may have been computed anew.
+        yield lease is not None and any(
+            which == found for _, _, which in _check_run(RunFolder(run))
+        )
+
+
+def _set_aside(results: Path, path: Path) -> Path:
+    """Move a file or folder below ``set-aside``, and return its place there."""
+    place = results / ASIDE / path.relative_to(results)
+    number = 1
+    while place.exists():
+        number += 1
+        place = place.with_name(f"{path.name}-{number}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be moved: {error.strerror or error}") from error
+    for lease in place.glob(f".{LEASE}-*"):  # of this process; nobody computes what lies there
+        lease.unlink()
+    return place
+
+
+def _list_runs(results: Path) -> list[Path]:
+    if not results.is_dir():
+        raise StoreError(f"no results in {results}: start with 'prognobench run'")
+    return sorted(path for path in results.glob("runs/*/*/*/*") if path.is_dir())
 
 
 def _find(results: Path) -> Iterator[tuple[Finding, Path | None]]:
     """Yield each finding, and what is moved to repair it."""
-    if not results.is_dir():
-        raise StoreError(f"no results in {results}: start with 'prognobench run'")
-    for path in sorted(results.glob("runs/*/*/*/*")):
+    for path in _list_runs(results):
         place = str(path.relative_to(results))
         for kind, what, which in _check_run(RunFolder(path)):
             yield (place, kind, what), which

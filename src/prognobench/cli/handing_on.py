@@ -115,8 +115,11 @@ def check(context: click.Context, results: Path, repair: bool) -> None:
 
     found = check_results(results)
     if repair:
-        for before, after in repair_results(results):
+        repaired = repair_results(results)
+        for before, after in repaired.moved:
             console.say(f"moved: {before} -> {after}")
+        for place in repaired.in_use:
+            console.say(f"in use: {place}: another process computes it; repair it when that ends")
         found = check_results(results)
     if not found:
         console.say(f"{results}: all stored files are as they were written")

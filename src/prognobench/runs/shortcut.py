@@ -18,9 +18,8 @@ from prognobench.runs.recording import (
     tabulate_predictions,
     tabulate_run,
 )
-from prognobench.runs.turns import LEASE
 from prognobench.store import RunFolder, run_folder
-from prognobench.workers import hold
+from prognobench.workers import LEASE, hold
 
 if TYPE_CHECKING:
     from pathlib import Path

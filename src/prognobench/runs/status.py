@@ -15,9 +15,8 @@ import pandas as pd
 from prognobench.errors import StoreError
 from prognobench.files import read_sealed
 from prognobench.runs.sweeps import SWEEPS, Sweep
-from prognobench.runs.turns import LEASE
 from prognobench.store import RunFolder, iter_runs
-from prognobench.workers import Holder, find_holder
+from prognobench.workers import LEASE, Holder, find_holder
 
 RECENT = 100
 """Cells that finished last, by which the rate is told."""

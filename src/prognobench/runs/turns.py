@@ -16,10 +16,7 @@ from prognobench.errors import StoreError, WorkerDiedError
 from prognobench.records import Fold, Progress
 from prognobench.runs.prepare import Prepared
 from prognobench.store import RunFolder
-from prognobench.workers import Holder, Lease, find_holder
-
-LEASE = "lease"
-"""Name of the leases on cells, and on runs whose cells are computed together."""
+from prognobench.workers import LEASE, Holder, Lease, find_holder
 
 MOST_ATTEMPTS = 3
 """Workers of one sweep that may die over a cell before it is recorded as failed."""
