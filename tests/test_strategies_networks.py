@@ -306,6 +306,7 @@ def test_the_walk_knows_every_family() -> None:
         ("edgenext", "oft", "trained"),
         ("xcit", "adaptformer", "trained"),
         ("dla", "ssf", "trained"),
+        ("nfnet", "ssf", "trained"),
         ("pvt_v2", "ln_tuning", "trained"),
         ("coat", "vpt_deep", "refused"),
         ("ghostnet", "vera", "refused"),

@@ -129,7 +129,8 @@ class ScaledShifted(Wrapper):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "base_layer":
+            # A layer's own scale (of NFNet, say) must not pass for this one's.
+            if name in ("base_layer", "scale", "shift"):
                 raise
             return getattr(self.base_layer, name)
 
