@@ -21,7 +21,7 @@ from prognobench.cli.config_files import CONFIG_GROUPS, config_root, options
 from prognobench.config import from_mapping, read_config
 from prognobench.errors import ConfigError
 from prognobench.files import json_form
-from prognobench.records import RunConfig, Train
+from prognobench.records import Checks, RunConfig, Train
 from prognobench.store import describe
 
 
@@ -138,6 +138,25 @@ def test_numbers_are_finite(override: str) -> None:
 def test_a_mistyped_section_is_told_its_name() -> None:
     (fault,) = faults_of("trian.epochs=3")
     assert "Did you mean 'train'" in fault
+
+
+def test_a_key_leads_through_settings_only() -> None:
+    (fault,) = faults_of("train.epochs.more=3")
+    assert fault.endswith("train.epochs is a value, and has no settings")
+    (fault,) = faults_of("~train.nothing")
+    assert fault.endswith("there is no train.nothing to delete")
+    (config,) = compose(["~train.epochs"])
+    assert config.train.epochs == Train().epochs
+
+
+def test_a_mapping_changes_the_settings_that_it_names() -> None:
+    (config,) = compose(["checks.duplicates=refuse", "checks={leaks:allow}"])
+    assert config.checks == Checks(leaks="allow", duplicates="refuse")
+
+
+def test_a_reference_to_a_missing_value_says_which_one() -> None:
+    faults = faults_of("dataset=table", "dataset.table=t.csv", "dataset.name=${dataset.label}")
+    assert any("dataset.label" in fault for fault in faults)
 
 
 def test_a_missing_value_says_how_to_give_it() -> None:

@@ -159,3 +159,10 @@ def test_wrong_wishes_are_refused(home: Path, tmp_path: Path) -> None:
     (tmp_path / "no-key").write_text("abc")
     with pytest.raises(ConfigError, match="not a key"):
         Pseudonyms.of(tmp_path / "no-key")
+    (tmp_path / "short").write_text("ab" * 8)
+    with pytest.raises(ConfigError, match="fewer than 64 hexadecimal digits"):
+        Pseudonyms.of(tmp_path / "short")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StoreError, match="cannot be used"):
+        Pseudonyms.of(tmp_path / "folder")
+    assert Pseudonyms.of(tmp_path / "key").name("patient", "") == ""

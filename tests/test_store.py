@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from made_runs import store_instead
 
 from prognobench.errors import DamagedError, NotApplicableError, StoreError, TrainingError
-from prognobench.files import read_json, read_table, write_json, write_table
+from prognobench.files import (
+    read_json,
+    read_sealed,
+    read_table,
+    read_tables,
+    write_json,
+    write_table,
+)
 from prognobench.records import Component, Paths, RunConfig, Train
 from prognobench.store import RunFolder, iter_runs, run_folder, run_key
 
@@ -282,3 +289,51 @@ def test_a_folder_that_cannot_be_written_is_an_error_for_the_user(tmp_path: Path
     (tmp_path / "results").write_text("a file where a folder should be")
     with pytest.raises(StoreError, match="cannot be written"):
         write_json(tmp_path / "results" / "a.json", 1)
+
+
+def test_many_tables_are_read_as_one(tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.csv" for number in range(3)]
+    for number, file in enumerate(files):
+        rows = {"image": [f"{number}-{row}" for row in range(number)], "n": range(number)}
+        write_table(file, pd.DataFrame(rows, columns=["image", "n"]))
+    table = read_tables(files)
+    assert table["image"].tolist() == ["1-0", "2-0", "2-1"]
+    assert table["file"].tolist() == [1, 2, 2]
+
+
+def test_many_tables_may_have_line_breaks_within_cells(tmp_path: Path) -> None:
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    write_table(files[0], pd.DataFrame({"image": ["one\ntwo", "three"]}))
+    write_table(files[1], pd.DataFrame({"image": ["four"]}))
+    table = read_tables(files)
+    assert table["image"].tolist() == ["one\ntwo", "three", "four"]
+    assert table["file"].tolist() == [0, 0, 1]
+
+
+def test_many_tables_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    sums = [write_table(file, pd.DataFrame({file.stem: [1]})) for file in files]
+    with pytest.raises(StoreError, match=r"b\.csv: its columns differ from those of"):
+        read_tables(files)
+    with pytest.raises(StoreError, match=r"c\.csv cannot be read"):
+        read_tables([*files[:1], tmp_path / "c.csv"])
+    with pytest.raises(DamagedError, match=r"a\.csv cannot be read: it has another checksum"):
+        read_tables(files[:1], wanted=[sums[0][::-1]])
+
+
+def test_rows_are_kept_while_a_large_table_is_read(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", pd.DataFrame({"n": range(5)}))
+    for least, kept in ((3, [3, 4]), (9, [])):
+        table = read_table(tmp_path / "t.csv", keep=lambda piece, n=least: piece["n"] >= n)
+        assert table["n"].tolist() == kept
+    write_table(tmp_path / "empty.csv", pd.DataFrame({"n": []}))
+    assert list(read_table(tmp_path / "empty.csv", keep=lambda piece: piece["n"] > 0)) == ["n"]
+
+
+def test_what_is_no_json_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="cannot write set as JSON"):
+        write_json(tmp_path / "x.json", {"x": {1}})
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(DamagedError, match="it holds no entries"):
+        read_sealed(tmp_path / "list.json")

@@ -97,8 +97,9 @@ class Hiding:
     def hide_exclusions(self, exclusions: pd.DataFrame) -> pd.DataFrame:
         """Return what was left out, by pseudonym; reasons without names."""
         items = [self.pseudonyms.name("item", str(item)) for item in exclusions["item"]]
-        reasons = [self.hide_text(str(reason)) for reason in exclusions["reason"]]
-        return exclusions.assign(item=items, reason=reasons)
+        reasons = exclusions["reason"].astype(str)
+        hidden = {reason: self.hide_text(reason) for reason in reasons.unique()}
+        return exclusions.assign(item=items, reason=reasons.map(hidden))
 
     def hide_text(self, text: str) -> str:
         """Return a text in which names of the cohort and paths of files are hidden."""
