@@ -15,9 +15,9 @@ from prognobench.cli.compose import compose
 from prognobench.errors import NotApplicableError
 from prognobench.records import Adapted, Backbone
 from prognobench.registry import DATASETS, STRATEGIES
+from prognobench.runs.applying.stored_models import AdaptedModels, read_run
 from prognobench.runs.execute import run
 from prognobench.runs.prepare import ReadyRun
-from prognobench.runs.stored_models import AdaptedModels, read_run
 from prognobench.strategies.layers.head_grid import RATES, choose_head, chosen_head, find_grid
 
 SMALL = ("dataset=severity", "dataset.patients=24", "dataset.image_size=64", "cv.folds=3")

@@ -7,7 +7,7 @@ import pytest
 
 from prognobench.cli.compose import compose
 from prognobench.runs import plan as planning
-from prognobench.runs.baselines import add_baselines
+from prognobench.runs.cells.baselines import add_baselines
 from prognobench.runs.execute import run
 from prognobench.runs.measure import Rates
 from prognobench.runs.plan import plan

@@ -18,8 +18,8 @@ from prognobench.cli.compose import compose
 from prognobench.errors import DamagedError, DataError, StoreError
 from prognobench.records import Adapted
 from prognobench.registry import MODELS, STRATEGIES
+from prognobench.runs.applying.predict import export_merged, predict_images
 from prognobench.runs.execute import run
-from prognobench.runs.predict import export_merged, predict_images
 from prognobench.store import RunFolder, describe, run_folder
 
 CLASSES = ("alive", "dead")

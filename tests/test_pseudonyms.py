@@ -14,7 +14,8 @@ from PIL import Image
 
 from prognobench.cli import main
 from prognobench.imaging import content
-from prognobench.runs import frozen_cells, predict
+from prognobench.runs.applying import predict
+from prognobench.runs.cells import frozen_cells
 from prognobench.store import iter_runs
 
 PLANTED = ("Müller", "MRN4711", "ACC998877", "St-Elsewhere", "secretfolder")

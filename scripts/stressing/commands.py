@@ -117,11 +117,6 @@ class Starter:
 
     def __init__(self, home: Path) -> None:
         # What commands import, and nothing that starts threads, which a fork would lose.
-        import prognobench.cli
-        import prognobench.runs.execute
-        import prognobench.runs.frozen_cells
-        import prognobench.runs.predict
-        import prognobench.runs.trained_cells  # noqa: F401
 
         gc.freeze()
         self.home, self._count = home, 0

@@ -62,7 +62,7 @@ def predict(run_folder: Path, images: Path, out: Path | None, device: str, **opt
     """
     from prognobench.config import default_cache
     from prognobench.files import write_table
-    from prognobench.runs.predict import predict_images
+    from prognobench.runs.applying.predict import predict_images
     from prognobench.training.hardware import resolve_device
 
     with console.progress_bars() as progress:
@@ -96,7 +96,7 @@ def export(run_folder: Path, file: Path, cell: str, weights: str | None) -> None
       prognobench export results/runs/mortality/vit/lora/KEY merged.safetensors
       prognobench export results/runs/mortality/vit/lora/KEY fold2.safetensors --cell r0-f2
     """
-    from prognobench.runs.predict import export_merged
+    from prognobench.runs.applying.predict import export_merged
 
     export_merged(run_folder, cell, file, weights)
     console.say(f"written: {file}")

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     import torch
 
     from prognobench.records import Fold
+    from prognobench.runs.applying.stored_models import Models, StoredRun
+    from prognobench.runs.cells.turns import Turns
     from prognobench.runs.measure import Passes, Rates
     from prognobench.runs.prepare import Prepared
-    from prognobench.runs.stored_models import Models, StoredRun
-    from prognobench.runs.turns import Turns
     from prognobench.runs.workspace import Workspace
 
 
@@ -71,7 +71,7 @@ class Training(Work):
     """The cells of strategies that train a part of the backbone, one by one."""
 
     def check(self, run: Prepared, workspace: Workspace) -> None:
-        from prognobench.runs.trained_cells import try_on_shapes
+        from prognobench.runs.cells.trained_cells import try_on_shapes
 
         try_on_shapes(run, workspace)
 
@@ -82,7 +82,7 @@ class Training(Work):
         devices: Mapping[str, torch.device],
         turns: Turns,
     ) -> None:
-        from prognobench.runs.trained_cells import train_cells
+        from prognobench.runs.cells.trained_cells import train_cells
 
         train_cells(runs, workspace, devices, turns)
 
@@ -99,7 +99,7 @@ class Training(Work):
         return usual
 
     def load_models(self, stored: StoredRun, cells: Sequence[str]) -> Models:
-        from prognobench.runs.stored_models import AdaptedModels
+        from prognobench.runs.applying.stored_models import AdaptedModels
 
         return AdaptedModels(stored, tuple(cells))
 
@@ -108,7 +108,7 @@ class Fitting(Work):
     """The cells of strategies on a frozen backbone, all cells of all runs at once."""
 
     def check(self, run: Prepared, workspace: Workspace) -> None:
-        from prognobench.runs.frozen_cells import check_layers
+        from prognobench.runs.cells.frozen_cells import check_layers
 
         check_layers(run)
 
@@ -119,7 +119,7 @@ class Fitting(Work):
         devices: Mapping[str, torch.device],
         turns: Turns,
     ) -> None:
-        from prognobench.runs.frozen_cells import fit_cells
+        from prognobench.runs.cells.frozen_cells import fit_cells
 
         fit_cells(runs, workspace, devices, turns)
 
@@ -137,15 +137,15 @@ class Fitting(Work):
         return measure_frozen(run, left)
 
     def count_passes(self, run: Prepared, usual: Passes, counted: set[tuple[str, str]]) -> Passes:
+        from prognobench.runs.cells.shared_features import images_to_embed
         from prognobench.runs.measure import Passes
-        from prognobench.runs.shared_features import images_to_embed
 
         unknown = images_to_embed(run) - counted
         counted |= unknown
         return Passes(train=0, infer=len(unknown))
 
     def load_models(self, stored: StoredRun, cells: Sequence[str]) -> Models:
-        from prognobench.runs.stored_models import Classifiers
+        from prognobench.runs.applying.stored_models import Classifiers
 
         return Classifiers(stored, tuple(cells))
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from prognobench.errors import ConfigError, PrognobenchError, StoreError
 from prognobench.records import Progress, RunConfig
-from prognobench.runs.baselines import add_baselines
+from prognobench.runs.cells.baselines import add_baselines
+from prognobench.runs.cells.recording import describe_environment, describe_run, tabulate_run
+from prognobench.runs.cells.shortcut import store_shortcuts
+from prognobench.runs.cells.turns import Turns, find_computing, wait_for_others
 from prognobench.runs.dispatch import WORK
 from prognobench.runs.prepare import Prepared, prepare
-from prognobench.runs.recording import describe_environment, describe_run, tabulate_run
-from prognobench.runs.shortcut import store_shortcuts
 from prognobench.runs.sweeps import Sweep
-from prognobench.runs.turns import Turns, find_computing, wait_for_others
 from prognobench.runs.workspace import Workspace
 from prognobench.store import RunFolder, run_folder
 from prognobench.workers import keep_freed_memory

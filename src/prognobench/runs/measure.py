@@ -14,7 +14,7 @@ from prognobench.frozen.estimators import EstimatorTask, fit_estimator
 from prognobench.frozen.probes import ProbeTask, fit_probes
 from prognobench.imaging.augment import Augmentation
 from prognobench.records import Backbone, Estimator, Fold
-from prognobench.runs.frozen_cells import require_batches
+from prognobench.runs.cells.frozen_cells import require_batches
 from prognobench.runs.prepare import Prepared
 from prognobench.training.hardware import (
     PeakMemory,

@@ -10,7 +10,7 @@ import pandas as pd
 
 from prognobench.errors import NotApplicableError
 from prognobench.records import Fold, Progress, RunConfig
-from prognobench.runs.baselines import add_baselines
+from prognobench.runs.cells.baselines import add_baselines
 from prognobench.runs.dispatch import WORK
 from prognobench.runs.execute import check_strategies
 from prognobench.runs.measure import Passes, Rates

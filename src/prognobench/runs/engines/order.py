@@ -10,7 +10,7 @@ from typing import Protocol
 
 from prognobench.errors import ConfigError, StoreError
 from prognobench.records import Progress, RunConfig
-from prognobench.runs.baselines import add_baselines
+from prognobench.runs.cells.baselines import add_baselines
 from prognobench.runs.execute import Outcome, check_strategies, report_outcome
 from prognobench.runs.kinds import TRAINED
 from prognobench.runs.prepare import Prepared, prepare
@@ -159,7 +159,7 @@ def _estimate(run: Prepared, ready: Ready) -> float:
 
     The order is a matter of speed alone: what cannot be counted comes last, and its cells say why.
     """
-    from prognobench.runs.trained_cells import count_operations
+    from prognobench.runs.cells.trained_cells import count_operations
 
     if run.kind is not TRAINED:
         return 0.0

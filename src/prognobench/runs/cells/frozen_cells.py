@@ -25,15 +25,15 @@ from prognobench.losses.correction import (
     describe_shift,
 )
 from prognobench.records import Fold, Probe
-from prognobench.runs.prepare import Prepared, name_axes
-from prognobench.runs.recording import tabulate_predictions
-from prognobench.runs.shared_features import (
+from prognobench.runs.cells.recording import tabulate_predictions
+from prognobench.runs.cells.shared_features import (
     Embedded,
     embed_group,
     images_to_embed,
     share_features,
 )
-from prognobench.runs.turns import Turns
+from prognobench.runs.cells.turns import Turns
+from prognobench.runs.prepare import Prepared, name_axes
 from prognobench.runs.workspace import Workspace
 from prognobench.seeds import derive
 from prognobench.workers import Lease, hold

@@ -10,9 +10,9 @@ import numpy as np
 
 from prognobench.errors import StoreError
 from prognobench.metrics.probability import shift_log_odds
+from prognobench.runs.applying.new_images import new_cohort
+from prognobench.runs.applying.stored_models import read_run
 from prognobench.runs.dispatch import WORK
-from prognobench.runs.new_images import new_cohort
-from prognobench.runs.stored_models import read_run
 from prognobench.workers import keep_freed_memory
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from prognobench.frozen.refit import join_parts
 from prognobench.imaging.augment import Augmentation
 from prognobench.losses.correction import describe_shift
 from prognobench.records import Adapted, Backbone, BackboneSource, Fold, Preprocessing, Train
+from prognobench.runs.cells.recording import tabulate_predictions
+from prognobench.runs.cells.turns import Turns
 from prognobench.runs.prepare import Prepared, name_axes
-from prognobench.runs.recording import tabulate_predictions
-from prognobench.runs.turns import Turns
 from prognobench.runs.workspace import Workspace
 from prognobench.seeds import derive
 from prognobench.strategies.costs import parameter_counts, step_flops, stored_bytes

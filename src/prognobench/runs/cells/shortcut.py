@@ -12,7 +12,7 @@ from prognobench.audit.metadata import predict_from_metadata, read_image_metadat
 from prognobench.files import json_form
 from prognobench.losses.correction import describe_inverse_shift
 from prognobench.records import Component, Files
-from prognobench.runs.recording import (
+from prognobench.runs.cells.recording import (
     describe_environment,
     describe_run,
     tabulate_predictions,
