@@ -51,30 +51,37 @@ def checksum(content: bytes) -> str:
     return hashlib.blake2b(content).hexdigest()[:32]
 
 
-_checked: dict[Path, tuple[tuple[int, ...], str]] = {}
+PIECE = 2**20
+"""Bytes that are read at once."""
+
+_checked: dict[str, tuple[tuple[int, ...], str]] = {}
 """File -> its stamp when it was last read here, and its checksum then."""
 
 
-def stamp_file(path: Path) -> tuple[int, ...]:
+def stamp_file(path: Path | str) -> tuple[int, ...]:
     """Return what changes whenever a file is written: size, times of change, inode."""
     stat = os.stat(path)
     return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
-def checksum_file(path: Path) -> str | None:
+def checksum_file(path: Path | str) -> str | None:
     """Return a file's checksum, or nothing if it cannot be read.
 
     This process reads a file again only after it has changed.
     """
+    place = os.fspath(path)
+    digest = hashlib.blake2b()
     try:
-        stamp = stamp_file(path)
-        if (known := _checked.get(path)) and known[0] == stamp:
+        stamp = stamp_file(place)
+        if (known := _checked.get(place)) and known[0] == stamp:
             return known[1]
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+        with open(place, "rb") as file:
+            while piece := file.read(PIECE):
+                digest.update(piece)
     except OSError:
         return None
-    _checked[path] = (stamp, found)
+    found = digest.hexdigest()[:32]
+    _checked[place] = (stamp, found)
     return found
 
 

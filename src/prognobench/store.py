@@ -125,7 +125,7 @@ def _choice(group: str, component: Component) -> dict[str, Any]:
 
 # ------------------------------------------------------------------ run folders
 
-_marks: dict[Path, tuple[tuple[int, ...], dict[str, Any]]] = {}
+_marks: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {}
 """Completion mark -> its stamp when it was read here, and its content."""
 
 
@@ -173,10 +173,22 @@ class RunFolder:
             raise DamagedError(f"{error}; {WRITTEN_AGAIN}") from error
         return meta
 
+    @cached_property
+    def _place(self) -> str:
+        return str(self.path)
+
+    def _file_of(self, cell: str, name: str) -> str:
+        # As text: a sweep has tens of thousands of files, and to join paths takes longer than
+        # to look at what lies there.
+        return os.path.join(self._place, "cells", cell, name)
+
+    def _is_marked(self, cell: str) -> bool:
+        return os.path.exists(self._file_of(cell, "done.json"))
+
     @property
     def exists(self) -> bool:
         """Whether the run is described."""
-        return (self.path / "run.json").exists()
+        return os.path.exists(os.path.join(self._place, "run.json"))
 
     @property
     def is_described(self) -> bool:
@@ -206,7 +218,7 @@ class RunFolder:
         except DamagedError as error:
             return str(error)
         for name, wanted in recorded.items():
-            if checksum_file(self.path / name) != wanted:
+            if checksum_file(os.path.join(self._place, name)) != wanted:
                 return f"{self.path / name} is damaged or missing; {WRITTEN_AGAIN}"
         return None
 
@@ -219,7 +231,6 @@ class RunFolder:
             Folders of the cell that are looked at too; their files, which may be large, are read
             only where their size or a time differs from when they were written.
         """
-        folder = self.path / "cells" / cell
         try:
             mark = self._read_mark(cell)
         except DamagedError as error:
@@ -228,16 +239,18 @@ class RunFolder:
         for name, wanted in mark.get("files", {}).items():
             if name not in CELL_FILES and name.partition("/")[0] not in saved:
                 continue
-            if name in stamps and _has_stamp(folder / name, stamps[name]):
+            file = self._file_of(cell, name)
+            if name in stamps and _has_stamp(file, stamps[name]):
                 continue
-            if checksum_file(folder / name) != wanted:
-                return f"{folder / name} is damaged or missing; {COMPUTED_AGAIN}"
+            if checksum_file(file) != wanted:
+                return f"{file} is damaged or missing; {COMPUTED_AGAIN}"
         return None
 
     def is_done(self, cell: str, *saved: str) -> bool:
         """Whether a cell is complete, whole, and has the folders ``saved`` (``adapted``, ...)."""
-        folder = self.path / "cells" / cell
-        if not (folder / "done.json").exists() or not all((folder / s).is_dir() for s in saved):
+        if not self._is_marked(cell):
+            return False
+        if not all(os.path.isdir(self._file_of(cell, folder)) for folder in saved):
             return False
         return self.find_cell_damage(cell, *saved) is None
 
@@ -255,15 +268,14 @@ class RunFolder:
 
     def identify(self) -> tuple[str, ...]:
         """Return checksums that change with every number and name that the run has stored."""
-        stored = [checksum_file(self.path / "run.json")]
+        stored = [checksum_file(os.path.join(self._place, "run.json"))]
         for cell in self.cells:
-            folder = self.path / "cells" / cell
-            if not (folder / "done.json").exists():
-                stored.append(checksum_file(folder / "failure.json"))
-            elif self.has_checksums(cell):
-                stored.append(checksum_file(folder / "done.json"))
-            else:
-                stored += [checksum_file(folder / name) for name in (*CELL_FILES, "done.json")]
+            names: tuple[str, ...] = ("done.json",)
+            if not self._is_marked(cell):
+                names = ("failure.json",)
+            elif not self.has_checksums(cell):
+                names = (*CELL_FILES, "done.json")
+            stored += [checksum_file(self._file_of(cell, name)) for name in names]
         return tuple(map(str, stored))
 
     def has_checksums(self, cell: str) -> bool:
@@ -271,7 +283,7 @@ class RunFolder:
         return "files" in self._read_mark(cell)
 
     def _read_mark(self, cell: str) -> dict[str, Any]:
-        file = self.path / "cells" / cell / "done.json"
+        file = self._file_of(cell, "done.json")
         try:
             stamp = stamp_file(file)
         except OSError as error:
@@ -279,7 +291,7 @@ class RunFolder:
         if (known := _marks.get(file)) and known[0] == stamp:
             return known[1]
         try:
-            mark, sealed = read_sealed(file)
+            mark, sealed = read_sealed(Path(file))
             if not sealed and set(mark) != {"finished"}:
                 raise DamagedError(f"{file} is damaged: it lacks its own checksum")
         except DamagedError as error:
@@ -289,15 +301,14 @@ class RunFolder:
 
     def _wanted(self, cell: str, name: str) -> str | None:
         """Return the checksum that a file of a complete cell must have."""
-        if not (self.path / "cells" / cell / "done.json").exists():
+        if not self._is_marked(cell):
             return None
         wanted: str | None = self._read_mark(cell).get("files", {}).get(name)
         return wanted
 
     def marked_cells(self) -> list[str]:
         """The cells with a completion mark, whole or damaged, in the run's order."""
-        cells = self.path / "cells"
-        return [cell for cell in self.cells if (cells / cell / "done.json").exists()]
+        return [cell for cell in self.cells if self._is_marked(cell)]
 
     def done_cells(self) -> list[str]:
         """The complete cells that are whole, in the run's order."""
@@ -350,7 +361,7 @@ class RunFolder:
     def cost(self, cell: str) -> dict[str, Any]:
         """What a cell cost and what it chose."""
         with _with_way_out(COMPUTED_AGAIN):
-            file = self.path / "cells" / cell / "cost.json"
+            file = Path(self._file_of(cell, "cost.json"))
             cost: dict[str, Any] = read_json(file, self._wanted(cell, "cost.json"))
         if not isinstance(cost, dict):
             raise DamagedError(f"{file} is damaged: it holds no entries; {COMPUTED_AGAIN}")
@@ -365,8 +376,8 @@ class RunFolder:
 
     def predictions_file(self, cell: str) -> tuple[Path, str | None]:
         """Return where a complete cell's predictions lie, and their checksum where it is known."""
-        file = self.path / "cells" / cell / "predictions.csv"
-        return file, self._wanted(cell, file.name)
+        name = "predictions.csv"
+        return Path(self._file_of(cell, name)), self._wanted(cell, name)
 
     def require_model(self, cell: str) -> Path:
         """Return the folder of a cell's saved model, after all of its files were read.
@@ -585,7 +596,7 @@ def _stamp_folder(folder: Path | str) -> list[object]:
     return stamps
 
 
-def _has_stamp(file: Path, stamp: Sequence[int]) -> bool:
+def _has_stamp(file: str, stamp: Sequence[int]) -> bool:
     try:
         return list(stamp_file(file)) == list(stamp)
     except OSError:

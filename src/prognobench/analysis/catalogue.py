@@ -198,6 +198,7 @@ def count_training_patients(runs: pd.DataFrame, folders: Sequence[RunFolder]) ->
     pandas.DataFrame
         Columns repeat, draw (-1 without draws), fold, train_patients, run.
     """
+    import numpy as np
     import pandas as pd
 
     counted: dict[str, pd.DataFrame] = {}
@@ -208,8 +209,9 @@ def count_training_patients(runs: pd.DataFrame, folders: Sequence[RunFolder]) ->
             train = table[table["part"] == "train"]
             sizes = train.groupby(["repeat", "draw", "fold"]).size()
             counted[folds] = sizes.rename("train_patients").reset_index().astype(int)
-        parts.append(counted[folds].assign(run=row))
-    return pd.concat(parts, ignore_index=True)
+        parts.append(counted[folds])
+    together = pd.concat(parts, ignore_index=True)
+    return together.assign(run=np.repeat(runs.index.to_numpy(), [*map(len, parts)]))
 
 
 # ------------------------------------------------------------------ which runs are shown

@@ -116,12 +116,15 @@ def make_cells(
         # A temperature keeps decisions, and its cutoff moves with the scores.
         half = third if scaling == "temperature" else np.full_like(half, 0.5)
     chosen = [parse_threshold(rule) for rule in rules if binary or rule == HALF]
-    cutoffs = {name: _per_cell(validation, choose) for name, choose in chosen}
-    if binary and HALF in cutoffs:
-        cutoffs[HALF] = half[:, 1]
-    if binary and VALIDATION in cutoffs and scaling == "none":
-        best = _per_cell(stored, mcc_threshold)
-        cutoffs[VALIDATION] = shift_log_odds(np.stack([1 - best, best], axis=-1), shifts)[:, 1]
+    cutoffs: dict[str, NDArray[np.float64]] = {}
+    for name, choose in chosen:
+        if binary and name == HALF:
+            cutoffs[name] = half[:, 1]
+        elif name == VALIDATION and scaling == "none":
+            best = _per_cell(stored, mcc_threshold)
+            cutoffs[name] = shift_log_odds(np.stack([1 - best, best], axis=-1), shifts)[:, 1]
+        else:
+            cutoffs[name] = _per_cell(validation, choose)
     keeps = not binary and shifts.any() and scaling != "platt"
     return Cells(test, cutoffs, decide(asked.scores, 0.5) if keeps else None)
 
