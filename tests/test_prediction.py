@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -176,6 +177,9 @@ def test_what_cannot_be_predicted_says_why(images: Path, tmp_path: Path) -> None
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(DataError, match="holds no images"):
+        predict_images(run.path, empty, **given)
+    (empty / os.fsdecode(b"\xff.png")).touch()
+    with pytest.raises(DataError, match="is not UTF-8; rename it"):
         predict_images(run.path, empty, **given)
     table = tmp_path / "bad.csv"
     table.write_text("image\nx.png\n../../secret.png\na.png\n")

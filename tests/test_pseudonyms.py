@@ -13,12 +13,15 @@ from made_cohorts import write_csv
 from PIL import Image
 
 from prognobench.cli import main
+from prognobench.cli.compose import compose
+from prognobench.files import HIDDEN
 from prognobench.imaging import content
 from prognobench.runs.applying import predict
 from prognobench.runs.cells import frozen_cells
-from prognobench.store import iter_runs
+from prognobench.runs.hiding import hide_config
+from prognobench.store import describe, iter_runs
 
-PLANTED = ("Müller", "MRN4711", "ACC998877", "St-Elsewhere", "secretfolder")
+PLANTED = ("Müller", "MRN4711", "ACC998877", "St-Elsewhere", "secretfolder", "SecretTable")
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -28,11 +31,11 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(end.value.code or 0)
 
 
-def found(folder: Path) -> list[str]:
+def found(folder: Path, *more: str) -> list[str]:
     return [
         f"{word} in {path.relative_to(folder)}"
         for path in folder.rglob("*")
-        for word in PLANTED
+        for word in (*PLANTED, *more)
         if word in str(path.relative_to(folder))
         or (path.is_file() and word.encode() in path.read_bytes())
     ]
@@ -55,9 +58,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         row["label"] = ("alive", "dead")[number % 24 % 2]
         rows.append({**row, "age": 40 + number % 24, "day": 100 - number})
     rows.append({**rows[0], "patient": "MRN4711999", "image": "MRN4711-missing.png"})
-    write_csv(folder / "cohort.csv", rows)
+    write_csv(folder / "SecretTable.csv", rows)
     overrides = (
-        *("dataset=table", "dataset.table=secretfolder/cohort.csv", "dataset.order=day"),
+        *("dataset=table", "dataset.table=secretfolder/SecretTable.csv", "dataset.order=day"),
         *(f"dataset.images={folder / 'images'}", "dataset.label=label", "dataset.positive=dead"),
         *("dataset.patient=patient", "dataset.image=image", "dataset.centre=hospital"),
         *("dataset.covariates=[age]", "dataset.on_missing=drop", "dataset.select=all"),
@@ -80,7 +83,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_results_name_nobody(home: Path) -> None:
     assert len(found(home / "plain")) > 20
     assert list((home / "hidden").rglob("predictions.csv"))
-    assert not found(home / "hidden")
+    assert not found(home / "hidden", str(home))
     assert not found(home / "cache")
     assert (home / "key").stat().st_mode & 0o077 == 0
 
@@ -125,6 +128,17 @@ def test_a_stored_model_predicts(home: Path) -> None:
     images = home / "secretfolder" / "images"
     given = predict.predict_images(folders["linear_probe"].path, images, cache=home / "cache")
     assert len(given) == 27
+
+
+def test_a_file_of_weights_is_not_stored(home: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "klinik.safetensors").touch()
+    for weights, stored in (("hub", "hub"), ("klinik.safetensors", HIDDEN), ("/a/b.pt", HIDDEN)):
+        (config,) = compose(["dataset=mortality", "model=resnet18", f"model.weights={weights}"])
+        hidden = hide_config(config, describe(config))
+        assert hidden["model"]["settings"]["weights"] == stored
+        assert hidden["model"]["settings"]["hub"] == config.model.settings["hub"]
+        assert not hidden["paths"]
 
 
 def test_a_failure_is_stored_without_names(home: Path, tmp_path: Path, monkeypatch) -> None:

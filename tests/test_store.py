@@ -106,7 +106,9 @@ def test_text_stays_text_and_numbers_numbers(folder: RunFolder) -> None:
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
-texts = st.text(st.characters(blacklist_categories=["Cs", "Cc"], whitelist_characters="\t\n"))
+CONTROL = {*map(chr, (*range(32), *range(0x7F, 0xA0)))} - {"\t", "\n"}
+
+texts = st.text(st.characters(blacklist_categories=["Cs"]) | st.sampled_from("'\\=u\x1b\r\0"))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
@@ -117,6 +119,7 @@ def test_any_text_survives_and_none_is_a_formula(tmp_path: Path, values: list[st
     assert read_table(file)["image"].tolist() == values
     written = pd.read_csv(file, dtype=str, keep_default_na=False)["image"]
     assert not written.str.startswith(FORMULA).any()
+    assert not CONTROL & set(file.read_text(encoding="utf-8"))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
@@ -126,6 +129,7 @@ def test_names_of_columns_survive_and_none_is_a_formula(tmp_path: Path, names: l
     write_table(file, pd.DataFrame({name: [1.5] for name in names}))
     assert list(read_table(file).columns) == names
     assert not [name for name in pd.read_csv(file).columns if name.startswith(FORMULA)]
+    assert not CONTROL & set(file.read_text(encoding="utf-8"))
 
 
 def test_a_cell_is_done_when_its_mark_is_there(folder: RunFolder) -> None:

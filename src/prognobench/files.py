@@ -11,6 +11,7 @@ import hmac
 import io
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -44,6 +45,15 @@ SEAL = "checksum"
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'")
 """What spreadsheets take for the beginning of a formula, and the guard itself."""
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a terminal acts on and a spreadsheet drops; tabs and line breaks stay."""
+
+_ESCAPED = "'\\"
+"""How a cell begins in which control characters, and backslashes, are escapes; no guarded text
+begins so."""
+
+_ESCAPE = re.compile(r"\\(\\|u[0-9a-f]{4})")
 
 
 def checksum(content: bytes) -> str:
@@ -240,9 +250,30 @@ def _text(value: Any) -> str:
 
 
 def guard(value: Any) -> Any:
-    """Return text that a spreadsheet shows and does not compute; other values as they are."""
-    risky = isinstance(value, str) and value.startswith(_FORMULA)
-    return f"'{value}" if risky else value
+    """Return text that a spreadsheet shows and does not compute; other values as they are.
+
+    Control characters become escapes. :func:`read_table` gives the text back as it was.
+    """
+    if not isinstance(value, str):
+        return value
+    if _CONTROL.search(value):
+        return _ESCAPED + _CONTROL.sub(_escape, value.replace("\\", "\\\\"))
+    return f"'{value}" if value.startswith(_FORMULA) else value
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+def _restore(value: Any) -> Any:
+    """Return what :func:`guard` was given."""
+    if not (isinstance(value, str) and value.startswith("'")):
+        return value
+    if not value.startswith(_ESCAPED):
+        return value[1:]
+    return _ESCAPE.sub(
+        lambda at: "\\" if at[1] == "\\" else chr(int(at[1][1:], 16)), value[len(_ESCAPED) :]
+    )
 
 
 def read_table(
@@ -324,13 +355,13 @@ def _parse(content: bytes, text: Sequence[str], keep: Keep | None = None) -> pd.
 
 def _unguard(table: pd.DataFrame, text: Sequence[str]) -> pd.DataFrame:
     """Take away what keeps spreadsheets from computing; a blank of a text column is empty text."""
-    table.columns = [str(name).removeprefix("'") for name in table.columns]
+    table.columns = [_restore(str(name)) for name in table.columns]
     for column in table.columns:
         if table[column].dtype == "str" or table[column].dtype == object:
             values = table[column]
             guarded = values.str.startswith("'", na=False)
             if guarded.any():
-                table[column] = values.where(~guarded, values.str[1:])
+                table[column] = values.where(~guarded, values[guarded].map(_restore))
             if column in text:
                 table[column] = table[column].fillna("")
     return table

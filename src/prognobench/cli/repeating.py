@@ -57,7 +57,8 @@ def write_command(meta: Mapping[str, Any]) -> str | None:
     config = meta.get("config", {})
     if not {*STORED, "train", "image", "paths"} <= set(config):
         return None
-    if HIDDEN in config["dataset"]["settings"].values():
+    settings = [value for group in STORED for value in config[group]["settings"].values()]
+    if HIDDEN in settings or HIDDEN in meta.get("components", ()):
         return None
     folders = [part for folder in meta.get("components", ()) for part in ("--components", folder)]
     return shlex.join(["prognobench", "run", *folders, *write_overrides(config), *_names(meta)])
@@ -74,7 +75,7 @@ def write_public_command(meta: Mapping[str, Any]) -> str | None:
     if command is None or meta.get("components"):
         return None
     named = [_name_privately(group, config[group]) for group in STORED]
-    places = _differ("paths", _usual_paths(), config["paths"])
+    places = _differ("paths", _usual_paths(), _usual_paths() | config["paths"])
     return None if any(chain(places, *named)) else command
 
 
@@ -120,7 +121,8 @@ def write_overrides(config: Mapping[str, Any]) -> list[str]:
     overrides += _write_pixels(chosen["dataset"][0], dataset["settings"], config["image"])
     overrides += _differ("checks", json_form(asdict(Checks())), config.get("checks", {}))
     overrides += _differ("", {"device": "auto"}, {"device": config.get("device", "auto")})
-    overrides += _differ("paths", _usual_paths(), config["paths"])
+    # Under pseudonyms no path is stored.
+    overrides += _differ("paths", _usual_paths(), _usual_paths() | config["paths"])
     return [*overrides, f"seed={config['seed']}"]
 
 

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from prognobench.errors import ConfigError, PrognobenchError
 from prognobench.files import HIDDEN, NAMED, Pseudonyms
-from prognobench.records import Component, Files, Privacy
-from prognobench.registry import DATASETS
+from prognobench.records import Files, Privacy
+from prognobench.registry import DATASETS, GROUPS, Part
 from prognobench.store import RunFolder
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from prognobench.records import Cohort
+    from prognobench.records import Cohort, RunConfig
 
 _REST = r"[^\s'\",;:()\[\]]*"
+_ROW = re.compile(r" row \d+$")
 _PATH = re.compile(r"(?:[A-Za-z]:[\\/]|~?/)\w" + _REST)
 
 
@@ -78,6 +79,9 @@ class Hiding:
         for image in table["image"].astype(str):
             names.setdefault(Path(image).name, names[image])
             names.setdefault(Path(image).stem, names[image])
+        for place in table["where"].astype(str).unique() if "where" in table else ():
+            file = _ROW.sub("", place).rpartition(": ")[2]
+            names.setdefault(file, self.pseudonyms.name("table", file))
         if self.cohort.exclusions is not None:
             for item in self.cohort.exclusions["item"].astype(str):
                 names.setdefault(item, self.pseudonyms.name("item", item))
@@ -85,11 +89,11 @@ class Hiding:
         return names
 
     def hide_table(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return a table of the cohort's rows under pseudonyms.
+        """Return a table of the cohort's rows under pseudonyms, without rows of the user's files.
 
         The order of images is often a date: it becomes the rank among a patient's images.
         """
-        hidden = self.pseudonyms.rename(table)
+        hidden = self.pseudonyms.rename(table).drop(columns="where", errors="ignore")
         if "order" in hidden:
             hidden["order"] = table.groupby("patient_id")["order"].rank(method="dense")
         return hidden
@@ -124,16 +128,31 @@ class Hiding:
         return PrognobenchError(f"{type(error).__name__}: {self.hide_text(str(error))}")
 
 
-def hide_settings(dataset: Component) -> dict[str, Any]:
-    """Return a dataset's settings without paths, and without those that name patients or images."""
-    part = DATASETS[dataset.builder]
-    return {
-        name: HIDDEN if _is_private(name, value, (*part.private, *part.locations)) else value
-        for name, value in dataset.settings.items()
-    }
+def hide_config(config: RunConfig, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``run.json`` says of a config, without paths and names of patients and images."""
+    hidden = {**described, "paths": {}}
+    for group in GROUPS.keys() & described.keys():
+        part = GROUPS[group][getattr(config, group).builder]
+        is_private = _names_patients if group == DATASETS.kind else _names_file
+        settings = {
+            name: HIDDEN if is_private(part, name, value) else value
+            for name, value in described[group]["settings"].items()
+        }
+        hidden[group] = {**described[group], "settings": settings}
+    return hidden
 
 
-def _is_private(name: str, value: Any, marked: tuple[str, ...]) -> bool:
+def _names_patients(part: Part, name: str, value: Any) -> bool:
     if value is None or isinstance(value, bool | int | float):
         return False
-    return name in marked or isinstance(value, Mapping) or _PATH.search(str(value)) is not None
+    # A mapping holds settings of the parts of a union.
+    is_marked = name in (*part.private, *part.locations) or isinstance(value, Mapping)
+    return is_marked or _PATH.search(str(value)) is not None
+
+
+def _names_file(part: Part, name: str, value: Any) -> bool:
+    """Whether a setting is a file of this machine, not what a hub calls it."""
+    if not isinstance(value, str):
+        return False
+    is_here = name in part.locations and Path(value).expanduser().is_file()
+    return is_here or _PATH.match(value) is not None

@@ -132,10 +132,20 @@ class ImageFolder:
         return self._checked(next(iter(meant.values()), []), cell)
 
     def images(self, folder: str) -> list[str]:
-        """The files below a folder of this one (all, if empty) that are images by name or mark."""
+        """The files below a folder of this one (all, if empty) that are images by name or mark.
+
+        Raises
+        ------
+        DataError
+            If the name of one cannot be written as text.
+        """
         start = f"{folder}/" if folder else ""
         below = (file for file in self.files if file.startswith(start))
-        return [file for file in below if is_called_image(self.root / file)]
+        images = [file for file in below if is_called_image(self.root / file)]
+        # What is no text becomes halves of surrogates, which no table can hold.
+        if strange := [file for file in images if re.search("[\ud800-\udfff]", file)]:
+            raise DataError(f"{self.root}: the file name {strange[0]} is not UTF-8; rename it")
+        return images
 
     def _checked(self, candidates: list[str], cell: str) -> Found:
         if not candidates:

@@ -12,6 +12,7 @@ import numpy as np
 
 from prognobench.config import read_config
 from prognobench.errors import ConfigError, StoreError
+from prognobench.files import HIDDEN
 from prognobench.imaging.cache import Pixels, pixel_cache
 from prognobench.runs.prepare import ReadyRun
 from prognobench.runs.workspace import Workspace
@@ -106,6 +107,8 @@ def read_run(path: Path, weights: str | None = None, cache: Path | None = None) 
     if weights is not None:
         settings = {**config.model.settings, "weights": weights}
         config = replace(config, model=replace(config.model, settings=settings))
+    if HIDDEN in config.model.settings.values():
+        raise StoreError(f"{path} does not store where its weights lie; give them with --weights")
     source = Workspace().locate_source(config.model)
     wanted = meta["fingerprints"]["weights"]
     if source.fingerprint != wanted:

@@ -13,10 +13,10 @@ import numpy as np
 
 from prognobench import __version__
 from prognobench.errors import TrainingError
-from prognobench.files import json_form
+from prognobench.files import HIDDEN
 from prognobench.folds import export_folds
 from prognobench.registry import GROUPS
-from prognobench.runs.hiding import describe_names, hide_settings
+from prognobench.runs.hiding import describe_names, hide_config
 from prognobench.store import describe
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def describe_run(run: Prepared) -> dict[str, Any]:
     warnings, notes = list(run.warnings), list(run.cohort.notes)
     more: dict[str, Any] = {}
     if folders := _list_components(config):
-        more["components"] = folders
+        more["components"] = [HIDDEN for _ in folders] if hiding else folders
     if hiding:
-        described["dataset"]["settings"] = json_form(hide_settings(config.dataset))
+        described = hide_config(config, described)
         warnings, notes = hiding.hide_values(warnings), hiding.hide_values(notes)
         more["privacy"] = describe_names(hiding.pseudonyms)
     return {
