@@ -16,7 +16,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prognobench.cli.compose import compose
+from prognobench.cli.compose import compose, compose_present
 from prognobench.cli.config_files import CONFIG_GROUPS, config_root, options
 from prognobench.config import from_mapping, read_config
 from prognobench.errors import ConfigError
@@ -384,16 +384,20 @@ def test_every_choice_is_sound(group: str, name: str) -> None:
 @pytest.mark.parametrize("name", options("experiment"))
 def test_an_experiment_says_its_command_and_chooses_what_there_is(name: str) -> None:
     text = (config_root() / "experiment" / f"{name}.yaml").read_text()
+    experiment = yaml.safe_load(text)
     package, first, *rest = text.splitlines()
-    assert package == "# @package _global_"
+    if "include" in experiment:  # its own settings would have no effect
+        package, first, *rest = "", package, first, *rest
+        assert set(experiment["include"]) <= set(options("experiment"))
+    assert package == ("" if "include" in experiment else "# @package _global_")
     assert first.startswith("# ")
     assert any(line.startswith(f"#   prognobench run -m experiment={name}") for line in rest)
     assert {"# Duration:", "# Expect:"} <= {" ".join(line.split()[:2]) for line in rest}
-    experiment = yaml.safe_load(text)
-    swept = experiment["hydra"]["sweeper"]["params"]
+    swept = experiment.get("hydra", {"sweeper": {"params": {}}})["sweeper"]["params"]
     fixed = {
         key.removeprefix("override /"): value
         for choice in experiment.get("defaults", ())
+        if isinstance(choice, dict)
         for key, value in choice.items()
     }
     for key, value in {**swept, **fixed}.items():
@@ -432,6 +436,122 @@ def test_several_experiments_each_have_their_own_sweep() -> None:
     configs = compose(["experiment=embedded,embedded_few_shot"], multirun=True)
     assert len(configs) == 24 + 10
     assert [config.regime.name for config in configs].count("few_shot") == 10
+
+
+def write_experiments(folder: Path, **texts: str) -> Path:
+    (folder / "experiment").mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / "experiment" / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def test_an_experiment_may_include_others(tmp_path: Path) -> None:
+    own = write_experiments(
+        tmp_path, mine="include: [embedded, inner]", inner="include: [embedded_few_shot, embedded]"
+    )
+    both = compose(["experiment=embedded,embedded_few_shot"], multirun=True)
+    assert compose(["experiment=mine"], multirun=True, config_dir=own) == both
+    with pytest.raises(ConfigError, match="experiment=mine is a sweep: add -m"):
+        compose(["experiment=mine"], config_dir=own)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("include: [mine]", "experiment=mine includes itself, through mine > mine"),
+        ("include: [nothing]", "unknown experiment 'nothing'"),
+        ("include: embedded", "experiment=mine: include must be a list of names"),
+        ("include: [embedded]\nseed: 3", "experiment=mine: seed would have no effect"),
+    ],
+)
+def test_what_cannot_be_included_is_said(tmp_path: Path, text: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(fault)):
+        compose(
+            ["experiment=mine"], multirun=True, config_dir=write_experiments(tmp_path, mine=text)
+        )
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Folders as a user has them: two cohorts are there, one in another spelling."""
+    for name in ("aiforcovid", "COVID-19-AR"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    return tmp_path / "data"
+
+
+def test_a_dataset_finds_its_folder_below_paths_data(data: Path, tmp_path: Path) -> None:
+    (config,) = compose(["dataset=car_icu", f"paths.data={data}"])
+    assert config.dataset.settings["root"] == data / "COVID-19-AR"
+    (config,) = compose(["dataset=afc_mortality", f"paths.data={data}"])
+    assert config.dataset.settings["root"] == data / "aiforcovid"
+    # A folder that is named is taken, whatever lies below the other.
+    named = f"paths.data.covid-19-ar={tmp_path}"
+    for paths in ([named], [f"paths.data={data}", named], [named, f"paths.data={data}"]):
+        (config,) = compose(["dataset=car_icu", *paths])
+        assert config.dataset.settings["root"] == tmp_path
+    (config,) = compose(["dataset=car_icu", f"paths.data={data}", "dataset.root=x"])
+    assert str(config.dataset.settings["root"]) == "x"
+
+
+def test_the_only_table_of_a_folder_is_found(data: Path) -> None:
+    cocross = data / "CoCross"
+    cocross.mkdir()
+    given = ("dataset=cocross_mortality", f"paths.data={data}")
+    assert faults_of(*given) == [f"dataset cocross_mortality is not there: no table in {cocross}"]
+    (cocross / "a.xlsx").touch()
+    (config,) = compose(given)
+    assert config.dataset.settings["table"] == cocross / "a.xlsx"
+    assert config.dataset.settings["images"] == cocross
+    (cocross / "b.csv").touch()
+    (fault,) = faults_of(*given)
+    assert "several tables" in fault
+    assert "dataset.table=FILE" in fault
+
+
+def test_an_absent_cohort_is_left_out_unless_it_was_asked_for(data: Path) -> None:
+    given = ["experiment=study", f"paths.data={data}", "model=vit", "strategy=linear_probe"]
+    found = compose_present(given, multirun=True)
+    assert {config.dataset.name for config in found.configs} == {
+        *("afc_severity", "afc_mortality", "car_icu")
+    }
+    assert set(found.absent) == {"cocross_mortality", "ny_mortality", "ny_icu"}
+    assert found.absent["ny_icu"] == f"no folder COVID-19-NY-SBU in {data}"
+    faults = faults_of(*given, "dataset=car_icu,ny_icu", multirun=True)
+    assert faults == [f"dataset ny_icu is not there: no folder COVID-19-NY-SBU in {data}"]
+    (fault, *_) = faults_of("experiment=study", f"paths.data={data / 'no'}", multirun=True)
+    assert fault == f"paths.data: no folder {data / 'no'}"
+
+
+def test_the_study_has_its_splits_batches_and_draws(data: Path) -> None:
+    given = ["experiment=study", f"paths.data={data}", "model=vit", "strategy=linear_probe"]
+    configs = compose(given, multirun=True)
+    of = {"afc_severity": (2, 4, 8, 16), "car_icu": (2, 4, 8, 16, 32)}
+    for name, shots in of.items():
+        own = [config for config in configs if config.dataset.name == name]
+        assert [config.regime.settings.get("k") for config in own] == [None, *shots]
+    assert {
+        (c.dataset.name[:3], c.cv.name, c.regime.name, c.train.batch_size) for c in configs
+    } == {
+        ("afc", "leave_one_centre_out", "full", 128),
+        ("afc", "leave_one_centre_out", "few_shot_per_centre", 128),
+        ("car", "five_fold", "full", 32),
+        ("car", "five_fold", "few_shot", 32),
+    }
+
+
+def test_the_parts_of_a_union_find_their_folders(data: Path) -> None:
+    parts = ["dataset=union", "+dataset@dataset.parts.a=car_icu", "+dataset@dataset.parts.b=icu"]
+    (config,) = compose([*parts, f"paths.data={data}", "cv=five_fold"])
+    assert Path(config.dataset.settings["parts"]["a"]["root"]) == data / "COVID-19-AR"
+
+
+def test_a_dataset_has_the_split_that_suits_it(data: Path) -> None:
+    given = ["dataset=afc_mortality", f"paths.data={data}"]
+    assert compose(given)[0].cv.name == "leave_one_centre_out"
+    assert compose([*given, "cv=five_fold"])[0].cv.name == "five_fold"
+    assert compose([*given, "cv.validation=0.3"])[0].cv.settings["validation"] == 0.3
+    both = compose(["dataset=afc_mortality,mortality", f"paths.data={data}"], multirun=True)
+    assert [config.cv.name for config in both] == ["leave_one_centre_out", "five_fold"]
 
 
 def test_an_experiment_without_a_sweep_says_how_to_sweep() -> None:

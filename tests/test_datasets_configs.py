@@ -18,6 +18,7 @@ from made_cohorts import (
 
 from prognobench.cli.compose import compose
 from prognobench.cli.config_files import config_root
+from prognobench.config import BESIDE
 from prognobench.errors import DataError
 from prognobench.records import Cohort, ImageOptions
 from prognobench.registry import DATASETS
@@ -134,6 +135,8 @@ def test_every_yaml_fits_its_builder(name: str) -> None:
     assert part.produces == "Cohort"
     assert part.summary
     ImageOptions(**settings.pop("pixels", {}))
+    for beside in BESIDE["dataset"]:
+        settings.pop(beside, None)
     assert set(settings) <= set(part.settings)
     needed = {key for key, setting in part.settings.items() if setting.default is setting.empty}
     assert needed <= set(settings), "what must be given is named in the YAML, as ???"

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import annotated_types as bounds
 import yaml
 
+from prognobench.config import BESIDE
 from prognobench.registry import GROUPS, Part
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-SPECIAL = {"dataset": ("pixels",), "model": ("card",)}
 """Keys of a YAML that are no settings of its builder."""
 
 MEANINGS: Mapping[str, str] = yaml.safe_load(
@@ -98,7 +98,7 @@ def choices(group: str) -> dict[str, dict[str, Any]]:
 def differences(group: str, choice: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a YAML sets to another value than its builder's default."""
     part = GROUPS[group][choice["builder"]]
-    skipped = ("name", "builder", *SPECIAL.get(group, ()))
+    skipped = ("name", "builder", *BESIDE.get(group, ()))
     return {
         name: value
         for name, value in choice.items()

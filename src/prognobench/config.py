@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SECTIONS = (*GROUPS, "train", "checks", "privacy", "paths")
 
+BESIDE = {"dataset": ("pixels", "folder", "cv"), "model": ("card",)}
+"""Entries of a choice's YAML that are no settings of its builder."""
 
 Known = dict[tuple[str, str], Any]
 """Name of a section and its text -> what it was checked to be."""
@@ -154,7 +156,7 @@ def _component(kind: str, value: Any, faults: list[str]) -> Component:
         return Component("", "")
     settings = dict(value)
     name, builder = settings.pop("name", None), settings.pop("builder", None)
-    for handled_elsewhere in {"dataset": ("pixels",), "model": ("card",)}.get(kind, ()):
+    for handled_elsewhere in BESIDE.get(kind, ()):
         settings.pop(handled_elsewhere, None)
     if not isinstance(builder, str):
         faults.append(f"{kind}.builder is missing: the name of a registered {kind} builder")

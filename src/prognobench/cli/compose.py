@@ -10,9 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-from prognobench.cli.config_files import check_config_dir, config_root, options
+from prognobench.cli.config_files import (
+    check_config_dir,
+    chooses,
+    config_root,
+    list_included,
+    options,
+)
 from prognobench.cli.overrides import (
     Assignment,
     Job,
@@ -23,7 +29,8 @@ from prognobench.cli.overrides import (
     expand,
     split_shorthands,
 )
-from prognobench.cli.values import resolve, set_value
+from prognobench.cli.places import AbsentError, place_dataset
+from prognobench.cli.values import DATA, resolve, set_value
 from prognobench.config import Known, from_mapping
 from prognobench.errors import ConfigError
 from prognobench.records import RunConfig
@@ -32,9 +39,35 @@ WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})", re.ASCII)
 """What Hydra's grammar reads as a whole number, but for signs and underscores."""
 
 
+Sections = dict[str, list[str]]
+"""Section -> its choices, as Hydra reads them."""
+
+
+class Composed(NamedTuple):
+    """What overrides ask for.
+
+    Attributes
+    ----------
+    configs
+        One for each combination of values, the last key varying fastest.
+    absent
+        Name of a dataset that an experiment asks for and that is not there -> what is missing.
+    """
+
+    configs: list[RunConfig]
+    absent: Mapping[str, str]
+
+
 def compose(
     overrides: Sequence[str], *, multirun: bool = False, config_dir: Path | None = None
 ) -> list[RunConfig]:
+    """As :func:`compose_present`, without what it says of absent datasets."""
+    return compose_present(overrides, multirun=multirun, config_dir=config_dir).configs
+
+
+def compose_present(
+    overrides: Sequence[str], *, multirun: bool = False, config_dir: Path | None = None
+) -> Composed:
     """Compose what the overrides ask for and check all of it before anything starts.
 
     Parameters
@@ -46,32 +79,29 @@ def compose(
     config_dir
         A user's own config folder, searched beside the built-in one.
 
-    Returns
-    -------
-    One config for each combination of values, the last key varying fastest.
-
     Raises
     ------
     ConfigError
-        With every fault of every run.
+        With every fault of every run; also if a dataset is absent that is asked for by name.
     """
     from hydra import initialize_config_dir
 
     if config_dir is not None:
         check_config_dir(config_dir)
-    composer = _Composer(config_dir)
+    composer = _Composer(config_dir, multirun)
     reader = Reader(composer.parse, config_dir, multirun, faults=[])
     given = reader.read(overrides)
-    configs: list[RunConfig] = []
+    composed = Composed([], {})
+    by_name = any(override.key == "dataset" for override in given)
     with initialize_config_dir(str(config_root()), version_base="1.3"):
         try:
             jobs = expand(given, lambda experiment: _read_sweep(experiment, reader, composer))
-            configs = _checked(jobs, composer)
+            composed = _checked(jobs, composer, by_name)
         except ConfigError as error:
             reader.faults.extend(error.faults)
     if reader.faults:
         raise ConfigError(dict.fromkeys(reader.faults))
-    return configs
+    return composed
 
 
 def _read_sweep(experiment: Assignment, reader: Reader, composer: _Composer) -> list[Override]:
@@ -83,18 +113,25 @@ def _read_sweep(experiment: Assignment, reader: Reader, composer: _Composer) -> 
     return reader.read([f"{key}={value}" for key, value in params.items()], source=f"{name}: ")
 
 
-def _checked(jobs: Iterable[Job], composer: _Composer) -> list[RunConfig]:
+def _checked(jobs: Iterable[Job], composer: _Composer, by_name: bool) -> Composed:
     configs: list[RunConfig] = []
+    absent: dict[str, str] = {}
     faults: dict[str, None] = {}
     known: Known = {}
     for job in jobs:
         try:
-            configs.append(from_mapping(composer.compose(job), known))
+            written = composer.compose(job)
+            try:
+                configs.append(from_mapping(place_dataset(written), known))
+            except AbsentError as error:
+                absent[str(written["dataset"]["name"])] = str(error)
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
+    if absent and (by_name or not configs):
+        faults |= {f"dataset {name} is not there: {why}": None for name, why in absent.items()}
     if faults:
         raise ConfigError(faults)
-    return configs
+    return Composed(configs, absent)
 
 
 class _Composer:
@@ -102,14 +139,14 @@ class _Composer:
 
     Hydra takes 40 to 90 ms a job, so a sweep of 1,000 runs would take a minute. But a section
     (``model``, say) depends on that section's choices alone, unless a config file writes into
-    another section. So each section is composed once per choice, beside the choices of the first
-    job, and used again where nothing else changed with it.
+    another section. So each section is composed once per choice, and used again where nothing else
+    changed with it.
     """
 
-    def __init__(self, config_dir: Path | None) -> None:
-        self._config_dir = config_dir
+    def __init__(self, config_dir: Path | None, multirun: bool) -> None:
+        self._config_dir, self._multirun = config_dir, multirun
         self._search_path = _search_path(config_dir)
-        self._first: dict[str, dict[str, list[str]]] = {}
+        self._first: dict[str, Sections] = {}
         self._loaded: dict[tuple[str, ...], Mapping[str, Any]] = {}
 
     def parse(self, text: str) -> Override:
@@ -140,10 +177,21 @@ class _Composer:
                     values.append(
                         Assignment(key, each, int(value) if plain else parse(each).value())
                     )
+            if key == "experiment" and not parsed.is_delete():
+                values = [each for value in values for each in self._include(value)]
         except HydraException as error:
             reason = _first_lines(error)
             raise ConfigError(describe_unreadable(text, reason, self._config_dir)) from error
         return Override(text, key, tuple(values), parsed.is_sweep_override())
+
+    def _include(self, experiment: Assignment) -> list[Assignment]:
+        """Return an experiment, or those that it includes."""
+        if experiment.value not in options("experiment", self._config_dir):
+            return [experiment]  # is refused with the other unknown names
+        names = list_included(str(experiment.value), self._config_dir)
+        if names != [experiment.value] and not self._multirun:
+            raise ConfigError(f"{experiment.text.lstrip('+')} is a sweep: add -m")
+        return [Assignment("experiment", f"experiment={name}", name) for name in names]
 
     def compose(self, job: Job) -> Mapping[str, Any]:
         """Return a job's config as plain values.
@@ -154,13 +202,24 @@ class _Composer:
             If it cannot be composed, or a shorthand contradicts the strategy beside it.
         """
         others, said = split_shorthands(job)
-        written = self._choose([each for each in others if each.is_choice])
-        for each in others:
+        choices = [each for each in others if each.is_choice]
+        written = self._choose(choices)
+        suited = (written.get("dataset") or {}).get("cv")
+        if suited and not any(self._chooses_cv(each) for each in choices):
+            # The split that suits the dataset, where nobody asks for another.
+            written = self._choose([*choices, Assignment("cv", f"cv={suited}", suited)])
+        # A folder of all cohorts first, then the folders of some.
+        for each in sorted(others, key=lambda other: other.key != DATA):
             if not each.is_choice:
                 written = set_value(written, each)
         composed = resolve(written)
         check_shorthands(said, composed)
         return composed
+
+    def _chooses_cv(self, choice: Assignment) -> bool:
+        if choice.key == "experiment" and not choice.deleted:
+            return chooses(str(choice.value), "cv", self._config_dir)
+        return choice.section == "cv"
 
     def sweep_params(self, experiment: Assignment) -> Mapping[str, str]:
         """Return what an experiment sweeps over."""
@@ -172,22 +231,43 @@ class _Composer:
 
     def _choose(self, choices: Job) -> Mapping[str, Any]:
         """Return what the choices say, references such as ``${model.name}`` as they are written."""
-        sections: dict[str, list[str]] = {}
+        sections: Sections = {}
         for choice in choices:
             sections.setdefault(choice.section, []).append(_hydra_text(choice))
-        # An experiment writes into every section, so its jobs have a first job of their own.
-        beside = self._first.setdefault(str(sections.get("experiment")), sections)
-        first = self._load(beside)
-        chosen = dict(first)
-        for section in {**beside, **sections}:
-            varied = self._load({**beside, section: sections.get(section, [])})
+        experiment = sections.pop("experiment", [])
+        plain = self._put_together(sections)
+        if not experiment:
+            return plain
+        # An experiment writes into some sections, as its first job shows; the others are shared
+        # with jobs of other experiments and of none.
+        beside = self._first.setdefault(str(experiment), sections)
+        first = self._load({**beside, "experiment": experiment})
+        before = self._put_together(beside)
+        chosen = dict(plain)
+        for section in {**first, **before}:
+            if first.get(section) == before.get(section):
+                continue
+            asked = {**beside, section: sections.get(section, []), "experiment": experiment}
+            varied = self._load(asked)
             if any(varied.get(key) != first.get(key) for key in {*varied, *first} - {section}):
-                return self._load(sections)
+                return self._load({**sections, "experiment": experiment})
             if section in varied:
                 chosen[section] = varied[section]
         return chosen
 
-    def _load(self, sections: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
+    def _put_together(self, sections: Sections) -> Mapping[str, Any]:
+        """Compose choices one section at a time, where none writes into another section."""
+        usual = self._load({})
+        chosen = dict(usual)
+        for section, texts in sections.items():
+            alone = self._load({section: texts})
+            if any(alone.get(key) != usual.get(key) for key in {*alone, *usual} - {section}):
+                return self._load(sections)
+            if section in alone:
+                chosen[section] = alone[section]
+        return chosen
+
+    def _load(self, sections: Sections) -> Mapping[str, Any]:
         from omegaconf import OmegaConf
 
         texts = tuple(text for section in sections.values() for text in section)

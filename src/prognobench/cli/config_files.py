@@ -70,6 +70,48 @@ def read_config(
     raise ConfigError(unknown_choice(group, name, options(group, config_dir)))
 
 
+def list_included(
+    name: str, config_dir: Path | None = None, above: Sequence[str] = ()
+) -> list[str]:
+    """Return the experiments that an experiment stands for: itself, or what it includes.
+
+    Raises
+    ------
+    ConfigError
+        If an included experiment does not exist, includes itself, or has settings beside them.
+    """
+    _, document = read_config("experiment", name, config_dir)
+    if "include" not in document:
+        return [name]
+    where = f"experiment={name}"
+    if name in above:
+        raise ConfigError(f"{where} includes itself, through {' > '.join([*above, name])}")
+    within = document["include"]
+    if not isinstance(within, list) or not all(isinstance(each, str) for each in within):
+        raise ConfigError(f"{where}: include must be a list of names of experiments")
+    if others := sorted(set(document) - {"include"}):
+        raise ConfigError(
+            f"{where}: {', '.join(others)} would have no effect beside include; write it into the "
+            "experiments that are included, or on the command line"
+        )
+    names = [n for each in within for n in list_included(each, config_dir, [*above, name])]
+    return list(dict.fromkeys(names))
+
+
+def chooses(name: str, group: str, config_dir: Path | None = None) -> bool:
+    """Return whether an experiment, or one that it builds on, chooses from a group."""
+    _, document = read_config("experiment", name, config_dir)
+    if group in (document.get("hydra") or {}).get("sweeper", {}).get("params", {}):
+        return True
+    known = options("experiment", config_dir)
+    return any(
+        chooses(entry, group, config_dir)
+        if entry in known
+        else re.match(rf"(override )?/?{group}: ", entry) is not None
+        for entry in _defaults(document)
+    )
+
+
 def unknown_choice(group: str, name: str, known: Sequence[str]) -> str:
     """Return the message for a name that a group does not have."""
     return f"unknown {group} {name!r}{near(name, list(known))} (known: {', '.join(known)})"

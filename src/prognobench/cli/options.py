@@ -86,7 +86,8 @@ def compose_configs(
     stored: str | None = None,
 ) -> list[RunConfig]:
     """Return what the arguments of a command ask for; nothing is started."""
-    from prognobench.cli.compose import compose
+    from prognobench.cli import console
+    from prognobench.cli.compose import compose_present
     from prognobench.cli.repeating import repeat_run
     from prognobench.registry import load_components
 
@@ -94,7 +95,10 @@ def compose_configs(
         load_components(components)
     if stored is not None:
         overrides = repeat_run(stored, overrides)
-    return compose(overrides, multirun=multirun, config_dir=config_dir)
+    composed = compose_present(overrides, multirun=multirun, config_dir=config_dir)
+    for name, why in composed.absent.items():
+        console.say(f"dataset {name} is absent and left out: {why}")
+    return composed.configs
 
 
 # ------------------------------------------------------------------ commands that read results

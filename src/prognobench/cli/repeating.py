@@ -18,7 +18,7 @@ from typing import Any
 
 from prognobench.cli.config_files import CONFIG_GROUPS, options, read_config, shorthands
 from prognobench.cli.overrides import section_of
-from prognobench.config import default_cache, schema_of
+from prognobench.config import BESIDE, default_cache, schema_of
 from prognobench.errors import ConfigError, StoreError
 from prognobench.files import HIDDEN, json_form
 from prognobench.records import Checks, ImageOptions, Train
@@ -30,9 +30,6 @@ PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./+-]*", re.ASCII)
 
 WORDS = ("null", "true", "false", "yes", "no", "on", "off", "inf", "nan")
 """Text that would be read as a value of another type."""
-
-BESIDE = {"dataset": ("pixels",), "model": ("card",)}
-"""Entries of a choice's YAML that are no settings of its builder."""
 
 MISSING = "???"
 SHORTEST_PREFIX = 4

@@ -9,6 +9,12 @@ from prognobench.cli.config_files import foreign_calls
 from prognobench.cli.overrides import Assignment
 from prognobench.errors import ConfigError
 
+DATA = "paths.data"
+"""Setting that names the folder of the cohorts' folders, or these folders one by one."""
+
+EVERYWHERE = ""
+"""Key of the first, where there are both."""
+
 
 def set_value(composed: Mapping[str, Any], assignment: Assignment) -> Mapping[str, Any]:
     """Return a config with one more setting, whether or not its YAML lists it.
@@ -30,6 +36,8 @@ def _changed(
     changed = dict(values)  # what is not on the path stays shared between jobs
     if rest:
         inner = values.get(name)
+        if isinstance(inner, str) and assignment.key.startswith(f"{DATA}."):
+            inner = {EVERYWHERE: inner}  # paths.data=DATA beside paths.data.NAME=FOLDER
         if not isinstance(inner, Mapping | None):
             above = assignment.key.removesuffix("." + ".".join(rest))
             raise ConfigError(f"{assignment.text}: {above} is a value, and has no settings")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-OF_THE_CONFIG = ("name", "builder", "pixels")
+OF_THE_CONFIG = ("name", "builder", "pixels", "folder", "cv")
 """Keys of a dataset's YAML that are not settings of its builder."""
 
 
