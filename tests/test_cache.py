@@ -494,3 +494,38 @@ def test_a_real_cohort_is_decoded_whole(real_cohort_root: Path, folder: Path) ->
     pixels = pixel_cache(cohort, Recipe(64, "bicubic"), folder)
     assert pixels.array.shape == (len(cohort), 64, 64, 1)
     assert pixels.array.reshape(len(cohort), -1).std(axis=1).min() > 10
+
+
+def test_an_array_that_another_process_finished_meanwhile_is_taken(
+    root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort, recipe = cohort_of(root), Recipe(16, "bicubic")
+    expected = pixel_cache(cohort, recipe, folder / "other").array.copy()
+    finish = cache.Draft.finish
+    ended: list[int] = []
+
+    def finish_late(draft: cache.Draft) -> None:
+        # While this process was stopped, another took its lease over and finished the draft.
+        finish(draft)
+        ended.append(1)
+        finish(draft)
+
+    monkeypatch.setattr(cache.Draft, "finish", finish_late)
+    assert np.array_equal(pixel_cache(cohort, recipe, folder).array, expected)
+    assert ended == [1]
+
+
+def test_an_array_that_is_gone_each_time_is_an_error(
+    root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[int] = []
+
+    def lose(draft: cache.Draft) -> None:
+        tries.append(1)
+        draft.part.unlink()
+        draft.part.open("rb")
+
+    monkeypatch.setattr(cache.Draft, "finish", lose)
+    with pytest.raises(StoreError, match="cannot be written: No such file"):
+        pixel_cache(cohort_of(root), Recipe(16, "bicubic"), folder)
+    assert len(tries) == cache.MOST_TRIES

@@ -33,6 +33,9 @@ VERSION = 2
 PROCESSES_FROM = 300
 """So many images are worth the second that starting processes takes; fewer share this one."""
 
+MOST_TRIES = 3
+"""How often an array is begun that another process takes over and finishes."""
+
 CHUNK = 16
 """So many images go to a process at once, where there are enough of them."""
 
@@ -136,7 +139,9 @@ def readable_pixels(
     path = home / f"{_sha256(*digests)[:32]}.npy"
     # Looked at twice: without the lock, which a finished array does not need, and again with it,
     # since another process may have finished meanwhile.
-    if _mapped(path) is None:
+    tries = 0
+    while _mapped(path) is None:
+        tries += 1
         draft = Draft(
             path, (len(cohort), recipe.image_size, recipe.image_size, recipe.options.channels)
         )
@@ -148,14 +153,23 @@ def readable_pixels(
                         return Pixels(np.load(draft.part, mmap_mode="r"), digests), broken
                     draft.finish()
                     _clear(home)
+        except FileNotFoundError as error:
+            # A process that is stopped for a minute loses its lease. Another one finishes the
+            # draft, which is then gone when the first goes on.
+            if tries == MOST_TRIES:
+                raise _refuse(draft, error) from error
         except OSError as error:
             draft.discard()
-            size = draft.shape[0] * draft.row_bytes / 1e9
-            raise StoreError(
-                f"the pixel cache {path} cannot be written: {error.strerror or error}; "
-                f"it takes {size:.2g} GB (another folder can be chosen with paths.cache)"
-            ) from error
+            raise _refuse(draft, error) from error
     return Pixels(np.load(path, mmap_mode="r"), digests), {}
+
+
+def _refuse(draft: Draft, error: OSError) -> StoreError:
+    size = draft.shape[0] * draft.row_bytes / 1e9
+    return StoreError(
+        f"the pixel cache {draft.path} cannot be written: {error.strerror or error}; "
+        f"it takes {size:.2g} GB (another folder can be chosen with paths.cache)"
+    )
 
 
 def _mapped(path: Path, *, repair: bool = False) -> NDArray[np.uint8] | None:
