@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from made_cohorts import write_csv
-from PIL import Image
+from made_dicom import write_dicom
 
 from prognobench.cli import main
 from prognobench.cli.compose import compose
@@ -21,7 +23,11 @@ from prognobench.runs.cells import frozen_cells
 from prognobench.runs.hiding import hide_config
 from prognobench.store import describe, iter_runs
 
-PLANTED = ("Müller", "MRN4711", "ACC998877", "St-Elsewhere", "secretfolder", "SecretTable")
+PLANTED = (
+    *("Müller", "MRN4711", "ACC998877", "St-Elsewhere", "secretfolder", "SecretTable"),
+    *("Zwetschge", "19640203", "SecretScanner"),
+)
+"""Parts of names, ids, accession numbers, paths and values of DICOM headers."""
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -49,15 +55,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "images").mkdir(parents=True)
     rng, rows = np.random.default_rng(0), []
     for number in range(27):
-        image = f"Müller_ACC998877_{number}.png"
+        image = f"Müller_ACC998877_{number}.dcm"
         pixels = rng.integers(0, 256, (32, 32), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / image)
+        header = {"PatientName": f"Zwetschge^{number}", "PatientID": f"MRN4711{number % 24:03d}"}
+        header |= {"AccessionNumber": f"ACC998877{number}", "PatientBirthDate": "19640203"}
+        header |= {"InstitutionName": "St-Elsewhere", "StationName": "SecretScanner"}
+        write_dicom(folder / "images" / image, pixels, **header)
         # Three patients have two images, of which the first in time is taken.
         row = {"patient": f"MRN4711{number % 24:03d}", "image": image}
         row |= {"label": ("alive", "dead")[number % 2], "hospital": f"St-Elsewhere {number % 2}"}
         row["label"] = ("alive", "dead")[number % 24 % 2]
         rows.append({**row, "age": 40 + number % 24, "day": 100 - number})
-    rows.append({**rows[0], "patient": "MRN4711999", "image": "MRN4711-missing.png"})
+    rows.append({**rows[0], "patient": "MRN4711999", "image": "MRN4711-missing.dcm"})
     write_csv(folder / "SecretTable.csv", rows)
     overrides = (
         *("dataset=table", "dataset.table=secretfolder/SecretTable.csv", "dataset.order=day"),
@@ -74,9 +83,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(content, "SETTLED_NS", 0)
         names = ("privacy.ids=pseudonyms", f"privacy.key={home / 'key'}")
         assert call(patch, "run", "-m", *overrides, "paths.results=plain") == 0
-        assert call(patch, "run", "-m", *overrides, "paths.results=hidden", *names) == 0
-        assert call(patch, "report", "hidden") == 0
-        assert call(patch, "results", "check", "hidden") == 0
+        # What is handed on, and what was printed on the way.
+        (home / "handed").mkdir()
+        with (home / "handed" / "log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+            assert call(patch, "run", "-m", *overrides, "paths.results=hidden", *names) == 0
+            for said in (["report", "hidden", "--appendix"], ["results", "check", "hidden"]):
+                assert call(patch, *said) == 0
+            assert call(patch, "table", "hidden") == 0
+            assert call(patch, "compare", "hidden") == 0
+            pack = ("results", "pack", "hidden", "handed/packed.zip", "--key", str(home / "key"))
+            assert call(patch, *pack) == 0
+    with zipfile.ZipFile(home / "handed" / "packed.zip") as archive:
+        archive.extractall(home / "handed")
     return home
 
 
@@ -85,6 +103,9 @@ def test_the_results_name_nobody(home: Path) -> None:
     assert list((home / "hidden").rglob("predictions.csv"))
     assert not found(home / "hidden", str(home))
     assert not found(home / "cache")
+    assert not found(home / "handed")
+    assert "packed.zip" in (home / "handed" / "log").read_text()
+    assert list((home / "handed").rglob("predictions.csv"))
     assert (home / "key").stat().st_mode & 0o077 == 0
 
 
@@ -143,7 +164,7 @@ def test_a_file_of_weights_is_not_stored(home: Path, tmp_path: Path, monkeypatch
 
 def test_a_failure_is_stored_without_names(home: Path, tmp_path: Path, monkeypatch) -> None:
     def fail(*_: object) -> None:
-        raise ValueError(f"MRN4711003 of {home}/secretfolder/images/Müller_ACC998877_3.png is odd")
+        raise ValueError(f"MRN4711003 of {home}/secretfolder/images/Müller_ACC998877_3.dcm is odd")
 
     monkeypatch.chdir(home)
     monkeypatch.setenv("PROGNOBENCH_CACHE", str(home / "cache"))
