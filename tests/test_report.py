@@ -15,7 +15,7 @@ from prognobench.analysis.report.page import write_report
 from prognobench.errors import ConfigError, StoreError
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-EVIL = "<script>alert(1)</script>&\"'"
+EVIL = "<script>alert(1)</script>&\"'\x1b[31m"
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,7 @@ def test_what_users_wrote_is_text(page, checked):
     assert checked.tags.count("script") == 1
     assert "alert(1)</script>" not in page.read_text()
     assert "&lt;script&gt;alert(1)" in page.read_text()
+    assert "\x1b" not in page.read_text()
 
 
 def test_every_figure_has_words_data_and_command(checked, page):

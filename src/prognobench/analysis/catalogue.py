@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prognobench.analysis.predictions import ORACLE
-from prognobench.errors import ConfigError, DamagedError, StoreError, listed
+from prognobench.errors import ConfigError, DamagedError, StoreError, listed, printable
 from prognobench.registry import near
 from prognobench.store import RunFolder, iter_runs
 
@@ -100,7 +100,7 @@ def list_runs(
 
     folders = list(folders or find_runs(results))
     rows = [
-        {**_describe_run(folder), "path": str(folder.path.relative_to(results))}
+        {**_show(_describe_run(folder)), "path": str(folder.path.relative_to(results))}
         for folder in folders
     ]
     for row, folder in _one_per_folds(rows, folders):
@@ -113,6 +113,11 @@ def list_runs(
             folders.append(folder)
     table = pd.DataFrame(rows)
     return table.astype({"k": "Int64", "cells": int, "done": int}), folders
+
+
+def _show(row: Mapping[str, Any]) -> dict[str, Any]:
+    # Tables, figures and pages take names from here, and stored runs may be of other people.
+    return {n: printable(value) if isinstance(value, str) else value for n, value in row.items()}
 
 
 def _describe_run(folder: RunFolder) -> dict[str, Any]:

@@ -277,10 +277,16 @@ def templates() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_show,
     )
     environment.tests["said_once"] = _is_said_once
     environment.filters["unbroken"] = _unbroken
     return environment
+
+
+def _show(value: Any) -> Any:
+    """Return text without control characters; what is HTML already, and no text, as it is."""
+    return printable(value) if type(value) is str else value
 
 
 def html(tables: Sequence[Table]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -94,7 +95,9 @@ class Figure:
         from matplotlib.figure import Figure as Canvas
 
         style: Any = {**STYLE, "svg.hashsalt": self.name}
-        with matplotlib.rc_context():
+        with matplotlib.rc_context(), warnings.catch_warnings():
+            # A name that the font lacks a character for is drawn with a box in its place.
+            warnings.filterwarnings("ignore", "Glyph ", UserWarning)
             matplotlib.rcdefaults()  # drops what a caller has set in this process
             matplotlib.rcParams.update(style)
             canvas = Canvas(figsize=self.size)
@@ -123,7 +126,8 @@ class Figure:
 
     def inline(self) -> str:
         """Return the SVG for a page: with its words, in the page's colour, no id twice on it."""
-        root = ElementTree.fromstring(self.render("svg"))
+        # XML holds no control characters, and classes and centres may.
+        root = ElementTree.fromstring(_NO_XML.sub(b"", self.render("svg")))
         for node in root.findall(f"{{{SVG}}}metadata"):
             root.remove(node)
         used = {name for node in root.iter() for name in _references(node)}
@@ -145,6 +149,8 @@ class Figure:
     def is_wide(self) -> bool:
         return self.size[0] > WIDE
 
+
+_NO_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 for _prefix, _space in (("", SVG), ("xlink", XLINK)):
