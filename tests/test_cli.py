@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import StringIO
 from itertools import takewhile
 from pathlib import Path
 
@@ -416,3 +417,23 @@ def test_the_seed_of_training_varies_training_alone(
     assert row[header.index("trained again [95 %]")] != ""
     predictions = {path.read_bytes() for path in tmp_path.rglob("cells/*/predictions*")}
     assert len(predictions) > 3  # more than the folds of one run
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_keeps_lines_and_removes_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with console.progress_bars() as progress:
+        assert progress is not None
+        progress("mortality, vit, lora, cell r0-f0", 3, 30)
+        progress("mortality, vit, lora, cell r0-f0, 2.0 seconds", 0, 0)
+        progress("cells", 1, 5)
+    last = terminal.getvalue().rpartition("2.0 seconds")
+    assert last[1]
+    # After the line the bar of that cell is not drawn again.
+    assert "cell r0-f0" not in last[2]
+    assert "cells" in last[2]

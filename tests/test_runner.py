@@ -513,3 +513,18 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_scores(
     score(results)
     score(whole)
     assert (results / "scores.csv").read_bytes() == (whole / "scores.csv").read_bytes()
+
+
+def test_progress_keeps_a_line_for_what_has_ended(here, monkeypatch):
+    told: list[tuple[str, int, int]] = []
+    configs = compose([*SMALL, *here, "strategy=bitfit,prior", "baselines=false"], multirun=True)
+    run(configs, progress=lambda *each: told.append(each))
+    lines = [label for label, _, total in told if not total]
+    assert len(lines) == 4
+    assert sorted(line.rpartition(", ")[0] for line in lines) == [
+        *(f"severity, vit, bitfit, cell r0-f{fold}" for fold in range(3)),
+        "severity, vit, prior: 3 cells",
+    ]
+    # The progress of a cell has the beginning of its line as its name.
+    assert {label for label, _, total in told if total} >= {"severity, vit, bitfit, cell r0-f0"}
+    assert [each for each in told if each[0] == "cells"][-1] == ("cells", 6, 6)

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Progress = Callable[[str, int, int], None]
-"""Called with a label, how much is done, and how much there is."""
+"""Called with a label, how much is done, and how much there is.
+
+Where there is nothing, the label is a line about what has ended, to be kept.
+"""
 
 # ------------------------------------------------------------------ data
 

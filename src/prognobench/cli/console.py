@@ -191,6 +191,12 @@ def progress_bars() -> Iterator[Progress | None]:
         tasks: dict[str, Any] = {}
 
         def report(label: str, done: int, total: int) -> None:
+            if not total:  # what has ended: a line that stays
+                for name in [name for name in tasks if label.startswith(name)]:
+                    bars.remove_task(tasks.pop(name))
+                bars.refresh()  # or the removed bar is drawn once more below the line
+                bars.console.print(printable(label), markup=False, highlight=False)
+                return
             if label not in tasks:
                 tasks[label] = bars.add_task(escape(printable(label)), total=total)
             bars.update(tasks[label], completed=done, total=total)

@@ -89,6 +89,7 @@ class Turns:
             yield None
             return
         left: list[Fold] = []
+        start = time.monotonic()
         try:
             # Looked at again, now that nobody else can end them.
             left = open_folds()
@@ -102,8 +103,12 @@ class Turns:
                 lease.give_back()
             else:
                 lease.clear()
-            self._ended += len(left) - len(still)
+            names = {fold.name for fold in still}
+            ended = [fold for fold in left if fold.name not in names]
+            self._ended += len(ended)
             if self._progress:
+                if ended:
+                    self._progress(_describe_ended(run, ended, time.monotonic() - start), 0, 0)
                 self._progress("cells", self._ended, len(self._failures))
 
     def _failure(self, run: Prepared, fold: Fold) -> object:
@@ -111,6 +116,17 @@ class Turns:
         if self._since is None:
             return run.folder.failure(fold.name)
         return run.folder.failed_at(fold.name) > self._since
+
+
+def _describe_ended(run: Prepared, ended: Sequence[Fold], seconds: float) -> str:
+    """Return a line about cells that have just ended, which begins as their progress does."""
+    config, failed = run.config, sum(bool(run.folder.failure(fold.name)) for fold in ended)
+    name = f"{config.dataset.name}, {config.model.name}, {config.strategy.name}"
+    what = f"{name}, cell {ended[0].name}" if len(ended) == 1 else f"{name}: {len(ended):,} cells"
+    failures = f", {failed:,} of them failed" if failed else ""
+    if failed and len(ended) == 1:
+        failures = ", failed"
+    return f"{what}, {seconds:,.1f} seconds{failures}"
 
 
 def wait_for_others(
