@@ -516,9 +516,10 @@ def test_an_absent_cohort_is_left_out_unless_it_was_asked_for(data: Path) -> Non
     }
     assert set(found.absent) == {"cocross_mortality", "ny_mortality", "ny_icu"}
     assert found.absent["ny_icu"] == f"no folder COVID-19-NY-SBU in {data}"
-    faults = faults_of(*given, "dataset=car_icu,ny_icu", multirun=True)
+    named = ["experiment=study_car", *given[1:], "dataset=car_icu,ny_icu"]
+    faults = faults_of(*named, multirun=True)
     assert faults == [f"dataset ny_icu is not there: no folder COVID-19-NY-SBU in {data}"]
-    (fault, *_) = faults_of("experiment=study", f"paths.data={data / 'no'}", multirun=True)
+    (fault,) = faults_of("dataset=car_icu", f"paths.data={data / 'no'}")
     assert fault == f"paths.data: no folder {data / 'no'}"
 
 

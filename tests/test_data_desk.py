@@ -86,7 +86,7 @@ def test_aiforcovid(tmp_path: Path) -> None:
     )
     redraw(root / "imgs_r3" / "P_3_2.dcm", 255 - picture(99))
     redraw(root / "imgs" / "P_5.dcm", np.full((64, 64), 7, dtype=np.uint8))
-    given = [f"dataset.root={root}", "cv.folds=4", "dataset.pixels.equalise=false"]
+    given = [f"dataset.root={root}", "cv=five_fold", "cv.folds=4", "dataset.pixels.equalise=false"]
     found = check(tmp_path, "dataset=afc_severity", *given)
     assert same_pictures(found) == {
         "imgs/P_2.dcm": "",

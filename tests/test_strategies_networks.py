@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -281,6 +282,7 @@ def test_a_stem_called_base_layer_is_no_adapter() -> None:
 # ------------------------------------------------------------------ timm's families
 
 
+@cache
 def walk() -> Any:
     """The script that tries every family with every strategy."""
     loader = SourceFileLoader("walk_families", str(ROOT / "scripts" / "walk-families"))
@@ -289,6 +291,11 @@ def walk() -> Any:
     module = module_from_spec(spec)
     loader.exec_module(module)
     return module
+
+
+@cache
+def trained_strategies() -> Any:
+    return walk().trained_strategies()
 
 
 def test_the_walk_knows_every_family() -> None:
@@ -315,8 +322,7 @@ def test_the_walk_knows_every_family() -> None:
 def test_a_pair_trains_is_saved_loaded_and_merged_or_says_why_not(
     family: str, strategy: str, result: str
 ) -> None:
-    script = walk()
-    found, reason, _ = script.try_pair(family, script.trained_strategies()[strategy])
+    found, reason, _ = walk().try_pair(family, trained_strategies()[strategy])
     assert found == result, reason
     assert bool(reason) == (result == "refused")
 
